@@ -1,0 +1,120 @@
+"""Every exception that the library raises, and the record of one failed replica.
+
+A leaf: it imports nothing from the package, so every other module may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "InactivityError",
+    "MessageError",
+    "PipelineError",
+    "PipelineTypeError",
+    "StoppedEarlyError",
+    "TaskDied",
+    "TaskError",
+    "TaskFailure",
+]
+
+
+@dataclass(frozen=True)
+class TaskFailure:
+    """What is known of one replica that failed.
+
+    Attributes:
+        step: position of the task in the list given to `execute`, from 0.
+        task: the task's name.
+        replica: which of the task's replicas, from 0.
+        num_replicas: how many replicas the task has.
+        pid: the process that the replica ran in; None if it never started.
+        exception_type: qualified name of the exception that the step raised, if it raised.
+        exception_text: that exception's own text.
+        traceback: the step's traceback as text, as its process saw it.
+        exit_code: how the process ended, if it ended by itself with an exit code.
+        signal_name: the signal that ended the process ("SIGKILL"), if one did.
+        items_in: items that the replica had taken from the step before.
+        items_out: items that it had handed to the step after.
+        item_index: the item that it held, counted among the replica's own inputs from 0.
+        item_repr: a bounded repr of that item.
+    """
+
+    step: int
+    task: str
+    replica: int
+    num_replicas: int
+    pid: int | None = None
+    exception_type: str | None = None
+    exception_text: str | None = None
+    traceback: str | None = None
+    exit_code: int | None = None
+    signal_name: str | None = None
+    items_in: int = 0
+    items_out: int = 0
+    item_index: int | None = None
+    item_repr: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The replica in words: "step 1 'resize' (replica 0 of 2, pid 4711)"."""
+        details = []
+        if self.num_replicas > 1:
+            details.append(f"replica {self.replica} of {self.num_replicas}")
+        if self.pid is not None:
+            details.append(f"pid {self.pid}")
+        suffix = f" ({', '.join(details)})" if details else ""
+        return f"step {self.step} {self.task!r}{suffix}"
+
+    @property
+    def progress(self) -> str:
+        """What the replica had done: "after 3 items in and 2 out, holding item 2: 'abc'"."""
+        text = f"after {self.items_in} items in and {self.items_out} out"
+        if self.item_index is not None:
+            text += f", holding its item {self.item_index}: {self.item_repr}"
+        return text
+
+
+class PipelineError(RuntimeError):
+    """Base of everything that the library raises by itself."""
+
+
+class PipelineTypeError(PipelineError, TypeError):
+    """The definition of the pipeline is wrong; found before anything was started.
+
+    Attributes:
+        defects: one text per defect, all of them, in the order of the steps.
+    """
+
+    def __init__(self, message: str, defects: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.defects: tuple[str, ...] = tuple(defects)
+
+
+class TaskError(PipelineError):
+    """A step failed.
+
+    Attributes:
+        failures: one `TaskFailure` per failed replica, the one that failed first in front.
+    """
+
+    def __init__(self, message: str, failures: Sequence[TaskFailure] = ()) -> None:
+        super().__init__(message)
+        self.failures: tuple[TaskFailure, ...] = tuple(failures)
+
+
+class TaskDied(TaskError):
+    """A step's process ended without finishing its work: by an exit code or by a signal."""
+
+
+class StoppedEarlyError(TaskError):
+    """A step returned before its input ended, so messages were dropped (rule R3)."""
+
+
+class MessageError(TaskError):
+    """A message cannot be pickled, cannot be unpickled, or is too large."""
+
+
+class InactivityError(PipelineError):
+    """Nothing moved for `inactivity_timeout` seconds."""

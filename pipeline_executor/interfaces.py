@@ -1,0 +1,274 @@
+"""What cores and engines agree on: the Protocols they obey and the small types they exchange.
+
+A leaf, like `errors`. A core is a module with `open_run` (`_core`, compiled; `fallback`, pure Python). An engine
+places the replicas of a plan and runs them (`engines`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any, Protocol
+
+__all__ = [
+    "DEFAULT_BUFFER_BYTES",
+    "DEFAULT_PACKETS_IN_FLIGHT",
+    "Aborted",
+    "Cause",
+    "Core",
+    "EdgeLayout",
+    "Hand",
+    "Ledger",
+    "MessageFault",
+    "Receiver",
+    "ReplicaBooks",
+    "ResultStream",
+    "Run",
+    "RunLayout",
+    "Sender",
+    "State",
+    "Supervisor",
+    "WorkerInfo",
+]
+
+#: Items between two steps unless a task says otherwise: enough to keep both busy with the smallest messages.
+DEFAULT_PACKETS_IN_FLIGHT = 1024
+
+#: Bytes that wait between two steps unless a task says otherwise.
+DEFAULT_BUFFER_BYTES = 64 * 2**20
+
+
+class State(enum.IntEnum):
+    """Where a replica is in its life. Only ever goes up."""
+
+    CREATED = 0
+    """Its process has not reached our code yet, or never will."""
+    RUNNING = 1
+    """Its step is being loaded or runs."""
+    STOPPING = 2
+    """It has seen that the run is aborted and closes its generator."""
+    STOPPED = 3
+    """It has closed its generator because the run was aborted."""
+    FAILED = 4
+    """Its step raised; the report is in the ledger."""
+    FINISHED = 5
+    """It has done all its work and said so to both its edges."""
+
+
+class Cause(enum.IntEnum):
+    """Why a run was aborted. The numbers are those of `_core/include/edge.hpp`."""
+
+    NONE = 0
+    FAILED = 1
+    """A step raised."""
+    STOPPED_EARLY = 2
+    """A step returned before its input ended (R3)."""
+    DIED = 3
+    """A process ended without finishing."""
+    CLOSED = 4
+    """The caller wants no more results, or was interrupted."""
+
+
+class Aborted(BaseException):
+    """The run is being killed; raised inside a step where it waits, so that its `finally` blocks run.
+
+    Not an `Exception`, so that a step's `except Exception` does not take it for a failure of its own.
+    """
+
+
+class MessageFault(Exception):
+    """A message could not be carried. `reason` says which of the ways."""
+
+    def __init__(self, reason: str, type_name: str, detail: str) -> None:
+        super().__init__(reason, type_name, detail)
+        self.reason = reason  # "encode" | "decode" | "size" | "memory"
+        self.type_name = type_name
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """Who a step is, asked from inside it.
+
+    Attributes:
+        task: the task's name.
+        replica: which of the task's replicas, from 0.
+        num_replicas: how many replicas the task has under this engine.
+    """
+
+    task: str
+    replica: int
+    num_replicas: int
+
+
+@dataclass(frozen=True)
+class EdgeLayout:
+    """One edge: who is at its ends, and its bounds.
+
+    Attributes:
+        producers: replicas of the step that yields.
+        consumers: replicas of the step that reads; 1 if the caller reads.
+        limit_items: items made, queued or consumed at any moment (packets_in_flight).
+        limit_bytes: bytes queued at any moment.
+        may_stop_early: the reading step may return before the end.
+        caller_reads: the consumer is the process that called `execute`, and waits with a `Supervisor`.
+    """
+
+    producers: int
+    consumers: int
+    limit_items: int = DEFAULT_PACKETS_IN_FLIGHT
+    limit_bytes: int = DEFAULT_BUFFER_BYTES
+    may_stop_early: bool = False
+    caller_reads: bool = False
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """What a core has to hold for one run: its edges, and how many ledger entries."""
+
+    edges: tuple[EdgeLayout, ...]
+    entries: int
+
+
+@dataclass(frozen=True)
+class ReplicaBooks:
+    """A replica's entry in the ledger as it was when read."""
+
+    state: State
+    pid: int
+    items_in: int
+    items_out: int
+    wait_input_s: float
+    wait_room_s: float
+
+
+@dataclass(frozen=True)
+class Hand:
+    """The item that a replica holds.
+
+    Attributes:
+        index: which of the replica's inputs it is, from 0.
+        decoded: the step has it; if not, decoding it may be what killed the replica.
+    """
+
+    index: int
+    decoded: bool
+
+
+class Ledger(Protocol):
+    """The books of a run, in shared memory: they outlive the processes that write them."""
+
+    def books(self, entry: int) -> ReplicaBooks: ...
+    def set_state(self, entry: int, state: State) -> None: ...
+    def set_pid(self, entry: int, pid: int) -> None: ...
+    def write_report(self, entry: int, report: bytes) -> None:
+        """Leave the replica's own account of its failure; at most one per replica."""
+
+    def read_report(self, entry: int) -> bytes | None: ...
+    def hand(self, entry: int) -> Hand | None: ...
+    def item_in_hand(self, entry: int) -> Any:
+        """Decode the item again. Raises whatever decoding raises."""
+
+
+class Sender(Protocol):
+    """The producing end of an edge, for one replica."""
+
+    stopped: bool
+    """The consumers want no more (they may stop early, and did)."""
+
+    def drive(self, items: Iterable[Any]) -> None:
+        """Send all items, asking for each only when there is a credit for it.
+
+        Returns when the items have ended or the consumers want no more; closes the iterator in either
+        case. Raises `Aborted` when the run is aborted, `MessageFault` for a message that cannot be carried, and
+        whatever the iterator raises.
+        """
+
+    def reserve(self) -> bool:
+        """Wait for the credit for one item; False if the consumers want no more."""
+
+    def send(self, item: Any) -> None:
+        """Hand over one item; the credit for it must have been reserved."""
+
+    def finish(self) -> None:
+        """This replica yields no more. The last replica's call ends the stream."""
+
+
+class Receiver(Protocol):
+    """The consuming end of an edge, for one replica: an iterator over its items.
+
+    `__next__` first says that the item before is consumed, then waits. It raises `Aborted` when the run is aborted.
+    """
+
+    saw_end: bool
+    fault: MessageFault | None
+    """Set when a message could not be decoded; `Aborted` is then raised into the step."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def poll(self) -> tuple[bool, Any]:
+        """Without waiting: (True, item), or (False, None) if nothing is there. Raises StopIteration at the end."""
+
+    def stop(self) -> None:
+        """Tell the producers that no more is wanted (the step after this one stopped early)."""
+
+    def finish(self) -> None:
+        """This replica reads no more. Decides rule R3 if it has not seen the end of its input."""
+
+
+class Supervisor(Protocol):
+    """Waits, in the calling process, for whatever needs its attention."""
+
+    def watch(self, entry: int, handle: int) -> None:
+        """Watch a process by a handle that becomes readable (is signalled) when the process ends."""
+
+    def arm(self) -> None:
+        """Ask to be woken by the next message or the end on the edge that the caller reads. Look there once more
+        between this and `wait`."""
+
+    def wait(self, timeout_s: float | None) -> list[int]:
+        """Sleep until a watched process ends, the run is aborted, an armed edge has news, or time is up.
+
+        Returns the entries whose processes ended; each is returned once.
+        """
+
+    def close(self) -> None: ...
+
+
+class Run(Protocol):
+    """The shared state of one run. Can be passed to the run's own child processes while they are being started."""
+
+    ledger: Ledger
+
+    def sender(self, edge: int, entry: int, max_message_bytes: int | None) -> Sender: ...
+    def receiver(self, edge: int, entry: int) -> Receiver: ...
+    def supervisor(self) -> Supervisor: ...
+    def abort(self, cause: Cause, entry: int) -> bool:
+        """Kill the run: everybody who waits wakes. False if it had been aborted before; the first cause stays."""
+
+    def aborted(self) -> tuple[Cause, int] | None: ...
+    def stopped(self, edge: int) -> bool:
+        """The edge's consumers stopped early, legally."""
+
+    def close(self) -> None:
+        """Free everything that this process holds of the run. Nothing else may be called afterwards."""
+
+
+class Core(Protocol):
+    """A core: the module `_core` or the package `fallback`."""
+
+    NAME: str
+
+    def open_run(self, layout: RunLayout, context: BaseContext) -> Run: ...
+
+
+class ResultStream(Protocol):
+    """What an engine gives for a pipeline whose last step yields to the caller."""
+
+    def next_result(self) -> Any:
+        """The next result; raises StopIteration after the last, once everything has ended well."""
+
+    def close(self) -> None:
+        """Stop the pipeline quietly and leave nothing behind."""

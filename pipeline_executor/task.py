@@ -1,0 +1,69 @@
+"""`PipelineTask`: the definition of one step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Generic, TypeVar
+
+__all__ = ["PipelineTask"]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True)
+class PipelineTask(Generic[In, Out]):
+    """One step of a pipeline: a generator, its constant arguments, and how to run it.
+
+    Building a task checks nothing; `execute` and `check_pipeline` check the whole list and report
+    every defect at once.
+
+    Arguments:
+        generator: the step. The first task of a list (the source) takes no stream; every other takes
+            an iterable of what the task before it yields as its first argument. The last task
+            either returns None (a sink) or yields results to the caller.
+        constants: all other arguments by name. Arguments that have a default may be left out.
+        num_procs: replicas of the step, each in a process of its own. A source has exactly one.
+        num_threads: run the step in this many threads of the calling process instead.
+        name: what errors and reports call the step; the generator's `__name__` unless given.
+        packets_in_flight: bound on the items between this step and the next, those that are being
+            made or consumed included. 1 makes the two steps take turns. At least `num_procs`.
+        max_buffer_bytes: bound on the bytes that wait between this step and the next. A message that
+            is larger by itself still passes, alone.
+        max_message_size: bytes; a larger message of this step is refused with `MessageError`.
+        ordered: the replicas' outputs leave in the order of their inputs.
+        may_stop_early: the step may return before its input ends; the steps before it are then told
+            to stop, and what they had already handed over is discarded.
+        env: environment variables that are set in the step's processes.
+        resources: what a replica needs, for a distributed engine: `{"num_gpus": 1}`. The engines of one
+            machine check it and place nothing by it.
+    """
+
+    generator: Callable[..., Iterable[Out] | None]
+    constants: Mapping[str, Any] | None = None
+    num_procs: int = 1
+    _: KW_ONLY
+    num_threads: int | None = None
+    name: str | None = None
+    packets_in_flight: int | None = None
+    max_buffer_bytes: int | None = None
+    max_message_size: int | None = None
+    ordered: bool = False
+    may_stop_early: bool = False
+    env: Mapping[str, str] | None = None
+    resources: Mapping[str, float] | None = None
+
+    @property
+    def display_name(self) -> str:
+        """The name given, else the generator's own."""
+        return self.name if self.name is not None else callable_name(self.generator)
+
+
+def callable_name(function: object) -> str:
+    """The best name for a callable: its own, that of what a `partial` wraps, or its type's."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
