@@ -1,0 +1,335 @@
+# Values to messages and back.
+#
+# None, bool, int, float, str, bytes and small tuples of them are written as they are; all else is pickled (protocol 5),
+# its large buffers copied beside the pickle. A message is complete when `encode` returns: a snapshot of the value.
+# Whatever plain pickle refuses (a lambda, an instance of a class that lives in a notebook) goes through cloudpickle.
+
+cdef enum Kind:
+    KIND_NONE
+    KIND_FALSE
+    KIND_TRUE
+    KIND_INT       # int64
+    KIND_FLOAT     # double
+    KIND_STR       # UTF-8
+    KIND_BYTES
+    KIND_TUPLE     # for each item: a byte with its kind, a byte with its size, its bytes
+    KIND_PICKLE
+    KIND_BUFFERS   # see Encoder._pack_buffers
+
+cdef size_t TUPLE_ITEMS = 8, TUPLE_ITEM_BYTES = 255, TUPLE_BYTES = 512
+cdef uint64_t BUFFER_ALIGNMENT = 64
+cdef Py_ssize_t LEAST_BUFFER = 1024           # bytes; a smaller one costs less inside the pickle
+cdef uint64_t NOGIL_COPY = 1 << 16            # bytes; from here on others may run during the copy
+
+
+cdef void copy(void* to, const void* source, uint64_t size) noexcept:
+    if size < NOGIL_COPY:
+        memcpy(to, source, size)
+    else:
+        with nogil:
+            memcpy(to, source, size)
+
+
+cdef uint64_t aligned(uint64_t offset) noexcept nogil:
+    return (offset + BUFFER_ALIGNMENT - 1) // BUFFER_ALIGNMENT * BUFFER_ALIGNMENT
+
+
+@cython.final
+cdef class Chunks:
+    """What the pickler writes: the pieces as they come, uncopied."""
+
+    cdef list pieces
+
+    def __cinit__(self):
+        self.pieces = []
+
+    def write(self, piece):
+        self.pieces.append(piece)
+        return len(piece)
+
+
+@cython.final
+cdef class Encoder:
+    """Turns values into messages whose bytes lie in the region. One per sender: it reuses its pickler."""
+
+    cdef Run run
+    cdef uint64_t limit                  # bytes; max_message_size
+    cdef Chunks chunks
+    cdef list buffers                    # memoryviews of the pickled value's large buffers
+    cdef object pickler
+    cdef set cloudpickled                # types that plain pickle has refused
+    cdef unsigned char scratch[512]
+
+    def __cinit__(self, Run run, limit):
+        self.run = run
+        self.limit = <uint64_t> -1 if limit is None else limit
+        self.chunks = Chunks.__new__(Chunks)
+        self.buffers = []
+        self.cloudpickled = set()
+        self.pickler = pickle.Pickler(self.chunks, 5, buffer_callback=self._keep_in_band)
+
+    def _keep_in_band(self, buffer):
+        """The pickler's question for each buffer; what is not kept in the pickle is collected here."""
+        try:
+            view = buffer.raw()
+        except BufferError:   # not contiguous: pickle says so in its own words
+            return True
+        if view.nbytes < LEAST_BUFFER:
+            return True
+        self.buffers.append(view)
+        return False
+
+    cdef int encode(self, object item, Message* message) except -1:
+        cdef int overflow
+        cdef int64_t integer
+        cdef double number
+        cdef size_t used
+        kind = type(item)
+        if kind is int:
+            integer = PyLong_AsLongLongAndOverflow(item, &overflow)
+            if not overflow:
+                return self._pack(KIND_INT, &integer, sizeof(integer), message, item)
+        elif kind is float:
+            number = PyFloat_AS_DOUBLE(item)
+            return self._pack(KIND_FLOAT, &number, sizeof(number), message, item)
+        elif kind is str:
+            if self._pack_str(item, message):
+                return 0
+        elif kind is bytes:
+            return self._pack(KIND_BYTES, PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item), message, item)
+        elif item is None:
+            return self._pack(KIND_NONE, NULL, 0, message, item)
+        elif kind is bool:
+            return self._pack(KIND_TRUE if item is True else KIND_FALSE, NULL, 0, message, item)
+        elif kind is tuple and <size_t> len(<tuple> item) <= TUPLE_ITEMS:
+            used = 0
+            if self._flatten(<tuple> item, &used):
+                return self._pack(KIND_TUPLE, self.scratch, used, message, item)
+        return self._pickle(item, message)
+
+    cdef int _pack(self, Kind kind, const void* source, uint64_t size, Message* message, object item) except -1:
+        message.kind = kind
+        message.size = size
+        if size > self.limit:
+            raise self._too_large(item, size)
+        if size <= inline_capacity:
+            message.in_block = 0
+            if size:
+                memcpy(message.bytes, source, size)
+        else:
+            copy(self._allocate(message, item), source, size)
+        return 0
+
+    cdef unsigned char* _allocate(self, Message* message, object item) except NULL:
+        cdef Region* region = &self.run.region
+        cdef uint64_t block = region.control().arena.allocate(region.base, message.size)
+        if block == 0:
+            raise MessageFault(
+                "memory", type_name(item),
+                f"{message.size} bytes do not fit in the {region.control().region_size} bytes of shared memory",
+            )
+        message.in_block = 1
+        message.block = block
+        return block_at(region.base, block).payload()
+
+    cdef _too_large(self, object item, uint64_t size):
+        return MessageFault("size", type_name(item), f"{size} bytes, max_message_size is {self.limit}")
+
+    cdef bint _pack_str(self, str item, Message* message) except -1:
+        cdef Py_ssize_t size
+        cdef const char* text
+        try:
+            text = PyUnicode_AsUTF8AndSize(item, &size)
+        except UnicodeEncodeError:   # lone surrogates: pickle has a way for them
+            return False
+        self._pack(KIND_STR, text, size, message, item)
+        return True
+
+    cdef bint _flatten(self, tuple item, size_t* used) except -1:
+        """Write a tuple's items into the scratch space; False if one of them is not of a plain kind or too long."""
+        cdef int overflow
+        cdef int64_t integer
+        cdef double number
+        cdef Py_ssize_t size
+        cdef const char* text
+        for part in item:
+            kind = type(part)
+            if kind is int:
+                integer = PyLong_AsLongLongAndOverflow(part, &overflow)
+                if overflow or not self._append(KIND_INT, &integer, sizeof(integer), used):
+                    return False
+            elif kind is float:
+                number = PyFloat_AS_DOUBLE(part)
+                if not self._append(KIND_FLOAT, &number, sizeof(number), used):
+                    return False
+            elif kind is str:
+                try:
+                    text = PyUnicode_AsUTF8AndSize(part, &size)
+                except UnicodeEncodeError:
+                    return False
+                if not self._append(KIND_STR, text, size, used):
+                    return False
+            elif kind is bytes:
+                if not self._append(KIND_BYTES, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part), used):
+                    return False
+            elif part is None:
+                if not self._append(KIND_NONE, NULL, 0, used):
+                    return False
+            elif kind is bool:
+                if not self._append(KIND_TRUE if part is True else KIND_FALSE, NULL, 0, used):
+                    return False
+            else:
+                return False
+        return True
+
+    cdef bint _append(self, Kind kind, const void* source, size_t size, size_t* used) noexcept:
+        if size > TUPLE_ITEM_BYTES or used[0] + 2 + size > TUPLE_BYTES:
+            return False
+        self.scratch[used[0]] = <unsigned char> kind
+        self.scratch[used[0] + 1] = <unsigned char> size
+        if size:
+            memcpy(self.scratch + used[0] + 2, source, size)
+        used[0] += 2 + size
+        return True
+
+    cdef int _pickle(self, object item, Message* message) except -1:
+        try:
+            self._dump(item)
+            return self._pack_pickle(item, message)
+        finally:
+            # The pickler's memo would keep the item alive and make the next pickle refer to it.
+            self.pickler.clear_memo()
+            self.chunks.pieces.clear()
+            self.buffers.clear()
+
+    cdef int _dump(self, object item) except -1:
+        if type(item) not in self.cloudpickled:
+            try:
+                self.pickler.dump(item)
+                return 0
+            except Exception as error:
+                refusal = error
+            self.chunks.pieces.clear()
+            self.buffers.clear()
+        else:
+            refusal = None
+        import cloudpickle
+        try:
+            self.chunks.pieces.append(cloudpickle.dumps(item, 5, buffer_callback=self._keep_in_band))
+        except Exception as error:
+            error = refusal if refusal is not None else error
+            raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
+        self.cloudpickled.add(type(item))
+        return 0
+
+    cdef int _pack_pickle(self, object item, Message* message) except -1:
+        cdef uint64_t pickled = 0, size, index
+        cdef unsigned char* to
+        cdef list pieces = self.chunks.pieces
+        for piece in pieces:
+            pickled += len(piece)
+        if not self.buffers and len(pieces) == 1 and type(pieces[0]) is bytes:
+            return self._pack(KIND_PICKLE, PyBytes_AS_STRING(pieces[0]), pickled, message, item)
+        # KIND_BUFFERS: the number of buffers, the size of the pickle, the size of each buffer (uint64 each);
+        # the pickle; each buffer, aligned.
+        size = 16 + 8 * <uint64_t> len(self.buffers) + pickled
+        for view in self.buffers:
+            size = aligned(size) + <uint64_t> view.nbytes
+        if size > self.limit:
+            raise self._too_large(item, size)
+        message.kind = KIND_BUFFERS
+        message.size = size
+        if size <= inline_capacity:
+            to = message.bytes
+            message.in_block = 0
+        else:
+            to = self._allocate(message, item)
+        (<uint64_t*> to)[0] = len(self.buffers)
+        (<uint64_t*> to)[1] = pickled
+        for index, view in enumerate(self.buffers):
+            (<uint64_t*> to)[2 + index] = view.nbytes
+        size = 16 + 8 * <uint64_t> len(self.buffers)
+        for piece in pieces:
+            size += copy_object(to + size, piece)
+        for view in self.buffers:
+            size = aligned(size)
+            size += copy_object(to + size, view)
+        return 0
+
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    object PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
+
+
+cdef uint64_t copy_object(unsigned char* to, object source) except? 0:
+    cdef Py_buffer view
+    PyObject_GetBuffer(source, &view, PyBUF_SIMPLE)
+    try:
+        copy(to, view.buf, view.len)
+        return view.len
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef str type_name(object item):
+    kind = type(item)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+cdef object decode_plain(uint32_t kind, const unsigned char* at, uint64_t size):
+    cdef int64_t integer
+    cdef double number
+    if kind == KIND_INT:
+        memcpy(&integer, at, sizeof(integer))
+        return integer
+    if kind == KIND_FLOAT:
+        memcpy(&number, at, sizeof(number))
+        return number
+    if kind == KIND_STR:
+        return PyUnicode_DecodeUTF8(<const char*> at, size, NULL)
+    if kind == KIND_BYTES:
+        return PyBytes_FromStringAndSize(<const char*> at, size)
+    if kind == KIND_NONE:
+        return None
+    return kind == KIND_TRUE
+
+
+cdef object decode_tuple(const unsigned char* at, uint64_t size):
+    cdef uint64_t used = 0
+    cdef list parts = []
+    while used < size:
+        parts.append(decode_plain(at[used], at + used + 2, at[used + 1]))
+        used += 2 + at[used + 1]
+    return tuple(parts)
+
+
+cdef object decode_buffers(const unsigned char* at):
+    cdef uint64_t count = (<const uint64_t*> at)[0], pickled = (<const uint64_t*> at)[1]
+    cdef uint64_t offset = 16 + 8 * count, size, index
+    cdef list buffers = []
+    cdef bytearray buffer
+    data = PyMemoryView_FromMemory(<char*> at + offset, pickled, PyBUF_READ)
+    offset += pickled
+    for index in range(count):
+        size = (<const uint64_t*> at)[2 + index]
+        offset = aligned(offset)
+        # The reader's own and writable, whatever it was for the sender.
+        buffer = PyByteArray_FromStringAndSize(NULL, size)
+        copy(PyByteArray_AS_STRING(buffer), at + offset, size)
+        buffers.append(buffer)
+        offset += size
+    return pickle.loads(data, buffers=buffers)
+
+
+cdef object decode(unsigned char* base, Message* message):
+    cdef unsigned char* at = message.bytes
+    if message.in_block:
+        at = block_at(base, message.block).payload()
+    if message.kind == KIND_TUPLE:
+        return decode_tuple(at, message.size)
+    if message.kind == KIND_PICKLE:
+        return pickle.loads(PyMemoryView_FromMemory(<char*> at, message.size, PyBUF_READ))
+    if message.kind == KIND_BUFFERS:
+        return decode_buffers(at)
+    return decode_plain(message.kind, at, message.size)

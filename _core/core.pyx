@@ -1,0 +1,38 @@
+# distutils: language = c++
+"""The compiled core: queues, arena, ledger and supervisor in anonymous shared memory.
+
+The algorithms are plain C++17 in `include/`, without Python; docs/protocol.md explains them. These files hold what
+touches Python objects. The interface is `Core` in `pipeline_executor/interfaces.py`; the pure-Python twin is
+`pipeline_executor/fallback`.
+"""
+
+import os
+import pickle
+from multiprocessing.context import assert_spawning
+from multiprocessing.reduction import DupFd
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.float cimport PyFloat_AS_DOUBLE
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from native cimport *
+
+from pipeline_executor.interfaces import Aborted, Hand, MessageFault, ReplicaBooks, State
+from pipeline_executor.interfaces import Cause as AbortCause
+
+NAME = "compiled"
+
+include "run.pxi"
+include "ledger.pxi"
+include "codec.pxi"
+include "edge.pxi"
+include "supervisor.pxi"

@@ -1,0 +1,171 @@
+# The two ends of an edge (see `interfaces.Sender` and `interfaces.Receiver`).
+#
+# Each operation is tried first as it is; the interpreter's lock is let go only to wait.
+
+@cython.final
+cdef class Sender:
+    cdef Run run
+    cdef Edge* edge
+    cdef ReplicaEntry* me
+    cdef Encoder encoder
+    cdef uint64_t released_seen
+    cdef Spin spin
+    cdef readonly bint stopped
+
+    def __cinit__(self, Run run, uint32_t edge, uint32_t entry, max_message_bytes):
+        cdef Region* region = run._open()
+        if edge >= region.control().edges or entry >= region.control().replicas:
+            raise IndexError(f"edge {edge} of {region.control().edges}, entry {entry} of {region.control().replicas}")
+        self.run = run
+        self.edge = region.edge(edge)
+        self.me = region.entry(entry)
+        self.encoder = Encoder.__new__(Encoder, run, max_message_bytes)
+        self.released_seen = 0
+        self.stopped = False
+
+    def drive(self, items):
+        iterator = iter(items)
+        try:
+            while self._reserve():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    self.run._open()
+                    self.edge.unreserve()
+                    return
+                self._send(item)
+                item = None   # the item must not live longer than the step wants it to
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def reserve(self):
+        return self._reserve()
+
+    def send(self, item):
+        self._send(item)
+
+    def finish(self):
+        cdef Region* region = self.run._open()
+        with nogil:
+            self.edge.finish_producing(region[0])
+
+    cdef bint _reserve(self) except -1:
+        cdef Region* region = self.run._open()
+        cdef Status status = self.edge.reserve_now(region[0], self.released_seen)
+        while True:
+            if status == Status.ok:
+                return True
+            if status == Status.stopped:
+                self.stopped = True
+                return False
+            check_wait(status, self.me)
+            with nogil:
+                status = self.edge.reserve(region[0], self.me, self.released_seen, self.spin)
+
+    cdef int _send(self, object item) except -1:
+        cdef Region* region = self.run._open()
+        cdef Message message
+        self.encoder.encode(item, &message)
+        cdef Status status = self.edge.reserve_bytes_now(region[0], message)
+        while status != Status.ok:
+            if status == Status.stopped:   # nobody wants it; the next reserve says so
+                if message.in_block:
+                    region.control().arena.free(region.base, message.block)
+                return 0
+            check_wait(status, self.me)
+            with nogil:
+                status = self.edge.reserve_bytes(region[0], self.me, message, self.spin)
+        check_wait(self.edge.publish(region[0], self.me, message), self.me)
+        return 0
+
+
+@cython.final
+cdef class Receiver:
+    cdef Run run
+    cdef Edge* edge
+    cdef ReplicaEntry* me
+    cdef uint32_t entry
+    cdef Spin spin
+    cdef readonly bint saw_end
+    cdef readonly object fault
+    cdef bint told_to_stop
+
+    def __cinit__(self, Run run, uint32_t edge, uint32_t entry):
+        cdef Region* region = run._open()
+        if edge >= region.control().edges or entry >= region.control().replicas:
+            raise IndexError(f"edge {edge} of {region.control().edges}, entry {entry} of {region.control().replicas}")
+        self.run = run
+        self.edge = region.edge(edge)
+        self.me = region.entry(entry)
+        self.entry = entry
+        self.saw_end = self.told_to_stop = False
+        self.fault = None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Region* region = self.run._open()
+        self._release(region)
+        cdef Status status = self.edge.try_take(region[0], self.me)
+        while True:
+            if status == Status.ok:
+                return self._decode()
+            if status == Status.end:
+                self.saw_end = True
+                raise StopIteration
+            check_wait(status, self.me)
+            with nogil:
+                status = self.edge.take(region[0], self.me, self.spin)
+
+    def poll(self):
+        cdef Region* region = self.run._open()
+        self._release(region)
+        cdef Status status = self.edge.try_take(region[0], self.me)
+        if status == Status.ok:
+            return True, self._decode()
+        if status == Status.end:
+            self.saw_end = True
+            raise StopIteration
+        check_wait(status, self.me)
+        return False, None
+
+    def stop(self):
+        self.run._open()
+        self.told_to_stop = True
+        with nogil:
+            self.edge.stop()
+
+    def finish(self):
+        cdef Region* region = self.run._open()
+        self._release(region)
+        with nogil:
+            self.edge.finish_consuming(region[0], self.entry, self.saw_end or self.told_to_stop)
+
+    cdef int _release(self, Region* region) except -1:
+        if self.fault is not None:   # a step that goes on after a lost message would hide the loss
+            raise Aborted("a message could not be decoded")
+        self.edge.release(region[0], self.me)
+        return 0
+
+    cdef object _decode(self):
+        try:
+            item = decode(self.run.region.base, &self.me.hand)
+        except Exception as error:
+            self.fault = MessageFault("decode", "", f"{type(error).__name__}: {error}")
+            self.fault.__cause__ = error
+            raise Aborted("a message could not be decoded") from error
+        self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
+        return item
+
+
+cdef int check_wait(Status status, ReplicaEntry* me) except -1:
+    """After an operation: run signal handlers if a wait was interrupted, leave if the run is aborted."""
+    if status == Status.interrupted:
+        PyErr_CheckSignals()
+    elif status == Status.aborted:
+        me.state.store(<uint32_t> <int> State.STOPPING, release)
+        raise Aborted("the pipeline is being stopped")
+    return 0

@@ -1,0 +1,366 @@
+// An edge: the bounded queue between the replicas of one step and the replicas of the next.
+//
+// Three parts, explained in docs/protocol.md:
+//   * a ring of cells after D. Vyukov's bounded MPMC queue (1024cores.net): a cell's `turn` says whose it is;
+//   * credits: a producer takes one before it makes an item, a consumer gives it back when it asks for the
+//     item after. So acquired - released counts the items made, queued or consumed at the moment, which
+//     is what packets_in_flight bounds; and because there are at least as many cells as credits, a producer
+//     with a credit finds its cell free, but for a consumer that is just copying a message out of it;
+//   * the end: producers that are left, consumers that are left, who of them left early (rule R3), and whether the
+//     consumers asked the producers to stop.
+//
+// All functions are called without the interpreter's lock and never throw; a Status tells the outcome.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+#include "arena.hpp"
+#include "event.hpp"
+#include "ledger.hpp"
+#include "message.hpp"
+
+namespace pipeline_executor {
+
+enum class Status : int {
+  ok = 0,
+  end = 1,          // take: the producers are done and the queue is empty
+  stopped = 2,      // reserve, publish: the consumers want no more
+  aborted = 3,      // the run is being killed
+  interrupted = 4,  // a signal handler has to run; call again
+  empty = 5,        // the attempts that do not wait: nothing there now
+};
+
+// Why a run is killed, and by whom: the first to abort it writes, everybody reads.
+enum class Cause : std::uint32_t { none = 0, failed = 1, stopped_early = 2, died = 3, closed = 4 };
+
+struct Edge;
+
+// One per region. Written by whoever aborts and by the caller; read by everybody for each item.
+struct Control {
+  alignas(cache_line) std::atomic<std::uint64_t> abort_word;  // cause << 32 | replica; 0: not aborted
+  std::uint32_t edges;
+  std::uint32_t replicas;
+  std::uint64_t region_size;
+  std::uint64_t edges_offset, entries_offset;
+  alignas(cache_line) std::atomic<std::uint32_t> bell_armed;  // 1: the caller sleeps and wants the bell
+  alignas(cache_line) Arena arena;
+};
+
+// What a process needs to work on the region: its own mapping and its own descriptor of the bell.
+struct Region {
+  unsigned char* base = nullptr;
+  int bell = -1;
+
+  Control* control() const noexcept { return reinterpret_cast<Control*>(base); }
+  inline Edge* edge(std::uint32_t index) const noexcept;
+  ReplicaEntry* entry(std::uint32_t index) const noexcept {
+    return reinterpret_cast<ReplicaEntry*>(base + control()->entries_offset) + index;
+  }
+  bool aborted() const noexcept {
+    return control()->abort_word.load(std::memory_order_acquire) != 0;  // pairs with the exchange in abort
+  }
+  inline bool abort(Cause cause, std::uint32_t replica) const noexcept;
+
+  // Rings if the caller sleeps. To be called after a fence that follows what the caller waits for; pairs
+  // with the fence in arm_bell.
+  void ring_if_armed() const noexcept {
+    if (control()->bell_armed.load(std::memory_order_relaxed) != 0 &&
+        control()->bell_armed.exchange(0, std::memory_order_relaxed) != 0)
+      bell_ring(bell);
+  }
+  // The caller, before its last look at what it waits for.
+  void arm_bell() const noexcept {
+    control()->bell_armed.store(1, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with the fence before ring_if_armed
+  }
+};
+
+struct alignas(cache_line) Cell {
+  // turn == p: the producer at position p may write; turn == p + 1: the consumer at p may read.
+  std::atomic<std::uint64_t> turn;
+  Message message;
+};
+
+struct Edge {
+  static constexpr std::uint32_t nobody = UINT32_MAX;
+
+  // fixed before any process starts
+  alignas(cache_line) std::uint64_t cells_offset;
+  std::uint64_t mask;               // cells - 1
+  std::uint64_t limit;              // credits: packets_in_flight
+  std::uint64_t room_hysteresis;    // free credits before sleeping producers are woken
+  std::uint64_t max_bytes;          // max_buffer_bytes
+  std::uint32_t producers, consumers;
+  std::uint32_t counts_inline_bytes;  // 0: only messages in blocks count towards max_bytes
+  std::uint32_t may_stop_early;       // of the consuming step
+  std::uint32_t rings_bell;           // the consumer is the caller, who sleeps on the bell
+
+  alignas(cache_line) std::atomic<std::uint64_t> tail;  // next position to be written
+  std::atomic<std::uint64_t> acquired;                  // credits ever taken
+  alignas(cache_line) std::atomic<std::uint64_t> head;  // next position to be read
+  std::atomic<std::uint64_t> released;                  // credits ever given back
+  alignas(cache_line) std::atomic<std::uint64_t> buffered_bytes;
+  alignas(cache_line) Event items;  // consumers wait for: a message, the end
+  alignas(cache_line) Event room;   // producers wait for: a credit
+  alignas(cache_line) Event bytes;  // producers wait for: room within max_bytes
+  alignas(cache_line) std::atomic<std::uint32_t> producers_left;
+  std::atomic<std::uint32_t> consumers_left;
+  std::atomic<std::uint32_t> first_quitter;  // a replica that returned before it saw the end; `nobody`: none
+  std::atomic<std::uint32_t> stopped;        // 1: the consumers want no more (may_stop_early)
+
+  Cell* cell(const Region& region, std::uint64_t position) const noexcept {
+    return reinterpret_cast<Cell*>(region.base + cells_offset) + (position & mask);
+  }
+
+  // ---- producers --------------------------------------------------------------------------------
+
+  bool try_reserve(std::uint64_t& released_seen) noexcept {
+    std::uint64_t taken = acquired.load(std::memory_order_relaxed);
+    for (;;) {
+      if (taken - released_seen >= limit) {
+        released_seen = released.load(std::memory_order_acquire);  // pairs with the stores in release
+        if (taken - released_seen >= limit) return false;
+      }
+      if (producers == 1) {
+        acquired.store(taken + 1, std::memory_order_relaxed);
+        return true;
+      }
+      if (acquired.compare_exchange_weak(taken, taken + 1, std::memory_order_relaxed)) return true;
+    }
+  }
+
+  // What a producer has to heed whenever it waits or is about to.
+  Status told(const Region& region) const noexcept {
+    if (region.aborted()) return Status::aborted;
+    if (stopped.load(std::memory_order_acquire)) return Status::stopped;  // pairs with the store in stop
+    return Status::ok;
+  }
+
+  // Takes the credit for one item if there is one (else `empty`). `released_seen` is the producer's memory of
+  // `released`, which saves it from reading the consumers' cache line for each item.
+  Status reserve_now(const Region& region, std::uint64_t& released_seen) noexcept {
+    const Status status = told(region);
+    if (status != Status::ok) return status;
+    return try_reserve(released_seen) ? Status::ok : Status::empty;
+  }
+
+  // The same, but waits for a credit.
+  Status reserve(const Region& region, ReplicaEntry* me, std::uint64_t& released_seen, Spin& spin) noexcept {
+    return wait_for_room(room, me, spin, [&]() noexcept { return reserve_now(region, released_seen); });
+  }
+
+  // Gives back a credit whose item was never made: the producer's generator ended. A sole producer keeps it, for
+  // nobody else wants it (and release() counts without an atomic addition where nobody else writes).
+  void unreserve() noexcept {
+    if (producers == 1) return;
+    released.fetch_add(1, std::memory_order_release);
+    room.notify(1);
+  }
+
+  bool try_reserve_bytes(std::uint64_t size) noexcept {
+    std::uint64_t now = buffered_bytes.load(std::memory_order_relaxed);
+    do {
+      if (now != 0 && (size > max_bytes || now > max_bytes - size)) return false;
+    } while (!buffered_bytes.compare_exchange_weak(now, now + size, std::memory_order_relaxed));
+    return true;
+  }
+
+  bool counts(const Message& message) const noexcept { return message.in_block || counts_inline_bytes; }
+
+  // Makes room for the message within max_bytes, if there is (else `empty`): it fits, or nothing else is buffered.
+  Status reserve_bytes_now(const Region& region, const Message& message) noexcept {
+    if (!counts(message)) return Status::ok;
+    const Status status = told(region);
+    if (status != Status::ok) return status;
+    return try_reserve_bytes(message.size) ? Status::ok : Status::empty;
+  }
+
+  // The same, but waits for the room.
+  Status reserve_bytes(const Region& region, ReplicaEntry* me, const Message& message, Spin& spin) noexcept {
+    return wait_for_room(bytes, me, spin, [&]() noexcept { return reserve_bytes_now(region, message); });
+  }
+
+  // Waits on `event` until attempt() is not `empty`.
+  template <class Attempt>
+  Status wait_for_room(Event& event, ReplicaEntry* me, Spin& spin, const Attempt& attempt) noexcept {
+    const std::uint64_t since = monotonic_ns();
+    Status status = Status::empty;
+    const bool done = event.wait(
+        [&]() noexcept {
+          status = attempt();
+          return status != Status::empty;
+        },
+        spin);
+    ReplicaEntry::add(me->wait_room_ns, monotonic_ns() - since);
+    return done ? status : Status::interrupted;
+  }
+
+  // Hands the message over. The producer holds a credit and the message's bytes are reserved.
+  Status publish(const Region& region, ReplicaEntry* me, const Message& message) noexcept {
+    // Several producers claim by exchange-and-add; the cell is theirs alone from then on.
+    std::uint64_t position;
+    if (producers == 1) {
+      position = tail.load(std::memory_order_relaxed);
+      tail.store(position + 1, std::memory_order_relaxed);
+    } else {
+      position = tail.fetch_add(1, std::memory_order_relaxed);
+    }
+    Cell* slot = cell(region, position);
+    // acquire: pairs with the store in take; the consumer that had this cell last has read it
+    for (unsigned turn = 0; slot->turn.load(std::memory_order_acquire) != position; ++turn) {
+      if (region.aborted()) return Status::aborted;
+      back_off(turn);
+    }
+    slot->message = message;
+    slot->turn.store(position + 1, std::memory_order_release);  // pairs with the load in try_take
+    ReplicaEntry::add(me->items_out, 1);
+    items.notify(1);  // its fence also orders the store above before the two looks below
+    if (rings_bell) region.ring_if_armed();
+    const std::uint32_t quitter = first_quitter.load(std::memory_order_relaxed);  // pairs with quit's fence
+    if (quitter != nobody) {
+      region.abort(Cause::stopped_early, quitter);
+      return Status::aborted;
+    }
+    return Status::ok;
+  }
+
+  // A producer has ended; the last one ends the stream.
+  void finish_producing(const Region& region) noexcept {
+    // release: all that this producer published is visible to whoever sees the count (pairs with take)
+    if (producers_left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      items.notify(unpark_everyone);
+      if (rings_bell) region.ring_if_armed();
+    }
+  }
+
+  // ---- consumers --------------------------------------------------------------------------------
+
+  // Takes the next message into the replica's hand in the ledger, if there is one (else `empty`).
+  Status try_take(const Region& region, ReplicaEntry* me) noexcept {
+    if (region.aborted()) return Status::aborted;
+    if (stopped.load(std::memory_order_acquire)) return Status::end;
+    // Looked at before the queue: once nobody is left to publish, an empty queue stays empty.
+    const bool ended = producers_left.load(std::memory_order_acquire) == 0;
+    std::uint64_t position = head.load(std::memory_order_relaxed);
+    Cell* slot;
+    for (;;) {
+      slot = cell(region, position);
+      const std::uint64_t turn = slot->turn.load(std::memory_order_acquire);  // pairs with the store in publish
+      const std::int64_t ahead = static_cast<std::int64_t>(turn - (position + 1));
+      if (ahead < 0) return ended ? Status::end : Status::empty;
+      if (ahead > 0) {  // another consumer was faster
+        position = head.load(std::memory_order_relaxed);
+        continue;
+      }
+      if (consumers == 1) {
+        head.store(position + 1, std::memory_order_relaxed);
+        break;
+      }
+      if (head.compare_exchange_weak(position, position + 1, std::memory_order_relaxed)) break;
+    }
+    me->hand = slot->message;
+    slot->turn.store(position + mask + 1, std::memory_order_release);  // pairs with the load in publish
+    me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::taken), std::memory_order_release);
+    ReplicaEntry::add(me->items_in, 1);
+    if (counts(me->hand)) {
+      buffered_bytes.fetch_sub(me->hand.size, std::memory_order_relaxed);
+      bytes.notify(unpark_everyone);
+    }
+    if (consumers > 1) pass_on(region, position + 1);
+    return Status::ok;
+  }
+
+  // With several producers a message can become visible after the one behind it, and the wake-up that announced the
+  // one behind was then spent on a consumer that found nothing. So whoever takes a message and sees another wakes
+  // another sleeper. The fence pairs with that in Event::wait: either the sleeper sees our move of `head`, or we see
+  // the sleeper.
+  void pass_on(const Region& region, std::uint64_t next) noexcept {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (items.waiters.load(std::memory_order_relaxed) == 0) return;
+    if (cell(region, next)->turn.load(std::memory_order_acquire) == next + 1) items.wake(1);
+  }
+
+  // The same, but waits for a message or the end.
+  Status take(const Region& region, ReplicaEntry* me, Spin& spin) noexcept {
+    Status status = Status::empty;
+    const std::uint64_t since = monotonic_ns();
+    const bool done = items.wait(
+        [&]() noexcept {
+          status = try_take(region, me);
+          return status != Status::empty;
+        },
+        spin);
+    ReplicaEntry::add(me->wait_input_ns, monotonic_ns() - since);
+    return done ? status : Status::interrupted;
+  }
+
+  // The step asks for its next item, or has ended: the item in hand is consumed.
+  void release(const Region& region, ReplicaEntry* me) noexcept {
+    if (me->hand_phase.load(std::memory_order_relaxed) == static_cast<std::uint32_t>(HandPhase::empty)) return;
+    me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::empty), std::memory_order_relaxed);
+    if (me->hand.in_block) region.control()->arena.free(region.base, me->hand.block);
+    std::uint64_t given_back;
+    if (consumers == 1 && producers == 1) {
+      given_back = released.load(std::memory_order_relaxed) + 1;
+      released.store(given_back, std::memory_order_release);  // pairs with the load in try_reserve
+    } else {  // a producer gives unused credits back too
+      given_back = released.fetch_add(1, std::memory_order_release) + 1;
+    }
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with Event::wait's
+    if (room.waiters.load(std::memory_order_relaxed) != 0 &&
+        limit - (acquired.load(std::memory_order_relaxed) - given_back) >= room_hysteresis)
+      room.wake(room_hysteresis > 1 ? unpark_everyone : 1);
+  }
+
+  // A consumer has ended. `entitled`: take() told it that the input ended, or the step after it wants no more.
+  Status finish_consuming(const Region& region, std::uint32_t replica, bool entitled) noexcept {
+    if (!entitled && may_stop_early) {
+      stop();
+    } else if (!entitled) {
+      std::uint32_t none = nobody;
+      first_quitter.compare_exchange_strong(none, replica, std::memory_order_relaxed);
+    }
+    const bool last = consumers_left.fetch_sub(1, std::memory_order_acq_rel) == 1;
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with the fence in publish's notify
+    const std::uint32_t quitter = first_quitter.load(std::memory_order_relaxed);
+    if (last && quitter != nobody && !stopped.load(std::memory_order_acquire) &&
+        head.load(std::memory_order_relaxed) != tail.load(std::memory_order_relaxed)) {
+      region.abort(Cause::stopped_early, quitter);
+      return Status::aborted;
+    }
+    return Status::ok;
+  }
+
+  // The consumers want no more: producers close their generators, other replicas of the consumer see the end.
+  void stop() noexcept {
+    stopped.store(1, std::memory_order_release);
+    items.notify(unpark_everyone);
+    room.notify(unpark_everyone);
+    bytes.notify(unpark_everyone);
+  }
+
+  void wake_everybody() noexcept {
+    items.wake(unpark_everyone);
+    room.wake(unpark_everyone);
+    bytes.wake(unpark_everyone);
+  }
+};
+
+inline Edge* Region::edge(std::uint32_t index) const noexcept {
+  return reinterpret_cast<Edge*>(base + control()->edges_offset) + index;
+}
+
+inline bool Region::abort(Cause cause, std::uint32_t replica) const noexcept {
+  std::uint64_t none = 0;
+  const std::uint64_t word = static_cast<std::uint64_t>(cause) << 32 | replica;
+  // release: what the aborter recorded before (its report) is visible to whoever sees the word
+  const bool first = control()->abort_word.compare_exchange_strong(none, word, std::memory_order_acq_rel);
+  // Also when somebody else was first: it may have died before it woke anybody.
+  for (std::uint32_t index = 0; index < control()->edges; ++index) edge(index)->wake_everybody();
+  bell_ring(bell);
+  return first;
+}
+
+}  // namespace pipeline_executor

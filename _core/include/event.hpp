@@ -1,0 +1,80 @@
+// Sleeping until a condition that other processes make true holds: an event count over one shared word.
+//
+// Protocol. A waiter says that it is there (waiters), then reads the sequence, then looks at its condition, then sleeps
+// as long as the sequence is unchanged. A notifier makes the condition true, then looks for waiters, then moves
+// the sequence and wakes. The two fences pair with each other (Dekker): either the notifier sees the waiter, or
+// the waiter sees the condition. If it sees the waiter, the moved sequence keeps a waiter that is between
+// its look and its sleep awake. So no wake-up is lost, and nobody pays for a system call when nobody sleeps.
+//
+// A process that dies while it waits leaves `waiters` one too high. That costs the notifiers a needless system
+// call each and nothing else; the death itself aborts the run.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "platform.hpp"
+
+namespace pipeline_executor {
+
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free, "shared memory needs lock-free words");
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "shared memory needs lock-free words");
+
+constexpr std::size_t cache_line = 64;
+
+// How long one replica spins before it sleeps: doubled when spinning paid, halved when not. Private to
+// the process; costs at most `most` pauses (some 10 µs) for each sleep.
+struct Spin {
+  static constexpr unsigned least = 4, most = 512;
+  unsigned limit = usable_processors() > 1 ? 128 : 0;
+
+  void paid() noexcept { limit = limit * 2 < most ? limit * 2 : most; }
+  void wasted() noexcept {
+    if (limit > 0) limit = limit / 2 > least ? limit / 2 : least;
+  }
+};
+
+struct Event {
+  std::atomic<std::uint32_t> sequence;  // moved by notifiers; the word that waiters sleep on
+  std::atomic<std::uint32_t> waiters;   // written by waiters, read by notifiers
+
+  // Returns true when ready() holds, false when a signal handler has to run first.
+  template <class Ready>
+  bool wait(const Ready& ready, Spin& spin) noexcept {
+    for (unsigned turn = 0; turn < spin.limit; ++turn) {
+      if (ready()) {
+        spin.paid();
+        return true;
+      }
+      spin_pause();
+    }
+    spin.wasted();
+    waiters.fetch_add(1, std::memory_order_relaxed);
+    bool done = true;
+    for (;;) {
+      const std::uint32_t seen = sequence.load(std::memory_order_acquire);  // pairs with notify's fetch_add
+      std::atomic_thread_fence(std::memory_order_seq_cst);                  // pairs with notify's fence
+      if (ready()) break;
+      if (park(&sequence, seen) == ParkResult::interrupted) {
+        done = ready();
+        break;
+      }
+    }
+    waiters.fetch_sub(1, std::memory_order_relaxed);
+    return done;
+  }
+
+  // To be called after the condition was made true.
+  void notify(int how_many) noexcept {
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with wait's fence
+    if (waiters.load(std::memory_order_relaxed) != 0) wake(how_many);
+  }
+
+  // Wakes without asking whether anybody waits: for the abort, which must reach everybody.
+  void wake(int how_many) noexcept {
+    sequence.fetch_add(1, std::memory_order_release);
+    unpark(&sequence, how_many);
+  }
+};
+
+}  // namespace pipeline_executor

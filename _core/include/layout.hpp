@@ -1,0 +1,85 @@
+// Where everything lies in a run's region, and its first state.
+//
+//   Control | Edge[edges] | ReplicaEntry[replicas] | each edge's cells | arena blocks ... end of the region
+//
+// Everything is addressed by offset from the start, because each process maps the region elsewhere.
+#pragma once
+
+#include <new>
+
+#include "edge.hpp"
+
+namespace pipeline_executor {
+
+struct EdgePlan {
+  std::uint64_t limit, max_bytes;
+  std::uint32_t producers, consumers, may_stop_early, rings_bell;
+
+  std::uint64_t cells() const noexcept {
+    std::uint64_t count = 2;  // one cell could not tell "written" from "free again"
+    while (count < limit) count *= 2;
+    return count;
+  }
+};
+
+constexpr std::uint64_t align_up(std::uint64_t offset, std::uint64_t to) noexcept {
+  return (offset + to - 1) / to * to;
+}
+
+struct Layout {
+  std::uint64_t edges_offset, entries_offset, cells_offset, arena_offset;
+};
+
+inline Layout layout_of(const EdgePlan* plans, std::uint32_t edges, std::uint32_t replicas) noexcept {
+  Layout at;
+  at.edges_offset = align_up(sizeof(Control), cache_line);
+  at.entries_offset = align_up(at.edges_offset + edges * sizeof(Edge), cache_line);
+  at.cells_offset = align_up(at.entries_offset + replicas * sizeof(ReplicaEntry), cache_line);
+  at.arena_offset = at.cells_offset;
+  for (std::uint32_t index = 0; index < edges; ++index) at.arena_offset += plans[index].cells() * sizeof(Cell);
+  return at;
+}
+
+// `base` points to `size` zero bytes that no other process uses yet.
+inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan* plans, std::uint32_t edges,
+                         std::uint32_t replicas) noexcept {
+  const Layout at = layout_of(plans, edges, replicas);
+  Control* control = new (base) Control();
+  control->edges = edges;
+  control->replicas = replicas;
+  control->region_size = size;
+  control->edges_offset = at.edges_offset;
+  control->entries_offset = at.entries_offset;
+  control->arena.setup(at.arena_offset, size);
+
+  std::uint64_t cells_offset = at.cells_offset;
+  for (std::uint32_t index = 0; index < edges; ++index) {
+    const EdgePlan& plan = plans[index];
+    Edge* edge = new (base + at.edges_offset + index * sizeof(Edge)) Edge();
+    edge->cells_offset = cells_offset;
+    edge->mask = plan.cells() - 1;
+    edge->limit = plan.limit;
+    // Waking a producer for each free credit would cost a system call for each item of a full queue. The
+    // delay must not leave a consumer idle: an idle consumer means an empty queue, so all credits are
+    // free but those of the other consumers and of the producers, and these are fewer than half.
+    edge->room_hysteresis = plan.limit >= 4 * (std::uint64_t{plan.producers} + plan.consumers) ? plan.limit / 2 : 1;
+    edge->max_bytes = plan.max_bytes;
+    edge->producers = plan.producers;
+    edge->consumers = plan.consumers;
+    edge->counts_inline_bytes = plan.max_bytes / Message::inline_capacity < plan.limit;
+    edge->may_stop_early = plan.may_stop_early;
+    edge->rings_bell = plan.rings_bell;
+    edge->producers_left.store(plan.producers, std::memory_order_relaxed);
+    edge->consumers_left.store(plan.consumers, std::memory_order_relaxed);
+    edge->first_quitter.store(Edge::nobody, std::memory_order_relaxed);
+    for (std::uint64_t position = 0; position <= edge->mask; ++position) {
+      Cell* cell = new (base + cells_offset + position * sizeof(Cell)) Cell();
+      cell->turn.store(position, std::memory_order_relaxed);
+    }
+    cells_offset += plan.cells() * sizeof(Cell);
+  }
+  for (std::uint32_t index = 0; index < replicas; ++index)
+    new (base + at.entries_offset + index * sizeof(ReplicaEntry)) ReplicaEntry();
+}
+
+}  // namespace pipeline_executor

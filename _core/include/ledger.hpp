@@ -1,0 +1,40 @@
+// The books of a run: one entry per replica, in shared memory, so that they outlive the replica's process.
+//
+// Every field has one writer at a time: the replica itself, or the supervisor once the replica's process has ended.
+// Counters are plain stores (load, add, store) because of that, and readers in other processes see some recent
+// value; they are exact once the process has ended, since waiting for its end orders its stores before.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "event.hpp"
+#include "message.hpp"
+
+namespace pipeline_executor {
+
+enum class HandPhase : std::uint32_t {
+  empty = 0,    // the replica holds no item
+  taken = 1,    // it took one and has not decoded it: decoding it elsewhere may do what killed the replica
+  decoded = 2,  // the step has the item
+};
+
+struct ReplicaEntry {
+  alignas(cache_line) std::atomic<std::uint32_t> state;  // interfaces.State
+  std::atomic<std::uint32_t> pid;
+  std::atomic<std::uint64_t> report_block;  // arena block with the replica's own account of its failure; 0: none
+
+  alignas(cache_line) std::atomic<std::uint64_t> items_in;
+  std::atomic<std::uint64_t> wait_input_ns;
+  alignas(cache_line) std::atomic<std::uint32_t> hand_phase;  // HandPhase
+  Message hand;                                              // the item in hand; valid unless hand_phase is empty
+
+  alignas(cache_line) std::atomic<std::uint64_t> items_out;
+  std::atomic<std::uint64_t> wait_room_ns;
+
+  static void add(std::atomic<std::uint64_t>& counter, std::uint64_t amount) noexcept {
+    counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_release);
+  }
+};
+
+}  // namespace pipeline_executor

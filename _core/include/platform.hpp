@@ -1,0 +1,132 @@
+// The platform seam: everything that differs between operating systems, and nothing else.
+//
+// Three things: shared memory without a name, parking on a 32-bit word that works between processes, and
+// a doorbell that can be polled together with process handles. No other file asks which system this is.
+#pragma once
+
+#if !defined(__linux__)
+#error "the compiled core has no platform layer for this system yet; the pure-Python core serves it"
+#endif
+
+#include <cerrno>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
+
+#include <atomic>
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace pipeline_executor {
+
+// ---- memory -------------------------------------------------------------------------------------
+
+// Creates anonymous shared memory of `size` bytes, all zero and sparse: a page costs memory once touched.
+// Its size is sealed, so that no process can truncate it under a reader. Returns a descriptor that is closed
+// on exec, or -1 with errno set.
+inline int memory_create(std::size_t size) noexcept {
+  const int fd = memfd_create("pipeline_executor", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return -1;
+  if (ftruncate(fd, static_cast<off_t>(size)) != 0 ||
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    const int saved = errno;
+    close(fd);
+    errno = saved;
+    return -1;
+  }
+  return fd;
+}
+
+inline void* memory_map(int fd, std::size_t size) noexcept {
+  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  return base == MAP_FAILED ? nullptr : base;
+}
+
+inline void memory_unmap(void* base, std::size_t size) noexcept { munmap(base, size); }
+
+inline std::uint64_t physical_memory_bytes() noexcept {
+  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : 0;
+}
+
+// ---- parking ------------------------------------------------------------------------------------
+
+enum class ParkResult { woken, interrupted };
+
+// Sleeps while *word == expected, until somebody calls unpark_*. `interrupted` means that a signal handler
+// has to run. The operation is the shared kind (no FUTEX_PRIVATE_FLAG): the word lies in memory that several
+// processes map at different addresses.
+inline ParkResult park(std::atomic<std::uint32_t>* word, std::uint32_t expected) noexcept {
+  const long rc = syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT, expected, nullptr,
+                          nullptr, 0);
+  return rc == -1 && errno == EINTR ? ParkResult::interrupted : ParkResult::woken;
+}
+
+inline void unpark(std::atomic<std::uint32_t>* word, int how_many) noexcept {
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAKE, how_many, nullptr, nullptr, 0);
+}
+
+constexpr int unpark_everyone = INT_MAX;
+
+inline void spin_pause() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+  asm volatile("yield" ::: "memory");
+#endif
+}
+
+// How many processors this process may use. Spinning pays only when the peer can run meanwhile.
+inline int usable_processors() noexcept {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+// Lets another process run. After many fruitless turns it sleeps, because under a real-time scheduling policy a
+// yield never lets a process of lower priority run.
+inline void back_off(unsigned turn) noexcept {
+  if (turn < 64) {
+    spin_pause();
+  } else if (turn < 256) {
+    sched_yield();
+  } else {
+    const timespec pause{0, 50'000};
+    nanosleep(&pause, nullptr);
+  }
+}
+
+inline std::uint64_t monotonic_ns() noexcept {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+// ---- doorbell -----------------------------------------------------------------------------------
+
+inline int bell_create() noexcept { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+// Never blocks: a counter that is already at its maximum has the reader awake anyway.
+inline void bell_ring(int bell) noexcept {
+  const std::uint64_t one = 1;
+  ssize_t rc;
+  do rc = write(bell, &one, sizeof one);
+  while (rc < 0 && errno == EINTR);
+}
+
+inline void bell_silence(int bell) noexcept {
+  std::uint64_t count;
+  ssize_t rc;
+  do rc = read(bell, &count, sizeof count);
+  while (rc < 0 && errno == EINTR);
+}
+
+}  // namespace pipeline_executor

@@ -1,0 +1,61 @@
+# The ledger as Python sees it (see `interfaces.Ledger`).
+
+@cython.final
+cdef class Ledger:
+    cdef Run run
+
+    def __cinit__(self, Run run):
+        self.run = run
+
+    cdef ReplicaEntry* _entry(self, uint32_t entry) except NULL:
+        cdef Region* region = self.run._open()
+        if entry >= region.control().replicas:
+            raise IndexError(f"entry {entry} of {region.control().replicas}")
+        return region.entry(entry)
+
+    def books(self, uint32_t entry):
+        cdef ReplicaEntry* at = self._entry(entry)
+        return ReplicaBooks(
+            State(at.state.load(acquire)),
+            at.pid.load(acquire),
+            at.items_in.load(acquire),
+            at.items_out.load(acquire),
+            at.wait_input_ns.load(acquire) * 1e-9,
+            at.wait_room_ns.load(acquire) * 1e-9,
+        )
+
+    def set_state(self, uint32_t entry, state):
+        self._entry(entry).state.store(state, release)
+
+    def set_pid(self, uint32_t entry, uint32_t pid):
+        self._entry(entry).pid.store(pid, release)
+
+    def write_report(self, uint32_t entry, bytes report not None):
+        cdef ReplicaEntry* at = self._entry(entry)
+        cdef unsigned char* base = self.run.region.base
+        cdef uint64_t size = PyBytes_GET_SIZE(report)
+        cdef uint64_t block = self.run.region.control().arena.allocate(base, size)
+        if block == 0:
+            raise MemoryError(f"no shared memory for a report of {size} bytes")
+        memcpy(block_at(base, block).payload(), PyBytes_AS_STRING(report), size)
+        at.report_block.store(block, release)   # pairs with the load in read_report
+
+    def read_report(self, uint32_t entry):
+        cdef uint64_t block = self._entry(entry).report_block.load(acquire)
+        if block == 0:
+            return None
+        cdef Block* at = block_at(self.run.region.base, block)
+        return PyBytes_FromStringAndSize(<char*> at.payload(), at.size)
+
+    def hand(self, uint32_t entry):
+        cdef ReplicaEntry* at = self._entry(entry)
+        cdef uint32_t phase = at.hand_phase.load(acquire)
+        if phase == <uint32_t> HandPhase.empty:
+            return None
+        return Hand(at.items_in.load(acquire) - 1, phase == <uint32_t> HandPhase.decoded)
+
+    def item_in_hand(self, uint32_t entry):
+        cdef ReplicaEntry* at = self._entry(entry)
+        if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
+            raise LookupError(f"replica {entry} holds no item")
+        return decode(self.run.region.base, &at.hand)

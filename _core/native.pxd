@@ -1,0 +1,122 @@
+# The C++ headers as Cython sees them. Only what the core uses.
+
+from libc.stdint cimport uint32_t, uint64_t
+from libcpp cimport bool as bool_t
+
+cdef extern from "<atomic>" namespace "std" nogil:
+    cdef enum memory_order "std::memory_order":
+        relaxed "std::memory_order_relaxed"
+        acquire "std::memory_order_acquire"
+        release "std::memory_order_release"
+
+    cdef cppclass atomic_u32 "std::atomic<std::uint32_t>":
+        uint32_t load(memory_order) noexcept
+        void store(uint32_t, memory_order) noexcept
+
+    cdef cppclass atomic_u64 "std::atomic<std::uint64_t>":
+        uint64_t load(memory_order) noexcept
+        void store(uint64_t, memory_order) noexcept
+
+cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
+    int memory_create(size_t size) noexcept
+    void* memory_map(int fd, size_t size) noexcept
+    void memory_unmap(void* base, size_t size) noexcept
+    uint64_t physical_memory_bytes() noexcept
+    int bell_create() noexcept
+    void bell_silence(int bell) noexcept
+
+    cdef cppclass Spin:
+        Spin() noexcept
+
+    cdef cppclass Message:
+        uint32_t kind
+        uint32_t in_block
+        uint64_t size
+        unsigned char* bytes
+        uint64_t block
+
+    const uint64_t inline_capacity "pipeline_executor::Message::inline_capacity"
+
+    cdef cppclass Block:
+        uint64_t size
+        unsigned char* payload() noexcept
+
+    cdef cppclass Arena:
+        uint64_t allocate(unsigned char* base, uint64_t size) noexcept
+        void free(unsigned char* base, uint64_t offset) noexcept
+
+    Block* block_at "pipeline_executor::Arena::at"(unsigned char* base, uint64_t offset) noexcept
+
+    cdef cppclass ReplicaEntry:
+        atomic_u32 state
+        atomic_u32 pid
+        atomic_u64 report_block
+        atomic_u64 items_in
+        atomic_u64 wait_input_ns
+        atomic_u32 hand_phase
+        Message hand
+        atomic_u64 items_out
+        atomic_u64 wait_room_ns
+
+    cdef enum class HandPhase(uint32_t):
+        empty
+        taken
+        decoded
+
+    cdef enum class Status(int):
+        ok
+        end
+        stopped
+        aborted
+        interrupted
+        empty
+
+    cdef enum class Cause(uint32_t):
+        none
+        failed
+
+    cdef cppclass Control:
+        atomic_u64 abort_word
+        uint32_t edges
+        uint32_t replicas
+        uint64_t region_size
+        Arena arena
+
+    cdef cppclass Region:
+        unsigned char* base
+        int bell
+        Control* control() noexcept
+        Edge* edge(uint32_t index) noexcept
+        ReplicaEntry* entry(uint32_t index) noexcept
+        bool_t aborted() noexcept
+        bool_t abort(Cause cause, uint32_t entry) noexcept
+        void arm_bell() noexcept
+
+    cdef cppclass Edge:
+        atomic_u32 stopped
+        Status reserve_now(const Region&, uint64_t&) noexcept
+        Status reserve(const Region&, ReplicaEntry*, uint64_t&, Spin&) noexcept
+        void unreserve() noexcept
+        Status reserve_bytes_now(const Region&, const Message&) noexcept
+        Status reserve_bytes(const Region&, ReplicaEntry*, const Message&, Spin&) noexcept
+        Status publish(const Region&, ReplicaEntry*, const Message&) noexcept
+        void finish_producing(const Region&) noexcept
+        Status try_take(const Region&, ReplicaEntry*) noexcept
+        Status take(const Region&, ReplicaEntry*, Spin&) noexcept
+        void release(const Region&, ReplicaEntry*) noexcept
+        Status finish_consuming(const Region&, uint32_t, bool_t) noexcept
+        void stop() noexcept
+
+    cdef cppclass EdgePlan:
+        uint64_t limit
+        uint64_t max_bytes
+        uint32_t producers
+        uint32_t consumers
+        uint32_t may_stop_early
+        uint32_t rings_bell
+
+    cdef struct Layout:
+        uint64_t arena_offset
+
+    Layout layout_of(const EdgePlan*, uint32_t, uint32_t) noexcept
+    void setup_region(unsigned char*, uint64_t, const EdgePlan*, uint32_t, uint32_t) noexcept

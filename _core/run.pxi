@@ -1,0 +1,133 @@
+# A run's shared memory as one process sees it.
+
+cdef uint64_t LARGEST_REGION = 1 << 40   # the arena numbers its blocks with 32 bits
+cdef uint64_t SMALLEST_ARENA = 1 << 24
+
+
+def open_run(layout, context):
+    """Create the shared state of a run. `context` is not needed: descriptors pass under every start method.
+
+    Raises OSError when the system gives no shared memory.
+    """
+    cdef uint32_t edges = len(layout.edges), index
+    cdef EdgePlan* plans = <EdgePlan*> malloc((edges or 1) * sizeof(EdgePlan))
+    if plans == NULL:
+        raise MemoryError
+    cdef Run run = Run.__new__(Run)
+    cdef uint64_t needed, size
+    try:
+        for index, edge in enumerate(layout.edges):
+            plans[index].limit = edge.limit_items
+            plans[index].max_bytes = edge.limit_bytes
+            plans[index].producers = edge.producers
+            plans[index].consumers = edge.consumers
+            plans[index].may_stop_early = edge.may_stop_early
+            plans[index].rings_bell = edge.caller_reads
+        needed = layout_of(plans, edges, layout.entries).arena_offset + SMALLEST_ARENA
+        # Address space, not memory: pages cost memory once they are touched. Several times what the machine has,
+        # so that the arena's size classes never run out of addresses before it runs out of memory.
+        size = min(max(4 * physical_memory_bytes(), needed), LARGEST_REGION)
+        while not run._create(size):
+            if size <= needed:
+                raise OSError(errno, f"cannot get {needed} bytes of shared memory: {os.strerror(errno)}")
+            size = max(size // 2, needed)   # an address-space limit (ulimit -v) or a container's
+        setup_region(run.region.base, size, plans, edges, layout.entries)
+        run.bell = bell_create()
+        if run.bell < 0:
+            raise OSError(errno, f"cannot create an event descriptor: {os.strerror(errno)}")
+        run.region.bell = run.bell
+    except BaseException:
+        run.close()
+        raise
+    finally:
+        free(plans)
+    run.ledger = Ledger.__new__(Ledger, run)
+    return run
+
+
+def _attach_run(memory, bell, uint64_t size):
+    """The other end of `Run.__reduce__`, in a child process."""
+    cdef Run run = Run.__new__(Run)
+    run.memory = memory.detach()
+    run.bell = bell.detach()
+    run.size = size
+    run.region.bell = run.bell
+    run.region.base = <unsigned char*> memory_map(run.memory, size)
+    if run.region.base == NULL:
+        raise OSError(errno, f"cannot map the run's shared memory: {os.strerror(errno)}")
+    run.ledger = Ledger.__new__(Ledger, run)
+    return run
+
+
+@cython.final
+cdef class Run:
+    """The shared state of one run (see `interfaces.Run`)."""
+
+    cdef Region region
+    cdef int memory, bell
+    cdef uint64_t size
+    cdef readonly object ledger
+
+    def __cinit__(self):
+        self.memory = self.bell = -1
+
+    cdef bint _create(self, uint64_t size):
+        self.memory = memory_create(size)
+        if self.memory < 0:
+            return False
+        self.region.base = <unsigned char*> memory_map(self.memory, size)
+        if self.region.base == NULL:
+            os.close(self.memory)
+            self.memory = -1
+            return False
+        self.size = size
+        return True
+
+    def __reduce__(self):
+        assert_spawning(self)
+        return _attach_run, (DupFd(self.memory), DupFd(self.bell), self.size)
+
+    cdef Region* _open(self) except NULL:
+        """The mapping, for every use of it that Python can reach: a closed run is an error, not a crash."""
+        if self.region.base == NULL:
+            raise ValueError("the run is closed")
+        return &self.region
+
+    def sender(self, uint32_t edge, uint32_t entry, max_message_bytes=None):
+        return Sender.__new__(Sender, self, edge, entry, max_message_bytes)
+
+    def receiver(self, uint32_t edge, uint32_t entry):
+        return Receiver.__new__(Receiver, self, edge, entry)
+
+    def supervisor(self):
+        return Supervisor.__new__(Supervisor, self)
+
+    def abort(self, cause, uint32_t entry):
+        return self._open().abort(<Cause><uint32_t> cause, entry)
+
+    def aborted(self):
+        cdef uint64_t word = self._open().control().abort_word.load(acquire)
+        if word == 0:
+            return None
+        return AbortCause(word >> 32), word & 0xFFFFFFFF
+
+    def stopped(self, uint32_t edge):
+        return self._open().edge(edge).stopped.load(acquire) != 0
+
+    def close(self):
+        cdef unsigned char* base = self.region.base
+        self.region.base = NULL
+        if base != NULL:
+            memory_unmap(base, self.size)
+        memory, bell = self.memory, self.bell
+        self.memory = self.bell = -1
+        if memory >= 0:
+            os.close(memory)
+        if bell >= 0:
+            os.close(bell)
+
+    def __dealloc__(self):
+        # Without os.close: no Python code may run here. A run is closed by its engine; this serves child
+        # processes, where the end of the process closes the descriptors.
+        if self.region.base != NULL:
+            memory_unmap(self.region.base, self.size)
