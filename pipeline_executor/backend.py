@@ -1,0 +1,80 @@
+"""Which core is in use, and why.
+
+`PIPELINE_EXECUTOR_CORE` chooses: `compiled` or `pure` is an order, and fails rather than give the other; `auto`, the
+default, takes the compiled core where there is one and keeps the reason where there is not.
+
+    >>> from pipeline_executor import backend
+    >>> backend.name(), backend.reason()       # doctest: +SKIP
+    ('compiled', 'the compiled core is installed')
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import cast
+
+from .errors import PipelineError
+from .interfaces import Core
+
+__all__ = ["name", "reason", "select"]
+
+_VARIABLE = "PIPELINE_EXECUTOR_CORE"
+_BUILD_FAILURE = Path(__file__).with_name("_core_build_failure.txt")
+
+_selected: dict[str, tuple[Core, str]] = {}
+
+
+def select() -> Core:
+    """The core that the environment asks for, at this moment.
+
+    Raises PipelineError if the variable has an unknown value, or asks for the compiled core where there is none.
+    """
+    return _select()[0]
+
+
+def name() -> str:
+    """Which core is in use: "compiled" or "pure"."""
+    return select().NAME
+
+
+def reason() -> str:
+    """Why that core is in use, in words."""
+    return _select()[1]
+
+
+def _select() -> tuple[Core, str]:
+    wish = os.environ.get(_VARIABLE, "") or "auto"
+    if wish not in _selected:
+        _selected[wish] = _load(wish)
+    return _selected[wish]
+
+
+def _load(wish: str) -> tuple[Core, str]:
+    if wish not in ("auto", "compiled", "pure"):
+        raise PipelineError(f"{_VARIABLE} is {wish!r}; it may be 'compiled', 'pure' or 'auto'")
+    if wish == "pure":
+        return _pure(), f"{_VARIABLE} asks for it"
+    try:
+        core = cast(Core, importlib.import_module("pipeline_executor._core"))
+    except ImportError as error:
+        why = _why_absent(error)
+        if wish == "compiled":
+            raise PipelineError(
+                f"{_VARIABLE} asks for the compiled core, which is not available: {why}. "
+                "Install a C++17 compiler and reinstall with PIPELINE_EXECUTOR_REQUIRE_CORE=1 to see what is missing, "
+                f"or unset {_VARIABLE} to use the pure-Python core."
+            ) from error
+        return _pure(), f"the compiled core is not available: {why}"
+    return core, f"{_VARIABLE} asks for it" if wish == "compiled" else "the compiled core is installed"
+
+
+def _pure() -> Core:
+    return cast(Core, importlib.import_module("pipeline_executor.fallback"))
+
+
+def _why_absent(error: ImportError) -> str:
+    if _BUILD_FAILURE.exists():
+        return _BUILD_FAILURE.read_text(encoding="utf-8").strip()
+    return str(error)

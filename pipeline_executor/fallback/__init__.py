@@ -1,0 +1,13 @@
+"""The pure-Python core: the same names and behaviour as the compiled `_core`, over multiprocessing.
+
+It serves where the compiled core is not available, on every system, and shows in tests that the behaviour is the
+design's and not an accident of one core. docs/protocol.md has a section on how it differs inside.
+"""
+
+from __future__ import annotations
+
+from pipeline_executor.fallback.run import open_run
+
+__all__ = ["NAME", "open_run"]
+
+NAME = "pure"

@@ -1,0 +1,93 @@
+"""Values to bytes and back, all by pickle (protocol 5, large buffers beside the pickle)."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from typing import Any
+
+from pipeline_executor.interfaces import MessageFault
+
+__all__ = ["Encoder", "decode", "type_name"]
+
+_LEAST_BUFFER = 1024  # bytes; a smaller one costs less inside the pickle
+_HEAD = struct.Struct("=QQ")  # number of buffers, size of the pickle
+_SIZE = struct.Struct("=Q")
+
+Piece = bytes | memoryview
+
+
+def type_name(item: object) -> str:
+    kind = type(item)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+class Encoder:
+    """Turns values into lists of pieces whose concatenation is the message. One per sender."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._cloudpickled: set[type] = set()
+
+    def encode(self, item: Any) -> list[Piece]:
+        """The pieces of the message. They may be views of the value: copy them before the step goes on."""
+        views: list[memoryview] = []
+        pickled = self._pickle(item, views)
+        pieces: list[Piece] = [
+            _HEAD.pack(len(views), len(pickled)),
+            *(_SIZE.pack(view.nbytes) for view in views),
+            pickled,
+            *views,
+        ]
+        size = sum(map(len, pieces))
+        if self._limit is not None and size > self._limit:
+            raise MessageFault("size", type_name(item), f"{size} bytes, max_message_size is {self._limit}")
+        return pieces
+
+    def _pickle(self, item: Any, views: list[memoryview]) -> bytes:
+        def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+            try:
+                view = buffer.raw()
+            except BufferError:  # not contiguous: pickle says so in its own words
+                return True
+            if view.nbytes < _LEAST_BUFFER:
+                return True
+            views.append(view)
+            return False
+
+        refusal: Exception | None = None
+        if type(item) not in self._cloudpickled:
+            try:
+                stream = io.BytesIO()
+                pickle.Pickler(stream, 5, buffer_callback=keep_in_band).dump(item)
+                return stream.getvalue()
+            except Exception as error:
+                refusal = error
+                views.clear()
+        import cloudpickle
+
+        try:
+            pickled: bytes = cloudpickle.dumps(item, 5, buffer_callback=keep_in_band)
+        except Exception as error:
+            error = refusal or error
+            raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
+        self._cloudpickled.add(type(item))
+        return pickled
+
+
+def decode(message: memoryview) -> Any:
+    """The value again; its large buffers are the reader's own and writable."""
+    count, pickled = _HEAD.unpack_from(message)
+    sizes = [_SIZE.unpack_from(message, _HEAD.size + _SIZE.size * index)[0] for index in range(count)]
+    at = _HEAD.size + _SIZE.size * count
+    data = message[at : at + pickled]
+    at += pickled
+    buffers = []
+    for size in sizes:
+        buffers.append(bytearray(message[at : at + size]))
+        at += size
+    try:
+        return pickle.loads(data, buffers=buffers)
+    finally:
+        data.release()

@@ -1,0 +1,331 @@
+"""An edge: the bounded queue between two steps, under one lock and three semaphores.
+
+The twin of `_core/include/edge.hpp`, with the same meaning of credits, end, early stop and rule R3. Messages are blocks
+of the edge's own shared memory; a ring of (block, size) pairs holds their order.
+
+Who waits on what, and who releases it:
+    room    producers, for a credit: a consumer that asks for the item after, or a producer that used no credit
+    items   consumers: whoever publishes, once for each message; the last producer to finish, once for each consumer
+    space   producers, for room within max_buffer_bytes: a consumer that takes a message
+All three are released for everybody on abort and on an early stop, after the word that says so was written; who wakes
+looks at the words first, so a release too many is harmless and a wait without a release impossible.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any
+
+from pipeline_executor.fallback.arena import Arena
+from pipeline_executor.fallback.codec import Encoder, decode, type_name
+from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
+from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, MessageFault
+
+if TYPE_CHECKING:
+    from pipeline_executor.fallback.run import Run
+
+__all__ = ["Edge", "Receiver", "Sender"]
+
+_TAIL, _HEAD, _BYTES, _SPACE_WAITERS, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED = range(8)
+_EDGE_WORDS = 8
+_NOBODY = -1
+_LEAST_ARENA = 2**22  # bytes
+#: Largest message that is copied under the edge's lock, which saves taking the lock twice.
+_COPY_LOCKED = 2**16
+
+
+class Edge:
+    """What all processes share of an edge."""
+
+    def __init__(self, layout: EdgeLayout, context: BaseContext) -> None:
+        self.layout = layout
+        self._ring = _EDGE_WORDS + Arena.WORDS
+        arena_start = (self._ring + 2 * layout.limit_items) * 8
+        self.memory = SharedMemory.at_most(address_space_bytes(), arena_start + _LEAST_ARENA)
+        self.arena = Arena(self.memory, _EDGE_WORDS)
+        self.arena.setup(arena_start)
+        words = self.memory.words
+        words[_PRODUCERS_LEFT] = layout.producers
+        words[_CONSUMERS_LEFT] = layout.consumers
+        words[_QUITTER] = _NOBODY
+        self.lock = context.Lock()
+        self.room = context.Semaphore(layout.limit_items)
+        self.items = context.Semaphore(0)
+        self.space = context.Semaphore(0)
+
+    @property
+    def stopped(self) -> bool:
+        return self.memory.words[_STOPPED] != 0
+
+    @property
+    def ended(self) -> bool:
+        return self.memory.words[_PRODUCERS_LEFT] == 0
+
+    @property
+    def quitter(self) -> int:
+        entry: int = self.memory.words[_QUITTER]
+        return entry
+
+    @property
+    def queued(self) -> bool:
+        return self.memory.words[_HEAD] != self.memory.words[_TAIL]
+
+    def read(self, block: int, size: int) -> Any:
+        """Decode the message that lies there."""
+        with self.memory.data[block : block + size] as message:
+            return decode(message)
+
+    def stop(self) -> None:
+        self.memory.words[_STOPPED] = 1
+        self.wake_everybody()
+
+    def wake_everybody(self) -> None:
+        for _ in range(self.layout.producers):
+            self.room.release()
+            self.space.release()
+        for _ in range(self.layout.consumers):
+            self.items.release()
+
+    # ---- under the lock
+
+    def try_reserve_bytes(self, size: int) -> bool:
+        words = self.memory.words
+        if words[_BYTES] and words[_BYTES] + size > self.layout.limit_bytes:
+            words[_SPACE_WAITERS] += 1
+            return False
+        words[_BYTES] += size
+        return True
+
+    def push(self, block: int, size: int) -> None:
+        words = self.memory.words
+        at = self._ring + words[_TAIL] % self.layout.limit_items * 2
+        words[at], words[at + 1] = block, size
+        words[_TAIL] += 1
+
+    def pop(self) -> tuple[int, int]:
+        words = self.memory.words
+        at = self._ring + words[_HEAD] % self.layout.limit_items * 2
+        block, size = words[at], words[at + 1]
+        words[_HEAD] += 1
+        words[_BYTES] -= size
+        waiters, words[_SPACE_WAITERS] = words[_SPACE_WAITERS], 0
+        for _ in range(waiters):
+            self.space.release()
+        return block, size
+
+    def producer_left(self) -> None:
+        self.memory.words[_PRODUCERS_LEFT] -= 1
+        if self.ended:
+            for _ in range(self.layout.consumers):
+                self.items.release()
+
+    def consumer_left(self, quitter: int | None) -> bool:
+        """Returns whether it was the last."""
+        words = self.memory.words
+        if quitter is not None and words[_QUITTER] == _NOBODY:
+            words[_QUITTER] = quitter
+        words[_CONSUMERS_LEFT] -= 1
+        last: bool = words[_CONSUMERS_LEFT] == 0
+        return last
+
+
+class Sender:
+    """See `interfaces.Sender`."""
+
+    def __init__(self, run: Run, edge: int, entry: int, max_message_bytes: int | None) -> None:
+        self._run = run
+        self._edge = run.edges[edge]
+        self._lock = run.lock(edge)
+        self._me = run.ledger.entry(entry)
+        self._encoder = Encoder(max_message_bytes)
+        self.stopped = False
+
+    def drive(self, items: Iterable[Any]) -> None:
+        iterator = iter(items)
+        try:
+            while self.reserve():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    self._edge.room.release()
+                    return
+                self.send(item)
+                item = None  # the item must not live longer than the step wants it to
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def reserve(self) -> bool:
+        if self._heed():
+            return False
+        if not self._edge.room.acquire(block=False):
+            since = time.monotonic_ns()
+            self._edge.room.acquire()
+            self._me.waited_for_room(time.monotonic_ns() - since)
+            return not self._heed()
+        return True
+
+    def _heed(self) -> bool:
+        """Whether the consumers want no more; raises if the run is aborted."""
+        self._run.check(self._me)
+        self.stopped = self._edge.stopped
+        return self.stopped
+
+    def send(self, item: Any) -> None:
+        edge = self._edge
+        pieces = self._encoder.encode(item)
+        size = sum(map(len, pieces))
+        since = 0
+        while True:
+            with self._lock:
+                if edge.try_reserve_bytes(size):
+                    block = edge.arena.allocate(size)
+                    if block and size <= _COPY_LOCKED:
+                        self._copy(pieces, block)
+                        edge.push(block, size)
+                        self._me.count_out()
+                    break
+            since = since or time.monotonic_ns()
+            edge.space.acquire()
+            if self._heed():
+                return  # nobody wants it; the next reserve says so
+        if since:
+            self._me.waited_for_room(time.monotonic_ns() - since)
+        if not block:
+            raise MessageFault(
+                "memory", type_name(item), f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory"
+            )
+        if size > _COPY_LOCKED:
+            self._copy(pieces, block)
+            with self._lock:
+                edge.push(block, size)
+                self._me.count_out()
+        edge.items.release()
+        self._run.ring_if_armed(edge)
+        # After the push, which happened under the lock that a leaving consumer takes as well: one of the two
+        # sees the other (rule R3).
+        if edge.quitter != _NOBODY:
+            self._run.abort(Cause.STOPPED_EARLY, edge.quitter)
+            self._run.check(self._me)
+
+    def _copy(self, pieces: list[Any], at: int) -> None:
+        data = self._edge.memory.data
+        for piece in pieces:
+            data[at : at + len(piece)] = piece
+            at += len(piece)
+
+    def finish(self) -> None:
+        with self._lock:
+            self._edge.producer_left()
+        self._run.ring_if_armed(self._edge)
+
+
+class Receiver:
+    """See `interfaces.Receiver`."""
+
+    #: Seconds that the calling process waits for the lock before it looks after its children again.
+    PATIENCE_S = 0.02
+
+    def __init__(self, run: Run, edge: int, entry: int) -> None:
+        self._run = run
+        self._index = edge
+        self._edge = run.edges[edge]
+        self._lock = run.lock(edge)
+        self._me = run.ledger.entry(entry)
+        self._entry = entry
+        self._told_to_stop = False
+        self._has_token = False
+        self._hand = (0, 0)  # block and size
+        self._used_block = 0  # of the item before; freed when the lock is taken next
+        self.saw_end = False
+        self.fault: MessageFault | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._release()
+        while True:
+            self._run.check(self._me)
+            if not self._edge.items.acquire(block=False):
+                since = time.monotonic_ns()
+                self._edge.items.acquire()
+                self._me.waited_for_input(time.monotonic_ns() - since)
+                self._run.check(self._me)
+            with self._lock:
+                found = self._take()
+            if found:
+                return self._decode()
+
+    def poll(self) -> tuple[bool, Any]:
+        self._release()
+        self._run.check(self._me)
+        # A token that was taken is kept until it has been used, for the lock may be out of reach.
+        self._has_token = self._has_token or self._edge.items.acquire(block=False)
+        if not self._has_token:
+            return False, None
+        if not self._lock.try_for(self.PATIENCE_S):
+            self._run.look_again_soon()
+            return False, None
+        self._has_token = False
+        try:
+            found = self._take()
+        finally:
+            self._lock.release()
+        return (True, self._decode()) if found else (False, None)
+
+    def _take(self) -> bool:
+        """Under the lock: the next message into the hand. Raises StopIteration at the end."""
+        edge = self._edge
+        if self._used_block:
+            edge.arena.free(self._used_block)
+            self._used_block = 0
+        if edge.stopped or not edge.queued:
+            if edge.stopped or edge.ended:
+                self.saw_end = True
+                edge.items.release()  # for the next time that this replica asks
+                raise StopIteration
+            return False  # the message of this token went to a consumer that held a token of the end
+        self._hand = edge.pop()
+        self._me.take_in_hand(self._index, *self._hand)
+        self._me.count_in()
+        return True
+
+    def _decode(self) -> Any:
+        try:
+            item = self._edge.read(*self._hand)
+        except Exception as error:
+            self.fault = MessageFault("decode", "", f"{type(error).__name__}: {error}")
+            self.fault.__cause__ = error
+            raise Aborted("a message could not be decoded") from error
+        self._me.decoded()
+        return item
+
+    def _release(self) -> None:
+        """The step asks for its next item: the one in hand is consumed, its credit free."""
+        if self.fault is not None:  # a step that goes on after a lost message would hide the loss
+            raise Aborted("a message could not be decoded")
+        block = self._me.empty_hand()
+        if block:
+            self._used_block = block
+            self._edge.room.release()
+
+    def stop(self) -> None:
+        self._told_to_stop = True
+        self._edge.stop()
+
+    def finish(self) -> None:
+        self._release()
+        edge = self._edge
+        entitled = self.saw_end or self._told_to_stop
+        if not entitled and edge.layout.may_stop_early:
+            edge.stop()
+            entitled = True
+        with self._lock:
+            last = edge.consumer_left(None if entitled else self._entry)
+            dropped = last and edge.quitter != _NOBODY and not edge.stopped and edge.queued
+        if dropped:
+            self._run.abort(Cause.STOPPED_EARLY, edge.quitter)

@@ -1,0 +1,147 @@
+"""The books of a run in shared memory: the twin of `_core/include/ledger.hpp`.
+
+Word 0 is the abort word, word 1 says whether the caller sleeps on the bell; then one entry of `_ENTRY_WORDS` per
+replica; then room for each replica's report. Every word has one writer at a time, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline_executor.fallback.memory import SharedMemory
+from pipeline_executor.interfaces import Hand, ReplicaBooks, State
+
+__all__ = ["Entry", "Ledger"]
+
+_CONTROL_WORDS = 16
+_ENTRY_WORDS = 16
+_REPORT_BYTES = 2**20  # address space; only what a report touches costs memory
+
+_ABORT, _BELL_ARMED = 0, 1
+_STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM, _PHASE, _HAND_EDGE, _HAND, _HAND_SIZE = range(10)
+
+EMPTY, TAKEN, DECODED = range(3)
+
+
+class Entry:
+    """One replica's entry, for the replica itself: it alone writes it while it lives."""
+
+    def __init__(self, memory: SharedMemory, index: int) -> None:
+        self._words = memory.words
+        self._at = _CONTROL_WORDS + index * _ENTRY_WORDS
+
+    def set_state(self, state: State) -> None:
+        self._words[self._at + _STATE] = state
+
+    def count_in(self) -> None:
+        self._words[self._at + _IN] += 1
+
+    def count_out(self) -> None:
+        self._words[self._at + _OUT] += 1
+
+    def waited_for_input(self, nanoseconds: int) -> None:
+        self._words[self._at + _WAIT_INPUT] += nanoseconds
+
+    def waited_for_room(self, nanoseconds: int) -> None:
+        self._words[self._at + _WAIT_ROOM] += nanoseconds
+
+    def take_in_hand(self, edge: int, block: int, size: int) -> None:
+        self._words[self._at + _HAND_EDGE] = edge
+        self._words[self._at + _HAND] = block
+        self._words[self._at + _HAND_SIZE] = size
+        self._words[self._at + _PHASE] = TAKEN
+
+    def decoded(self) -> None:
+        self._words[self._at + _PHASE] = DECODED
+
+    def empty_hand(self) -> int:
+        """The block of the item in hand, which is in hand no longer; 0 if there was none."""
+        if self._words[self._at + _PHASE] == EMPTY:
+            return 0
+        self._words[self._at + _PHASE] = EMPTY
+        block: int = self._words[self._at + _HAND]
+        return block
+
+
+class Ledger:
+    """See `interfaces.Ledger`; besides it the run's abort word and the bell's flag."""
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+        self.memory = SharedMemory(self._report(entries))
+        self.read_message: Callable[[int, int, int], Any] | None = None  # set by the run: (edge, block, size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "read_message": None}
+
+    def _report(self, index: int) -> int:
+        return (_CONTROL_WORDS + self._entries * _ENTRY_WORDS) * 8 + index * _REPORT_BYTES
+
+    def _at(self, entry: int) -> int:
+        if not 0 <= entry < self._entries:
+            raise IndexError(f"entry {entry} of {self._entries}")
+        return _CONTROL_WORDS + entry * _ENTRY_WORDS
+
+    def entry(self, index: int) -> Entry:
+        self._at(index)
+        return Entry(self.memory, index)
+
+    @property
+    def abort_word(self) -> int:
+        word: int = self.memory.words[_ABORT]
+        return word
+
+    @abort_word.setter
+    def abort_word(self, word: int) -> None:
+        self.memory.words[_ABORT] = word
+
+    @property
+    def bell_armed(self) -> bool:
+        return self.memory.words[_BELL_ARMED] != 0
+
+    @bell_armed.setter
+    def bell_armed(self, armed: bool) -> None:
+        self.memory.words[_BELL_ARMED] = armed
+
+    def books(self, entry: int) -> ReplicaBooks:
+        words, at = self.memory.words, self._at(entry)
+        return ReplicaBooks(
+            State(words[at + _STATE]),
+            words[at + _PID],
+            words[at + _IN],
+            words[at + _OUT],
+            words[at + _WAIT_INPUT] * 1e-9,
+            words[at + _WAIT_ROOM] * 1e-9,
+        )
+
+    def set_state(self, entry: int, state: State) -> None:
+        self.memory.words[self._at(entry) + _STATE] = state
+
+    def set_pid(self, entry: int, pid: int) -> None:
+        self.memory.words[self._at(entry) + _PID] = pid
+
+    def write_report(self, entry: int, report: bytes) -> None:
+        self._at(entry)
+        start = self._report(entry)
+        if len(report) > _REPORT_BYTES - 8:
+            raise MemoryError(f"no shared memory for a report of {len(report)} bytes")
+        self.memory.data[start + 8 : start + 8 + len(report)] = report
+        self.memory.words[start // 8] = len(report)
+
+    def read_report(self, entry: int) -> bytes | None:
+        self._at(entry)
+        start = self._report(entry)
+        size: int = self.memory.words[start // 8]
+        return bytes(self.memory.data[start + 8 : start + 8 + size]) if size else None
+
+    def hand(self, entry: int) -> Hand | None:
+        words, at = self.memory.words, self._at(entry)
+        phase: int = words[at + _PHASE]
+        return None if phase == EMPTY else Hand(words[at + _IN] - 1, phase == DECODED)
+
+    def item_in_hand(self, entry: int) -> Any:
+        words, at = self.memory.words, self._at(entry)
+        if words[at + _PHASE] == EMPTY or self.read_message is None:
+            raise LookupError(f"replica {entry} holds no item")
+        return self.read_message(words[at + _HAND_EDGE], words[at + _HAND], words[at + _HAND_SIZE])

@@ -1,0 +1,114 @@
+"""Anonymous shared memory that passes to child processes under every start method."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing.context import assert_spawning
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+__all__ = ["SharedMemory", "address_space_bytes"]
+
+#: What Windows may be asked for: it counts a mapping's whole size against memory, touched or not.
+_WINDOWS_BYTES = 2**30
+
+
+def address_space_bytes() -> int:
+    """How much shared memory to ask for when only touched pages cost memory: several times what the machine has."""
+    if sys.platform == "win32":
+        return _WINDOWS_BYTES
+    return 4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class SharedMemory:
+    """`size` zero bytes, shared with the processes that receive this object while they are started.
+
+    Attributes:
+        data: the bytes.
+        words: the same memory as signed 64-bit integers. Reading or writing one is a single access.
+    """
+
+    data: memoryview
+    words: memoryview
+
+    def __init__(self, size: int) -> None:
+        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._descriptor = -1
+        if sys.platform == "win32":
+            # A named mapping of the page file; the name is not guessable, and goes with the last process that uses it.
+            self._tag = f"pipeline_executor-{secrets.token_hex(16)}"
+            self._map(mmap.mmap(-1, size, tagname=self._tag))
+            return
+        self._descriptor = _create_descriptor(size)
+        try:
+            self._map(mmap.mmap(self._descriptor, size))
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    @classmethod
+    def at_most(cls, wanted: int, least: int) -> SharedMemory:
+        """As much of `wanted` bytes as the system gives, halving down to `least`; raises OSError below that."""
+        size = max(wanted, least)
+        while True:
+            try:
+                return cls(size)
+            except (OSError, ValueError, OverflowError, MemoryError):  # an address-space limit, a container's
+                if size <= least:
+                    raise
+                size = max(size // 2, least)
+
+    def _map(self, mapping: mmap.mmap) -> None:
+        self._mapping = mapping
+        self.data = memoryview(mapping)
+        self.words = self.data.cast("q")
+
+    def __reduce__(self) -> tuple[Callable[..., SharedMemory], tuple[Any, ...]]:
+        assert_spawning(self)
+        if sys.platform == "win32":
+            return _attach_tag, (self._tag, len(self.data))
+        return _attach_descriptor, (DupFd(self._descriptor), len(self.data))
+
+    def close(self) -> None:
+        self.words.release()
+        self.data.release()
+        self._mapping.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _create_descriptor(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pipeline_executor", os.MFD_CLOEXEC)
+    else:  # an unlinked file: as anonymous, and sparse on every file system that matters
+        with tempfile.TemporaryFile(prefix="pipeline_executor-") as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _attach_descriptor(duplicate: Any, size: int) -> SharedMemory:
+    memory = SharedMemory.__new__(SharedMemory)
+    memory._descriptor = duplicate.detach()
+    memory._map(mmap.mmap(memory._descriptor, size))
+    return memory
+
+
+def _attach_tag(tag: str, size: int) -> SharedMemory:
+    if sys.platform != "win32":
+        raise RuntimeError("shared memory by tag exists on Windows only")
+    memory = SharedMemory.__new__(SharedMemory)
+    memory._descriptor = -1
+    memory._tag = tag
+    memory._map(mmap.mmap(-1, size, tagname=tag))
+    return memory

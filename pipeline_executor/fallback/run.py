@@ -1,0 +1,146 @@
+"""The shared state of one run on the pure core (see `interfaces.Run`)."""
+
+from __future__ import annotations
+
+import contextlib
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from pipeline_executor.fallback.edge import Edge, Receiver, Sender
+from pipeline_executor.fallback.ledger import Entry, Ledger
+from pipeline_executor.fallback.locks import AbortableLock
+from pipeline_executor.fallback.supervisor import Supervisor
+from pipeline_executor.interfaces import Aborted, Cause, RunLayout, State
+
+__all__ = ["Run", "open_run"]
+
+#: Seconds to wait for the right to write the abort word first. Who held it longer has died.
+_ABORT_PATIENCE_S = 0.1
+
+
+def open_run(layout: RunLayout, context: BaseContext) -> Run:
+    """Create the shared state of a run whose processes are started by `context`."""
+    return Run(layout, context)
+
+
+class Run:
+    def __init__(self, layout: RunLayout, context: BaseContext) -> None:
+        self.edges: list[Edge] = []
+        self.ledger = Ledger(layout.entries)
+        self._bell_reader: Connection | None = None
+        self._bell: Connection | None = None
+        self._retry = False
+        self._closed = False
+        try:
+            for edge in layout.edges:
+                self.edges.append(Edge(edge, context))
+            self._bell_reader, self._bell = context.Pipe(duplex=False)
+            self._abort_lock = context.Lock()
+        except BaseException:
+            self.close()
+            raise
+        self.ledger.read_message = self._read_message
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bell_reader": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.ledger.read_message = self._read_message
+
+    def _read_message(self, edge: int, block: int, size: int) -> Any:
+        return self.edges[edge].read(block, size)
+
+    def lock(self, edge: int) -> AbortableLock:
+        return AbortableLock(self.edges[edge].lock, self.is_aborted)
+
+    def sender(self, edge: int, entry: int, max_message_bytes: int | None = None) -> Sender:
+        self._check_open()
+        return Sender(self, edge, entry, max_message_bytes)
+
+    def receiver(self, edge: int, entry: int) -> Receiver:
+        self._check_open()
+        return Receiver(self, edge, entry)
+
+    def supervisor(self) -> Supervisor:
+        self._check_open()
+        assert self._bell_reader is not None
+        return Supervisor(self, self._bell_reader)
+
+    # ---- the abort
+
+    def is_aborted(self) -> bool:
+        return self.ledger.abort_word != 0
+
+    def check(self, me: Entry) -> None:
+        """Raise `Aborted` if the run is aborted, having noted that the replica knows."""
+        if self.is_aborted():
+            me.set_state(State.STOPPING)
+            raise Aborted("the pipeline is being stopped")
+
+    def abort(self, cause: Cause, entry: int) -> bool:
+        self._check_open()
+        locked = self._abort_lock.acquire(timeout=_ABORT_PATIENCE_S)
+        try:
+            first = not self.is_aborted()
+            if first:
+                self.ledger.abort_word = cause << 32 | entry
+        finally:
+            if locked:
+                self._abort_lock.release()
+        # Also when somebody else was first: it may have died before it woke anybody.
+        for edge in self.edges:
+            edge.wake_everybody()
+        self._ring()
+        return first
+
+    def aborted(self) -> tuple[Cause, int] | None:
+        self._check_open()
+        word = self.ledger.abort_word
+        return (Cause(word >> 32), word & 0xFFFFFFFF) if word else None
+
+    def stopped(self, edge: int) -> bool:
+        self._check_open()
+        return self.edges[edge].stopped
+
+    # ---- the bell, on which the calling process sleeps
+
+    def ring_if_armed(self, edge: Edge) -> None:
+        if edge.layout.caller_reads and self.ledger.bell_armed:
+            self.ledger.bell_armed = False
+            self._ring()
+
+    def _ring(self) -> None:
+        assert self._bell is not None
+        # If the calling process is gone, nobody needs to be told.
+        with contextlib.suppress(BrokenPipeError):
+            self._bell.send_bytes(b"\0")
+
+    def look_again_soon(self) -> None:
+        """The calling process could not reach a lock: its next wait must be short."""
+        self._retry = True
+
+    def take_retry(self) -> bool:
+        retry, self._retry = self._retry, False
+        return retry
+
+    # ---- the end
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the run is closed")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for connection in (self._bell_reader, self._bell):
+            if connection is not None:
+                connection.close()
+        for edge in self.edges:
+            edge.memory.close()
+        self.ledger.memory.close()
+        # The locks' names in the system go with their last reference.
+        self.edges.clear()
+        self.__dict__.pop("_abort_lock", None)

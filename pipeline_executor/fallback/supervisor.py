@@ -1,0 +1,44 @@
+"""Waiting for processes and for the bell (see `interfaces.Supervisor`)."""
+
+from __future__ import annotations
+
+import threading
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline_executor.fallback.run import Run
+
+__all__ = ["Supervisor"]
+
+#: Seconds until the next look when a lock was out of reach.
+_RETRY_S = 0.005
+
+
+class Supervisor:
+    def __init__(self, run: Run, bell: Connection) -> None:
+        self._run = run
+        self._bell = bell
+        self._entries: dict[int, int] = {}  # handle -> entry
+        self._fence = threading.Lock()
+
+    def watch(self, entry: int, handle: int) -> None:
+        self._entries[handle] = entry
+
+    def arm(self) -> None:
+        self._run.ledger.bell_armed = True
+        # The flag must be visible before the last look at the queue: taking a lock is an atomic read-modify-write,
+        # which keeps the two in order. Its partner is the semaphore that a producer posts before it reads the flag.
+        with self._fence:
+            pass
+
+    def wait(self, timeout_s: float | None) -> list[int]:
+        if self._run.take_retry():
+            timeout_s = _RETRY_S if timeout_s is None else min(timeout_s, _RETRY_S)
+        ready = wait([self._bell, *self._entries], timeout_s)
+        while self._bell.poll():
+            self._bell.recv_bytes()
+        return [self._entries.pop(handle) for handle in ready if isinstance(handle, int)]
+
+    def close(self) -> None:
+        self._entries.clear()
