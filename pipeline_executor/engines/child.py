@@ -1,0 +1,91 @@
+"""The life of a replica's process: from its first line of ours to its exit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline_executor.engines.lifeline import Lifeline
+from pipeline_executor.engines.payload import Payload
+from pipeline_executor.engines.signals import set_child_signals
+from pipeline_executor.interfaces import Run, State
+from pipeline_executor.plan import Assignment
+from pipeline_executor.worker import run_replica
+
+__all__ = ["Launch", "ProcessName", "run_child"]
+
+
+class ProcessName(str):
+    """A process's name that brings its environment along.
+
+    Under spawn and forkserver the name is the first thing of the caller's that a child unpickles, before it imports the
+    caller's `__main__`; so a variable such as OMP_NUM_THREADS is in force before numpy is imported.
+    """
+
+    env: Mapping[str, str]
+
+    def __new__(cls, name: str, env: Mapping[str, str]) -> ProcessName:
+        self = super().__new__(cls, name)
+        self.env = env
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., ProcessName], tuple[Any, ...]]:
+        return _name_in_child, (str(self), dict(self.env))
+
+
+def _name_in_child(name: str, env: dict[str, str]) -> ProcessName:
+    os.environ.update(env)
+    return ProcessName(name, env)
+
+
+class Launch:
+    """All that a replica's process gets. Under fork as it is; else pickled while the process is being started.
+
+    Attributes:
+        content: function and constants; under fork.
+        payload: the same to be sent; under spawn and forkserver.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        run: Run,
+        lifeline: Lifeline,
+        env: Mapping[str, str],
+        content: tuple[Callable[..., Any], Mapping[str, Any]],
+        payload: Payload | None,
+    ) -> None:
+        self.assignment = assignment
+        self.run = run
+        self.lifeline = lifeline
+        self.env = env
+        self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
+        self._payload: Payload | bytes | None = payload
+
+    def __getstate__(self) -> dict[str, Any]:
+        assert isinstance(self._payload, Payload)
+        return {**self.__dict__, "_content": None, "_payload": self._payload.to_bytes()}
+
+    def load(self) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+        if self._content is not None:
+            return self._content
+        assert isinstance(self._payload, bytes)
+        function, constants = pickle.loads(self._payload)
+        return function, constants
+
+
+def run_child(launch: Launch) -> None:
+    """The target of a replica's process."""
+    # A group of its own: a Ctrl-C at the terminal reaches the caller alone, and the replica's own children go with it.
+    if hasattr(os, "setpgid"):
+        with contextlib.suppress(OSError):  # a session leader cannot, and need not
+            os.setpgid(0, 0)
+    launch.lifeline.hold()
+    set_child_signals(launch.run, launch.assignment.entry)
+    os.environ.update(launch.env)
+    launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
+    launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
+    run_replica(launch.assignment, launch.load, launch.run)

@@ -1,0 +1,199 @@
+"""From the books of a failed run to the exception that the caller gets."""
+
+from __future__ import annotations
+
+import pickle
+import reprlib
+from collections.abc import Mapping, Sequence
+
+from pipeline_executor.engines.processes import ExitStatus
+from pipeline_executor.errors import MessageError, PipelineError, StoppedEarlyError, TaskDied, TaskError, TaskFailure
+from pipeline_executor.interfaces import Cause, Ledger, MessageFault, State
+from pipeline_executor.plan import Assignment, Plan
+from pipeline_executor.worker import FailureReport
+
+__all__ = ["GUARD_EXIT_CODE", "GUARD_HINT", "bounded_repr", "error_of", "message_error", "raised", "stopped_early"]
+
+#: The exit code of a child whose `__main__` calls `execute` while it is being imported there.
+GUARD_EXIT_CODE = 97
+
+GUARD_HINT = """\
+The start methods spawn and forkserver import the main script again in each process, and this one calls execute() \
+whenever it is imported. Guard the call:
+
+    if __name__ == "__main__":
+        execute([...])
+"""
+
+_DIED_ADVICE = {
+    "SIGKILL": "Likely the system ran out of memory and killed it, or somebody did: see the kernel's log (dmesg).",
+    "SIGSEGV": "Compiled code that the step uses accessed memory that it must not.",
+    "SIGBUS": "Shared or mapped memory could not be provided: the system may be out of memory or disk.",
+    "SIGABRT": "Compiled code that the step uses gave up: its last words are on standard error.",
+}
+
+_bounded = reprlib.Repr()
+_bounded.maxstring = _bounded.maxother = 200
+
+
+def bounded_repr(item: object) -> str:
+    """The item in at most some hundred characters, whatever its own __repr__ does."""
+    try:
+        return _bounded.repr(item)
+    except Exception as error:
+        return f"<cannot be shown: {type(error).__name__}>"
+
+
+def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None) -> TaskFailure:
+    """All that the ledger and the process's end tell of a failed replica."""
+    books = ledger.books(assignment.entry)
+    report = _report(ledger, assignment.entry)
+    index, shown = _item_in_hand(ledger, assignment.entry)
+    return TaskFailure(
+        step=assignment.step,
+        task=assignment.task,
+        replica=assignment.replica,
+        num_replicas=assignment.num_replicas,
+        pid=books.pid or None,
+        exception_type=report.type_name if report else None,
+        exception_text=report.text if report else None,
+        traceback=report.traceback if report else None,
+        exit_code=status.exit_code if status and not report else None,
+        signal_name=status.signal_name if status else None,
+        items_in=books.items_in,
+        items_out=books.items_out,
+        item_index=index,
+        item_repr=shown,
+    )
+
+
+def error_of(
+    plan: Plan, ledger: Ledger, cause: Cause, culprit: int, failed: Sequence[int], died: Mapping[int, ExitStatus]
+) -> BaseException:
+    """The exception for a run that was aborted because of `culprit`.
+
+    Arguments:
+        failed: the entries whose steps raised.
+        died: the entries whose processes ended without finishing, and how.
+    """
+    order = [culprit, *(entry for entry in (*failed, *died) if entry != culprit)]
+    failures = [_failure_of(plan.assignments[entry], ledger, died.get(entry)) for entry in dict.fromkeys(order)]
+    if cause is Cause.STOPPED_EARLY:
+        return stopped_early(failures)
+    report = _report(ledger, culprit)
+    if cause is Cause.FAILED and report is not None:
+        if report.fault is not None:
+            return message_error(failures, report.fault, plan)
+        return raised(failures, _unpickled(report.exception))
+    text = _died_text(failures[0], died.get(culprit), ledger.books(culprit).state)
+    return TaskDied(text + _others(failures[1:]), failures)
+
+
+def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> BaseException:
+    """What the caller gets when a step raised: the original, explained, or a TaskError if it could not be carried."""
+    first = failures[0]
+    text = f"{first.where} raised {first.exception_type}: {first.exception_text}\n{first.progress}"
+    text += _others(failures[1:])
+    if first.traceback:
+        text += f"\n\nthe step's own traceback:\n{first.traceback.rstrip()}"
+    error = TaskError(text, failures)
+    if original is None:
+        return error
+    original.add_note(f"raised in {first.where} {first.progress}")
+    original.__cause__ = error
+    return original
+
+
+def stopped_early(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
+    """What the caller gets for rule R3."""
+    first = failures[0]
+    return StoppedEarlyError(
+        f"{first.where} returned before the end of its input {first.progress}; the step before it had more items, "
+        "which are lost. Let the step read its input to the end, or set may_stop_early=True if it is meant to stop."
+        + _others(failures[1:]),
+        failures,
+    )
+
+
+def _unpickled(data: bytes | None) -> BaseException | None:
+    if data is None:
+        return None
+    try:
+        error = pickle.loads(data)
+    except Exception:  # whatever a user's constructor raises: the TaskError has the text
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def _died_text(first: TaskFailure, status: ExitStatus | None, state: State) -> str:
+    if state is State.CREATED and status is not None and status.exit_code == GUARD_EXIT_CODE:
+        return f"{first.where} could not be started. {GUARD_HINT}"
+    how = str(status) if status is not None else "ended"
+    if state is State.CREATED:
+        return (
+            f"{first.where} could not be started: its process {how} before it reached the step. "
+            "What it printed to standard error says why; often it is an error while importing the main script."
+        )
+    if state is State.FINISHED:
+        return f"{first.where} {how} after it had finished its work, {first.progress}"
+    text = f"{first.where} {how} {first.progress}"
+    if status is not None and status.clean:
+        return text + "\nIt ended with exit code 0 but had not finished: something in it called os._exit()."
+    advice = _DIED_ADVICE.get(first.signal_name or "")
+    return f"{text}\n{advice}" if advice else text
+
+
+def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Plan) -> MessageError:
+    """What the caller gets for a message that could not be carried."""
+    first = failures[0]
+    match fault.reason:
+        case "encode":
+            what = f"yielded an object of type {fault.type_name!r} that cannot be pickled: {fault.detail}"
+            advice = "Yield something that pickle or cloudpickle can carry to another process."
+        case "decode":
+            before = plan.steps[first.step - 1].name
+            what = f"got a message from {before!r} that cannot be unpickled: {fault.detail}"
+            advice = "The class of the message must be importable here, and its own unpickling must not fail."
+        case "size":
+            what = f"yielded an object of type {fault.type_name!r} that is too large: {fault.detail}"
+            advice = "Raise the task's max_message_size or yield smaller pieces."
+        case _:
+            what = f"yielded an object of type {fault.type_name!r} that is too large for this machine: {fault.detail}"
+            advice = "Yield smaller pieces."
+    return MessageError(f"{first.where} {what}\n{first.progress}\n{advice}{_others(failures[1:])}", failures)
+
+
+def _others(failures: Sequence[TaskFailure]) -> str:
+    lines = [
+        f"\nalso failed: {failure.where}: "
+        + (
+            f"{failure.exception_type}: {failure.exception_text}"
+            if failure.exception_type
+            else f"{ExitStatus(failure.exit_code, failure.signal_name)}"
+        )
+        for failure in failures
+    ]
+    return "".join(lines)
+
+
+def _report(ledger: Ledger, entry: int) -> FailureReport | None:
+    data = ledger.read_report(entry)
+    if data is None:
+        return None
+    report = pickle.loads(data)
+    if not isinstance(report, FailureReport):
+        raise PipelineError(f"the report of replica {entry} is damaged")
+    return report
+
+
+def _item_in_hand(ledger: Ledger, entry: int) -> tuple[int | None, str | None]:
+    hand = ledger.hand(entry)
+    if hand is None:
+        return None, None
+    if not hand.decoded:
+        return hand.index, "<not shown: it had not been unpickled>"
+    try:
+        item = ledger.item_in_hand(entry)
+    except Exception as error:  # a user's __setstate__
+        return hand.index, f"<cannot be shown: {type(error).__name__}>"
+    return hand.index, bounded_repr(item)

@@ -1,0 +1,111 @@
+"""If the calling process dies, its children die: a pipe whose write end only the caller holds.
+
+Where the kernel can signal on a pipe's end (Linux), it kills the child's whole process group by itself, whatever the
+child is doing, without a thread there. Elsewhere a thread of the child waits for the end of the pipe.
+
+Source of the facts: pipe(7), fcntl(2) under F_SETOWN, F_SETSIG and O_ASYNC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.context import assert_spawning
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+__all__ = ["Lifeline"]
+
+#: Ends that keep children alive and so must be closed in every child, also in those of other runs.
+_write_ends: set[int] = set()
+
+
+def _close_write_ends() -> None:
+    for descriptor in _write_ends:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _write_ends.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_write_ends)
+
+
+class Lifeline:
+    """Made by the caller before it starts a run's processes; each of these calls `hold`."""
+
+    def __init__(self) -> None:
+        self._reader: Connection | None
+        self._writer: Connection | None
+        self._reader, self._writer = Pipe(duplex=False)
+        if sys.platform != "win32":
+            _write_ends.add(self._writer.fileno())
+
+    def __reduce__(self) -> tuple[Callable[..., Lifeline], tuple[Any, ...]]:
+        assert_spawning(self)
+        assert self._reader is not None
+        if sys.platform == "win32":
+            return _attach, (self._reader,)
+        return _attach_descriptor, (DupFd(self._reader.fileno()),)
+
+    def hold(self) -> None:
+        """In the child: from now on it does not outlive the caller."""
+        assert self._reader is not None
+        if not sys.platform.startswith("linux") or not _kill_on_hangup(self._reader.fileno()):
+            threading.Thread(target=_wait_and_die, args=(self._reader,), name="lifeline", daemon=True).start()
+
+    def close(self) -> None:
+        """In the caller, once all children are gone."""
+        if self._writer is not None:
+            if sys.platform != "win32":
+                _write_ends.discard(self._writer.fileno())
+            self._writer.close()
+            self._writer = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _attach(reader: Connection) -> Lifeline:
+    line = Lifeline.__new__(Lifeline)
+    line._reader, line._writer = reader, None
+    return line
+
+
+def _attach_descriptor(duplicate: Any) -> Lifeline:
+    return _attach(Connection(duplicate.detach(), writable=False))
+
+
+def _kill_on_hangup(descriptor: int) -> bool:
+    """Have the kernel send SIGKILL to this process group when the pipe's last writer is gone."""
+    import fcntl
+
+    try:
+        # A description of our own: flags and owner belong to the open file, which our siblings share.
+        own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # no /proc here
+        return False
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    # The caller may have died before the kernel was told.
+    if select.select([own], [], [], 0)[0]:
+        _die()
+    return True
+
+
+def _wait_and_die(reader: Connection) -> None:
+    reader.poll(None)  # nothing is ever written: it returns at the end of the pipe
+    _die()
+
+
+def _die() -> None:
+    if hasattr(os, "killpg"):
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)

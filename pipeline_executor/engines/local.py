@@ -1,0 +1,323 @@
+"""The engine of one machine: each replica in a process of its own, connected by a core's shared memory.
+
+`_LocalRun` is the supervisor's side of a run, and lives in the calling process without a thread of its own: it sleeps
+until a process ends, the run is aborted, or (when the last step yields to the caller) a result is there.
+
+The one way out of a run, whatever happened, is `_end`: all processes gone and reaped, then the shared memory freed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.context
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from pipeline_executor.engines.child import Launch
+from pipeline_executor.engines.failures import GUARD_HINT, error_of
+from pipeline_executor.engines.lifeline import Lifeline
+from pipeline_executor.engines.payload import Payload, UnpicklableConstant
+from pipeline_executor.engines.processes import ExitStatus, ReplicaProcess
+from pipeline_executor.engines.signals import hold_signals
+from pipeline_executor.errors import MessageError, PipelineError, PipelineTypeError
+from pipeline_executor.interfaces import Aborted, Cause, Core, ResultStream, State
+from pipeline_executor.plan import Plan
+from pipeline_executor.report import RunReport, make_report
+
+__all__ = ["run_local"]
+
+#: Seconds after SIGKILL until a process is given up. Only a process inside a system call that cannot be interrupted
+#: (a dead network file system) takes so long.
+_KILL_PATIENCE_S = 5.0
+
+OnReport = Callable[[RunReport], object]
+
+
+def run_local(
+    plan: Plan, core: Core, start_method: str, *, shutdown_timeout_s: float, on_report: OnReport | None
+) -> ResultStream | None:
+    """Run a plan in processes of this machine.
+
+    Arguments:
+        start_method: "fork", "forkserver" or "spawn".
+        shutdown_timeout_s: how long steps that are still busy may go on when the run is aborted.
+
+    Returns:
+        None when all is done, if the last step consumes; else the stream of its outputs, the pipeline running.
+
+    Raises:
+        PipelineTypeError: a function or a constant cannot be sent to a process. Nothing was started.
+        Whatever a step raised, or a TaskError.
+    """
+    context = multiprocessing.get_context(start_method)
+    payloads = None if start_method == "fork" else _payloads(plan)
+    run = _LocalRun(plan, core, context, shutdown_timeout_s, on_report)
+    run.start(payloads)
+    if plan.caller_entry is not None:
+        return run
+    run.wait()
+    return None
+
+
+def _payloads(plan: Plan) -> list[Payload]:
+    payloads = []
+    defects = []
+    for step in plan.steps:
+        try:
+            payloads.append(Payload(step.function, step.constants))
+        except UnpicklableConstant as error:
+            part = "its function" if error.what is None else f"constant {error.what!r}"
+            defects.append(
+                f"step {step.index} {step.name!r}: {part} cannot be pickled, which the start methods spawn and "
+                f"forkserver need: {type(error.error).__name__}: {error.error}\n"
+                "    Make it inside the step, or use parallelism='process-fork'."
+            )
+    if defects:
+        raise PipelineTypeError(
+            f"{len(defects)} defect{'s' * (len(defects) > 1)} in the pipeline; nothing was started\n  "
+            + "\n  ".join(defects),
+            defects,
+        )
+    return payloads
+
+
+class _LocalRun:
+    def __init__(
+        self,
+        plan: Plan,
+        core: Core,
+        context: multiprocessing.context.BaseContext,
+        shutdown_timeout_s: float,
+        on_report: OnReport | None,
+    ) -> None:
+        self._plan = plan
+        self._context = context
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._on_report = on_report
+        self._started_at = time.monotonic()
+        self._alive: dict[int, ReplicaProcess] = {}
+        self._died: dict[int, ExitStatus] = {}
+        self._ended = False
+        self._run = core.open_run(plan.layout, context)
+        try:
+            self._lifeline = Lifeline()
+        except BaseException:
+            self._run.close()
+            raise
+        self._supervisor = self._run.supervisor()
+        self._results = (
+            None if plan.caller_entry is None else self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
+        )
+
+    # ---- the three things that callers do
+
+    def start(self, payloads: list[Payload] | None) -> None:
+        try:
+            with hold_signals():
+                for assignment in self._plan.assignments:
+                    step = self._plan.steps[assignment.step]
+                    content = (step.function, step.constants)
+                    payload = payloads[step.index] if payloads is not None else None
+                    launch = Launch(assignment, self._run, self._lifeline, step.env, content, payload)
+                    process = self._start_process(launch)
+                    self._alive[assignment.entry] = process
+                    self._supervisor.watch(assignment.entry, process.handle)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _start_process(self, launch: Launch) -> ReplicaProcess:
+        try:
+            return ReplicaProcess(self._context, launch)
+        except (EOFError, ConnectionError) as error:
+            # The fork server imports the main script first, and has gone down over it.
+            raise PipelineError(
+                f"step {launch.assignment.step} {launch.assignment.task!r} could not be started: the fork server ended "
+                f"while it imported the main script. What it printed to standard error says why. {GUARD_HINT}"
+            ) from error
+
+    def wait(self) -> None:
+        """Until everything has ended; raises what the run failed of."""
+        try:
+            while self._alive and self._run.aborted() is None:
+                self._attend(self._patience_s())
+        except BaseException:
+            self._abandon()
+            raise
+        self._finish()
+
+    def next_result(self) -> Any:
+        if self._ended or self._results is None:
+            raise StopIteration
+        try:
+            while self._run.aborted() is None:
+                found, item = self._results.poll()
+                if found:
+                    return item
+                self._supervisor.arm()
+                found, item = self._results.poll()
+                if found:
+                    return item
+                self._attend(None)
+        except StopIteration:
+            self.wait()
+            raise
+        except Aborted:
+            if (fault := self._results.fault) is not None:
+                self._abandon()
+                last = self._plan.steps[-1]
+                raise MessageError(
+                    f"a result of step {last.index} {last.name!r} cannot be unpickled in the calling process: "
+                    f"{fault.detail}\nThe class of the result must be importable here."
+                ) from fault.__cause__
+        except BaseException:
+            self._abandon()
+            raise
+        self._finish()
+        raise PipelineError("the pipeline was stopped by another thread")
+
+    def close(self) -> None:
+        if not self._ended:
+            self._abandon()
+
+    # ---- supervision
+
+    def _attend(self, timeout_s: float | None) -> None:
+        """Sleep until there is news, and see to it."""
+        for entry in self._supervisor.wait(timeout_s):
+            process = self._alive.pop(entry)
+            if self._run.aborted() is not None:
+                process.kill_group()
+            status = process.reap()
+            state = self._run.ledger.books(entry).state
+            if state is State.FAILED:
+                self._run.abort(Cause.FAILED, entry)  # it may not have come so far itself
+            elif state in (State.FINISHED, State.STOPPED) and (status.clean or status.unknown):
+                pass
+            elif not process.ordered_to_die:
+                self._died[entry] = status
+                self._run.abort(Cause.DIED, entry)
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for the next event: for ever, unless all that still runs is what a step that stopped early
+        (as it may) has no more use for; those steps get the shutdown time to notice."""
+        first_needed = max(
+            (edge + 1 for edge in range(len(self._plan.layout.edges)) if self._run.stopped(edge)), default=0
+        )
+        if first_needed == 0:
+            return None
+        if any(self._plan.assignments[entry].step >= first_needed for entry in self._alive):
+            return None
+        self._shut_down()
+        return 0.0
+
+    def _shut_down(self) -> None:
+        """All processes gone within the shutdown time. Steps that wait have been woken by the abort; those that are
+        busy are asked to stop, and then killed. An interrupt meanwhile (a second Ctrl-C) kills them at once."""
+        try:
+            self._ask_to_stop()
+        finally:
+            self._kill()
+
+    def _ask_to_stop(self) -> None:
+        for entry, process in self._alive.items():
+            if self._run.ledger.books(entry).state is State.CREATED:
+                process.kill()  # nothing of the user's has begun that could be closed
+        deadline = time.monotonic() + self._shutdown_timeout_s
+        self._attend_until(deadline - self._shutdown_timeout_s / 2)
+        for process in self._alive.values():
+            process.terminate()
+        self._attend_until(deadline)
+
+    def _kill(self) -> None:
+        for process in self._alive.values():
+            process.kill()
+        self._attend_until(time.monotonic() + _KILL_PATIENCE_S)
+        for entry, process in self._alive.items():
+            warnings.warn(
+                f"process {process.pid} of step {self._plan.step_of(entry).name!r} does not react to SIGKILL; "
+                "it is left behind",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def _attend_until(self, deadline: float) -> None:
+        while self._alive:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._attend(left)
+
+    # ---- the end
+
+    def _abandon(self) -> None:
+        """End the run without a verdict: the caller wants no more, or an exception is on its way already."""
+        if self._ended:
+            return
+        try:
+            self._run.abort(Cause.CLOSED, 0)
+            self._shut_down()
+        finally:
+            self._end()
+
+    def _finish(self) -> None:
+        """End the run and raise what it failed of, if it did."""
+        error: BaseException | None = None
+        try:
+            aborted = self._run.aborted()
+            if aborted is not None:
+                self._shut_down()
+                error = self._verdict(*aborted)
+            else:
+                self._check_the_books()
+        except BaseException:
+            self._abandon()
+            raise
+        self._end()
+        if error is not None:
+            raise error
+
+    def _verdict(self, cause: Cause, culprit: int) -> BaseException:
+        failed = [
+            replica.entry
+            for replica in self._plan.assignments
+            if self._run.ledger.books(replica.entry).state is State.FAILED
+        ]
+        return error_of(self._plan, self._run.ledger, cause, culprit, failed, self._died)
+
+    def _check_the_books(self) -> None:
+        """Rule R6: every replica has finished, and on each edge as many items were received as sent."""
+        books = [self._run.ledger.books(entry) for entry in range(self._plan.layout.entries)]
+        for replica in self._plan.assignments:
+            if books[replica.entry].state is not State.FINISHED and not self._unwanted(replica.step):
+                raise PipelineError(f"step {replica.step} {replica.task!r} ended without having finished: {books}")
+        for index in range(len(self._plan.layout.edges)):
+            sent = sum(books[replica.entry].items_out for replica in self._plan.steps[index].replicas)
+            received = (
+                sum(books[replica.entry].items_in for replica in self._plan.steps[index + 1].replicas)
+                if index + 1 < len(self._plan.steps)
+                else books[-1].items_in
+            )
+            if sent != received and not (sent > received and self._run.stopped(index)):
+                raise PipelineError(
+                    f"the books do not balance: step {index} {self._plan.steps[index].name!r} sent {sent} items, "
+                    f"{received} were received. This is an error of the library; please report it."
+                )
+
+    def _unwanted(self, step: int) -> bool:
+        return any(self._run.stopped(edge) for edge in range(step, len(self._plan.layout.edges)))
+
+    def _end(self) -> None:
+        """Leave nothing behind. All processes have been reaped."""
+        self._ended = True
+        report = None
+        if self._on_report is not None:
+            report = make_report(self._plan, self._run.ledger, time.monotonic() - self._started_at)
+        self._results = None
+        self._supervisor.close()
+        self._lifeline.close()
+        self._run.close()
+        if self._on_report is not None and report is not None:
+            self._on_report(report)

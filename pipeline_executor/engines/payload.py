@@ -1,0 +1,160 @@
+"""A step's function and constants on their way into another process.
+
+Under fork they are simply there. Under spawn and forkserver they travel as bytes, written by cloudpickle, so that
+lambdas, closures and what is defined in a notebook work. Two things need care:
+
+* What `multiprocessing` made (locks, queues, values) can be pickled only while a child is being started. `Payload`
+  tries before anything starts, under a stand-in for the child, and writes such constants anew for each child.
+* A script's `__main__` is imported again in each child. What the script defines there travels by name, so that a
+  class of a message is the same class everywhere; what exists only in the caller travels by value.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import multiprocessing.context
+import multiprocessing.reduction
+import pickle
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from multiprocessing import spawn
+from types import FunctionType
+from typing import Any
+
+import cloudpickle
+
+__all__ = ["Payload", "UnpicklableConstant"]
+
+
+class UnpicklableConstant(Exception):
+    """A part of a step cannot travel. `what` is the constant's name, or None for the function itself."""
+
+    def __init__(self, what: str | None, error: Exception) -> None:
+        super().__init__(what, error)
+        self.what = what
+        self.error = error
+
+
+class Payload:
+    """One step's function and constants, ready to be sent to any number of children.
+
+    Raises UnpicklableConstant if they cannot be sent.
+    """
+
+    def __init__(self, function: Callable[..., Any], constants: Mapping[str, Any]) -> None:
+        self._content = (function, dict(constants))
+        self._reusable: bytes | None = None
+        with _StandInChild() as child:
+            try:
+                data = _dumps(self._content)
+            except Exception as error:
+                raise self._culprit(error) from error
+        if not child.asked:
+            self._reusable = data
+
+    def _culprit(self, error: Exception) -> UnpicklableConstant:
+        function, constants = self._content
+        for what, part in [(None, function), *constants.items()]:
+            try:
+                _dumps(part)
+            except Exception as own_error:
+                return UnpicklableConstant(what, own_error)
+        return UnpicklableConstant(None, error)
+
+    def to_bytes(self) -> bytes:
+        """For the child that is being started right now."""
+        return self._reusable if self._reusable is not None else _dumps(self._content)
+
+
+class _StandInChild:
+    """Answers, in place of a child that is being started, what pickling `multiprocessing` objects asks of one."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        self.asked = True
+        return descriptor
+
+    def DupFd(self, descriptor: int) -> int:  # noqa: N802  (multiprocessing's name)
+        return descriptor
+
+    def __enter__(self) -> _StandInChild:
+        multiprocessing.context.set_spawning_popen(self)  # type: ignore[arg-type]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        multiprocessing.context.set_spawning_popen(None)
+
+
+def _dumps(content: Any) -> bytes:
+    stream = io.BytesIO()
+    _Pickler(stream).dump(content)
+    return stream.getvalue()
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, stream: io.BytesIO) -> None:
+        # With the reducers that multiprocessing registered: connections, sockets, shared values. The pickler looks at
+        # its table once, when it is initialised.
+        theirs = multiprocessing.reduction.ForkingPickler(io.BytesIO()).dispatch_table
+        self.dispatch_table = ChainMap(cloudpickle.Pickler.dispatch_table, theirs)
+        super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
+        self._main_names = _names_that_children_import()
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (FunctionType, type)) and _is_in_main(obj, self._main_names):
+            return NotImplemented  # by name, as plain pickle does
+        return super().reducer_override(obj)
+
+
+def _is_in_main(obj: Any, names: frozenset[str]) -> bool:
+    if getattr(obj, "__module__", None) != "__main__":
+        return False
+    found: Any = sys.modules["__main__"]
+    path = obj.__qualname__.split(".")
+    if path[0] not in names:
+        return False
+    for name in path:
+        found = getattr(found, name, None)
+    return found is obj
+
+
+def _names_that_children_import() -> frozenset[str]:
+    """The names that `__main__` will have in a child under spawn or forkserver."""
+    prepared = spawn.get_preparation_data("")
+    if "init_main_from_name" not in prepared and "init_main_from_path" not in prepared:
+        return frozenset()  # an interactive session, `python -c`: there is nothing to import
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    try:
+        with open(path or "", "rb") as file:
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    return frozenset(_bound_names(tree.body))
+
+
+def _bound_names(statements: list[ast.stmt]) -> set[str]:
+    names: set[str] = set()
+    for statement in statements:
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(statement.name)
+        elif not _is_main_guard(statement):
+            # Assignments (a NamedTuple, a lambda) and imports, wherever they stand.
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    names.add(node.id)
+                elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    names.add(node.name)
+                elif isinstance(node, ast.alias):
+                    names.add((node.asname or node.name).partition(".")[0])
+    return names
+
+
+def _is_main_guard(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.If):
+        return False
+    names = [node.id for node in ast.walk(statement.test) if isinstance(node, ast.Name)]
+    return "__name__" in names

@@ -1,0 +1,117 @@
+"""One replica's process as its caller holds it: started, watched by a handle, ended, reaped."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.context
+import os
+import signal
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+
+from pipeline_executor.engines.child import Launch, ProcessName, run_child
+
+__all__ = ["ExitStatus", "ReplicaProcess"]
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a process ended: by an exit code or by a signal. Both None: nobody can tell any more."""
+
+    exit_code: int | None
+    signal_name: str | None
+
+    @property
+    def clean(self) -> bool:
+        return self.exit_code == 0
+
+    @property
+    def unknown(self) -> bool:
+        return self.exit_code is None and self.signal_name is None
+
+    def __str__(self) -> str:
+        if self.signal_name is not None:
+            return f"was killed by {self.signal_name}"
+        if self.exit_code is not None:
+            return f"exited with code {self.exit_code}"
+        return "ended, its exit status taken by another part of this program"
+
+
+class ReplicaProcess:
+    """Started when made.
+
+    Attributes:
+        handle: becomes readable (on Windows: signalled) when the process ends.
+        ordered_to_die: whether we sent it a signal.
+    """
+
+    def __init__(self, context: multiprocessing.context.BaseContext, launch: Launch) -> None:
+        assignment = launch.assignment
+        name = ProcessName(f"{assignment.task}-{assignment.replica}", launch.env)
+        self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=run_child, args=(launch,), name=name
+        )
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+        self.ordered_to_die = False
+        self._pidfd = self._open_pidfd(context.get_start_method())
+        self.handle: int = self._pidfd if self._pidfd >= 0 else self._process.sentinel
+
+    def _open_pidfd(self, start_method: str) -> int:
+        # multiprocessing's own handle under fork and spawn is a pipe that the step's children inherit, and then it
+        # outlives the step. Under forkserver it is the server's word, and the process is not our child.
+        if start_method == "forkserver" or not hasattr(os, "pidfd_open"):
+            return -1
+        try:
+            return os.pidfd_open(self.pid)
+        except OSError:  # an old kernel, a sandbox, or already reaped by somebody who reaps every child
+            return -1
+
+    def terminate(self) -> None:
+        """Ask the process to end."""
+        self._signal(signal.SIGTERM, group=False)
+
+    def kill(self) -> None:
+        """End the process, and whatever it has started."""
+        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM), group=True)
+
+    def _signal(self, number: int, *, group: bool) -> None:
+        self.ordered_to_die = True
+        if not hasattr(os, "killpg"):
+            self._process.kill()
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, number)
+        if group:
+            self.kill_group()
+
+    def kill_group(self) -> None:
+        """Kill what the process has started and left in its group. The process itself must not have been reaped."""
+        if hasattr(os, "killpg"):
+            # Not there: it never came so far as to make a group.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def reap(self) -> ExitStatus:
+        """How it ended. To be called once, after the handle said that it has."""
+        self._process.join()
+        code = self._process.exitcode
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if code is None:
+            status = ExitStatus(None, None)
+        elif code < 0:
+            status = ExitStatus(None, _signal_name(-code))
+        else:
+            status = ExitStatus(code, None)
+        with contextlib.suppress(ValueError):  # multiprocessing thinks that it still runs: its status was taken
+            self._process.close()
+        return status
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

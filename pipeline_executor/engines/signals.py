@@ -1,0 +1,62 @@
+"""Signals, in the calling process while it starts others, and in a replica's process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from pipeline_executor.interfaces import Aborted, Run, State
+
+__all__ = ["hold_signals", "set_child_signals"]
+
+_HELD = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Delay the program's own handlers of SIGINT and SIGTERM until the block is over.
+
+    After a fork the interpreter runs hooks, and drops what a signal handler raises there: a Ctrl-C at that moment
+    would be lost. Blocking the signals does not help, since any thread may receive them for the main one.
+    """
+    arrived: list[int] = []
+    held: dict[signal.Signals, Callable[..., Any]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _HELD:
+            handler = signal.getsignal(number)
+            if callable(handler):  # not the system's own reactions, nor a handler set in C
+                held[number] = handler
+                signal.signal(number, lambda received, _frame: arrived.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for received in arrived:
+            signal.raise_signal(received)
+
+
+def set_child_signals(run: Run, entry: int) -> None:
+    """In a replica's process: what the caller had set for itself does not hold here."""
+    signal.set_wakeup_fd(-1)
+    if sys.platform == "win32":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # there, Ctrl-C reaches every process of the console
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_terminate(signal_number: int, frame: FrameType | None) -> None:
+        if run.aborted() is None:  # somebody else's wish: end by the signal, so that the caller sees it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif run.ledger.books(entry).state is State.RUNNING:
+            # The step is busy and has not noticed yet. Once it has, its `finally` blocks are not to be cut short.
+            run.ledger.set_state(entry, State.STOPPING)
+            raise Aborted("the pipeline is being stopped")
+
+    signal.signal(signal.SIGTERM, on_terminate)

@@ -1,0 +1,170 @@
+"""`execute`, `check_pipeline`: the façade, the only module that wires the others together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pipeline_executor import backend
+from pipeline_executor.engines.failures import GUARD_EXIT_CODE
+from pipeline_executor.engines.local import run_local
+from pipeline_executor.engines.sequential import run_sequential
+from pipeline_executor.errors import PipelineError
+from pipeline_executor.plan import make_plan
+from pipeline_executor.report import RunReport
+from pipeline_executor.results import PipelineResults
+from pipeline_executor.task import PipelineTask
+from pipeline_executor.typecheck.check import check_definition
+from pipeline_executor.typecheck.defects import Defect
+
+__all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "check_pipeline", "execute"]
+
+#: Seconds that steps get to stop when a run is aborted.
+DEFAULT_SHUTDOWN_TIMEOUT = 1.0
+
+_START_METHODS = {"process-fork": "fork", "process-forkserver": "forkserver", "process-spawn": "spawn"}
+_PARALLELISMS = ("process", *_START_METHODS, "thread", "sequential", "ray")
+
+
+def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
+    """Check the definition of a pipeline without running it: what `execute` does before it starts anything.
+
+    Raises:
+        PipelineTypeError: with all defects; each names the step, where it is defined, and what to write instead.
+
+    Shown by tests/test_definition.py.
+    """
+    check_definition(tasks)
+
+
+def execute(
+    tasks: Sequence[PipelineTask[Any, Any]],
+    parallelism: str = "process",
+    *,
+    type_check_pipeline: bool = True,
+    inactivity_timeout: float | None = None,
+    shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT,
+    progress: bool = False,
+    trace: object = None,
+    on_report: Callable[[RunReport], object] | None = None,
+) -> PipelineResults[Any] | None:
+    """Run the steps as a pipeline.
+
+    Arguments:
+        tasks: the steps, the source first.
+        parallelism: "process": each replica in a process of its own, started by the interpreter's default method;
+            "process-fork", "process-forkserver", "process-spawn": by that method; "sequential": all steps in this
+            process, chained, for debugging.
+        type_check_pipeline: whether the steps' annotations are compared first. Counts and constants always are.
+        shutdown_timeout: seconds that steps which are still busy get to stop when the run is aborted; then they are
+            killed.
+        on_report: called once with the run's numbers when it has ended, well or not.
+        inactivity_timeout, progress, trace: not implemented yet.
+
+    Returns:
+        None when all is done, if the last step consumes; else a `PipelineResults`, an iterator over what it yields.
+
+    Raises:
+        PipelineTypeError: the definition is wrong. Nothing was started.
+        NotImplementedError: an option that a later version brings.
+        Exception: what a step raised, as it raised it, with a `TaskError` as its cause.
+        TaskError: a step failed in another way; see the subclasses.
+
+    Shown by tests/test_rules.py (rules R1 to R8), tests/test_execute.py.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # This process is being started by spawn or forkserver and imports the main script, which calls execute again.
+        # The caller recognises the code and explains; a traceback from here would only hide its message.
+        raise SystemExit(GUARD_EXIT_CODE)
+    signatures = check_definition(
+        tasks, check_types=type_check_pipeline, others=_option_defects(parallelism, shutdown_timeout)
+    )
+    _refuse_unimplemented(tasks, parallelism, inactivity_timeout, progress, trace)
+    if parallelism == "sequential":
+        plan = make_plan(tasks, signatures, replicate=False)
+        stream = run_sequential(plan, on_report=on_report)
+    else:
+        if multiprocessing.current_process().daemon:
+            raise PipelineError(
+                "execute() was called in a daemonic process, which may not have children. "
+                "Start this process with daemon=False, or use parallelism='sequential'."
+            )
+        plan = make_plan(tasks, signatures)
+        stream = run_local(
+            plan,
+            backend.select(),
+            _start_method(parallelism),
+            shutdown_timeout_s=shutdown_timeout,
+            on_report=on_report,
+        )
+    return None if stream is None else PipelineResults(stream)
+
+
+def _start_method(parallelism: str) -> str:
+    if parallelism != "process":
+        return _START_METHODS[parallelism]
+    # Asked in a way that does not settle it: the program may still call set_start_method.
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
+def _option_defects(parallelism: object, shutdown_timeout: object) -> list[Defect]:
+    defects = []
+    if parallelism not in _PARALLELISMS:
+        defects.append(
+            Defect(
+                "execute(parallelism=...)",
+                f"there is no parallelism {parallelism!r}",
+                f"Use one of: {', '.join(_PARALLELISMS)}.",
+            )
+        )
+    else:
+        available = multiprocessing.get_all_start_methods()
+        if _START_METHODS.get(str(parallelism), available[0]) not in available:
+            defects.append(
+                Defect(
+                    "execute(parallelism=...)",
+                    f"{sys.platform} has no start method for {parallelism!r}",
+                    f"Use 'process', or one of: {', '.join('process-' + method for method in available)}.",
+                )
+            )
+    if (
+        isinstance(shutdown_timeout, bool)
+        or not isinstance(shutdown_timeout, (int, float))
+        or not shutdown_timeout >= 0
+    ):
+        defects.append(
+            Defect(
+                "execute(shutdown_timeout=...)",
+                f"it is {shutdown_timeout!r}, not a number of seconds",
+                "Give a number that is 0 or more.",
+            )
+        )
+    return defects
+
+
+def _refuse_unimplemented(
+    tasks: Sequence[PipelineTask[Any, Any]],
+    parallelism: str,
+    inactivity_timeout: float | None,
+    progress: bool,
+    trace: object,
+) -> None:
+    if parallelism in ("thread", "ray"):
+        _not_implemented(f"parallelism={parallelism!r}")
+    if inactivity_timeout is not None:
+        _not_implemented("inactivity_timeout")
+    if progress:
+        _not_implemented("progress")
+    if trace is not None:
+        _not_implemented("trace")
+    for index, task in enumerate(tasks):
+        if task.num_threads is not None:
+            _not_implemented(f"num_threads (step {index} {task.display_name!r})")
+        if task.ordered:
+            _not_implemented(f"ordered (step {index} {task.display_name!r})")
+
+
+def _not_implemented(option: str) -> NoReturn:
+    raise NotImplementedError(f"{option} is not implemented yet; a later version brings it")

@@ -1,0 +1,144 @@
+"""The plan: which replicas there are, which edges connect them, and every bound, settled before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline_executor.interfaces import (
+    DEFAULT_BUFFER_BYTES,
+    DEFAULT_PACKETS_IN_FLIGHT,
+    EdgeLayout,
+    RunLayout,
+)
+from pipeline_executor.task import PipelineTask
+from pipeline_executor.typecheck.signature import StepSignature
+
+__all__ = ["Assignment", "Plan", "StepPlan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one replica has to know to do its work, wherever it runs.
+
+    Attributes:
+        entry: its entry in the ledger.
+        input_edge, output_edge: the edges that it reads and writes; None for a source and for a sink.
+    """
+
+    step: int
+    task: str
+    replica: int
+    num_replicas: int
+    entry: int
+    input_edge: int | None
+    output_edge: int | None
+    max_message_bytes: int | None
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: what it runs, and as which replicas."""
+
+    index: int
+    name: str
+    function: Callable[..., Any]
+    constants: Mapping[str, Any]
+    env: Mapping[str, str]
+    may_stop_early: bool
+    replicas: tuple[Assignment, ...]
+
+    @property
+    def input_edge(self) -> int | None:
+        return self.replicas[0].input_edge
+
+    @property
+    def output_edge(self) -> int | None:
+        return self.replicas[0].output_edge
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole pipeline, ready for an engine.
+
+    Attributes:
+        steps: the source first.
+        layout: the edges, and how many ledger entries. Edge `i` leads from step `i` to step `i + 1`, or to the caller.
+        caller_entry: the ledger entry of the caller, if the last step yields to it.
+    """
+
+    steps: tuple[StepPlan, ...]
+    layout: RunLayout
+    caller_entry: int | None
+    assignments: tuple[Assignment, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "assignments", tuple(replica for step in self.steps for replica in step.replicas))
+
+    def step_of(self, entry: int) -> StepPlan:
+        """The step of the replica that has this ledger entry."""
+        return self.steps[self.assignments[entry].step]
+
+
+def make_plan(
+    tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature], *, replicate: bool = True
+) -> Plan:
+    """The plan of a pipeline whose definition has been checked.
+
+    Arguments:
+        replicate: False gives every step one replica, whatever its `num_procs`: for engines without parallelism.
+    """
+    last = len(tasks) - 1
+    yields_to_caller = not signatures[last].consumes
+    counts = [task.num_procs if replicate else 1 for task in tasks]
+    steps: list[StepPlan] = []
+    entry = 0
+    for index, task in enumerate(tasks):
+        replicas = tuple(
+            Assignment(
+                step=index,
+                task=task.display_name,
+                replica=replica,
+                num_replicas=counts[index],
+                entry=entry + replica,
+                input_edge=index - 1 if index > 0 else None,
+                output_edge=index if index < last or yields_to_caller else None,
+                max_message_bytes=task.max_message_size,
+            )
+            for replica in range(counts[index])
+        )
+        entry += counts[index]
+        steps.append(
+            StepPlan(
+                index=index,
+                name=task.display_name,
+                function=task.generator,
+                constants=dict(task.constants or {}),
+                env=dict(task.env or {}),
+                may_stop_early=task.may_stop_early,
+                replicas=replicas,
+            )
+        )
+    edges = [
+        EdgeLayout(
+            producers=counts[index],
+            consumers=counts[index + 1] if index < last else 1,
+            # Each producer holds a credit while it makes an item, so there are at least as many as producers.
+            limit_items=_or(task.packets_in_flight, max(DEFAULT_PACKETS_IN_FLIGHT, 2 * counts[index])),
+            limit_bytes=_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES),
+            may_stop_early=index < last and tasks[index + 1].may_stop_early,
+            caller_reads=index == last,
+        )
+        for index, task in enumerate(tasks)
+        if index < last or yields_to_caller
+    ]
+    return Plan(
+        steps=tuple(steps),
+        layout=RunLayout(tuple(edges), entries=entry + yields_to_caller),
+        caller_entry=entry if yields_to_caller else None,
+    )
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value

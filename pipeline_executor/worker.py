@@ -1,0 +1,171 @@
+"""What runs inside a replica, the same for every engine: call the step, move its items, keep the books.
+
+The order of the ends matters for rule R3. A replica first says that it reads no more, which is when an early stop is
+found, and only then tells the step after it that nothing more comes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
+from pipeline_executor.plan import Assignment
+
+__all__ = ["FailureReport", "run_replica", "set_worker_info", "worker_info"]
+
+#: Gives the step's function and its constants. Called inside the replica, so that a failure there is the replica's.
+Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
+
+_LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
+_PACKAGE = __name__.partition(".")[0]
+
+_worker_info: WorkerInfo | None = None
+
+
+def worker_info() -> WorkerInfo:
+    """Who the calling step is: its task's name, its replica's index, the number of replicas.
+
+    Raises RuntimeError outside a step.
+    """
+    if _worker_info is None:
+        raise RuntimeError("worker_info() was called outside a step; call it in a generator that execute() runs")
+    return _worker_info
+
+
+def set_worker_info(info: WorkerInfo | None) -> None:
+    """What `worker_info` answers from now on; engines call it."""
+    global _worker_info
+    _worker_info = info
+
+
+@dataclass(frozen=True)
+class FailureReport:
+    """A replica's own account of its failure.
+
+    Attributes:
+        exception: the exception, pickled; None if it could not be.
+        type_name, text, traceback: the exception in words.
+        fault: for a message that could not be carried, what was wrong with it.
+    """
+
+    exception: bytes | None
+    type_name: str
+    text: str
+    traceback: str
+    fault: MessageFault | None = None
+
+
+def run_replica(assignment: Assignment, load: Load, run: Run) -> None:
+    """Do all the work of one replica. Never raises what the step raises: that goes into the ledger."""
+    entry = assignment.entry
+    receiver: Receiver | None = None
+    try:
+        set_worker_info(WorkerInfo(assignment.task, assignment.replica, assignment.num_replicas))
+        if assignment.input_edge is not None:
+            receiver = run.receiver(assignment.input_edge, entry)
+        sender: Sender | None = None
+        if assignment.output_edge is not None:
+            sender = run.sender(assignment.output_edge, entry, assignment.max_message_bytes)
+        _run_step(load, receiver, sender)
+        # A step can catch whatever was raised into it and return as if nothing had been.
+        if run.aborted() or (receiver is not None and receiver.fault is not None):
+            raise Aborted("the pipeline is being stopped")
+        if receiver is not None:
+            if sender is not None and sender.stopped:
+                receiver.stop()
+            receiver.finish()
+        if sender is not None:
+            sender.finish()
+        run.ledger.set_state(entry, State.FINISHED)
+    except BaseException as error:
+        fault = receiver.fault if receiver is not None else None
+        if fault is None and isinstance(error, MessageFault):
+            fault = error
+        if fault is None and isinstance(error, Aborted) and run.aborted():
+            run.ledger.set_state(entry, State.STOPPED)
+            return
+        _write_report(run, entry, error, fault)
+        run.ledger.set_state(entry, State.FAILED)
+        run.abort(Cause.FAILED, entry)
+    finally:
+        set_worker_info(None)
+
+
+def _run_step(load: Load, receiver: Receiver | None, sender: Sender | None) -> None:
+    step, constants = load()
+    result = step(**constants) if receiver is None else step(receiver, **constants)
+    if sender is not None:
+        if result is None:
+            raise TypeError("the step returned None; a step that another follows yields items or returns an iterable")
+        sender.drive(result)
+    elif result is not None:
+        raise TypeError(
+            f"the sink returned a value of type {type(result).__name__!r}, which nobody would get; "
+            "a sink returns None, and a last step that yields is annotated -> Iterable[...]"
+        )
+
+
+def _write_report(run: Run, entry: int, error: BaseException, fault: MessageFault | None) -> None:
+    # The exception may carry anything in any amount: try it whole, then in words, then in few words.
+    report = _describe(error, fault)
+    in_words = FailureReport(None, report.type_name, report.text, report.traceback, fault)
+    in_few_words = FailureReport(None, report.type_name, report.text[:1000], "", fault)
+    for attempt in (report, in_words, in_few_words):
+        try:
+            run.ledger.write_report(entry, pickle.dumps(attempt))
+            return
+        except Exception:
+            if attempt is in_few_words:
+                raise
+
+
+def _describe(error: BaseException, fault: MessageFault | None) -> FailureReport:
+    cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
+    lines = traceback.format_exception(type(cause), cause, _from_the_step(cause.__traceback__))
+    return FailureReport(
+        exception=None if fault is not None else _pickled(error),
+        type_name=_qualified_name(type(cause)),
+        text=_text(cause)[:_LONGEST_TEXT],
+        traceback="".join(lines)[-_LONGEST_TEXT:],
+        fault=None if fault is None else MessageFault(fault.reason, fault.type_name, fault.detail),
+    )
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    for dumps in (pickle.dumps, _cloudpickle_dumps):
+        try:
+            return dumps(error)
+        except Exception:  # whatever a user's __reduce__ raises: then the exception travels as text
+            continue
+    return None
+
+
+def _cloudpickle_dumps(error: BaseException) -> bytes:
+    import cloudpickle
+
+    pickled: bytes = cloudpickle.dumps(error)
+    return pickled
+
+
+def _qualified_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # a user's __str__
+        return f"<its text could not be had: {type(second).__name__}>"
+
+
+def _from_the_step(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame that is not this library's."""
+    start = trace
+    while start is not None and start.tb_frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        start = start.tb_next
+    return start if start is not None else trace
