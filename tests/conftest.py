@@ -1,0 +1,159 @@
+"""What every test gets: a watchdog, a check that nothing is left behind, and the ways to run a pipeline as parameters.
+
+Fixtures to ask for:
+    core          "compiled", then "pure": the core that `execute` uses during the test
+    start_method  each start method of this system
+    parallelism   every `parallelism` that is implemented, the process ones for both cores
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+#: Seconds until the watchdog dumps the stacks of all threads and ends the test run. Not a limit on speed: no test
+#: of this suite takes a tenth of it on a slow machine.
+WATCHDOG_S = 120
+
+CORES = ["compiled", "pure"]
+START_METHODS = multiprocessing.get_all_start_methods()
+PROCESS_PARALLELISMS = [f"process-{method}" for method in START_METHODS]
+
+
+_uncaptured_stderr: int = -1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the real standard error for the watchdog, whose words must not end in a test's captured output."""
+    global _uncaptured_stderr
+    capture = config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        _uncaptured_stderr = os.dup(2)
+
+
+@pytest.fixture(autouse=True)
+def watchdog() -> Iterator[None]:
+    """Dump all stacks and stop if a test hangs."""
+    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=_uncaptured_stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+#: multiprocessing keeps the memory of its shared values for the life of the program: have it there before counting.
+_SHARED_HEAP = multiprocessing.RawValue("i")
+
+
+@pytest.fixture(params=CORES)
+def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each core in turn, forced: a missing compiled core fails the test rather than skip it."""
+    name: str = request.param
+    if name == "compiled" and not sys.platform.startswith("linux"):
+        pytest.skip("there is no compiled core for this system yet")
+    monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", name)
+    return name
+
+
+@pytest.fixture(params=START_METHODS)
+def start_method(request: pytest.FixtureRequest) -> str:
+    method: str = request.param
+    return method
+
+
+@pytest.fixture(params=["sequential", *(f"{way}/{core}" for way in PROCESS_PARALLELISMS for core in CORES)])
+def parallelism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    way, _, core = request.param.partition("/")
+    if core:
+        if core == "compiled" and not sys.platform.startswith("linux"):
+            pytest.skip("there is no compiled core for this system yet")
+        monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", core)
+    name: str = way
+    return name
+
+
+def _is_the_interpreters_own(process: psutil.Process) -> bool:
+    """The fork server and the resource tracker, which multiprocessing keeps for the life of the program."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return True  # gone
+    return "multiprocessing.forkserver" in command or "multiprocessing.resource_tracker" in command
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if not _is_the_interpreters_own(child)}
+
+
+def _descendants_alive(before: set[int]) -> list[str]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        if process.pid not in before and not _is_the_interpreters_own(process):
+            with process.oneshot():
+                found.append(f"{process.pid} {process.name()} {process.status()}")
+    return found
+
+
+def _descriptors() -> dict[str, str]:
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        return {}
+    targets = {}
+    for entry in folder.iterdir():
+        try:
+            targets[entry.name] = os.readlink(entry)
+        except OSError:  # the descriptor with which the folder is read
+            continue
+    return targets
+
+
+# The names of this session's semaphores, told from those of other programs on the machine.
+_PREFIX = f"/mp-test-{os.getpid()}"
+multiprocessing.process.current_process()._config["semprefix"] = _PREFIX  # type: ignore[attr-defined]
+
+
+def _named_shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    return {entry.name for entry in folder.iterdir() if _PREFIX[1:] in entry.name} if folder.exists() else set()
+
+
+def _mappings() -> int:
+    """How many mappings of this library's shared memory this process has."""
+    path = Path("/proc/self/maps")
+    return path.read_text().count("/memfd:pipeline_executor") if path.exists() else 0
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rule R7 after every test: no process, thread, descriptor, mapping or shared-memory name more than before."""
+    # The fork server and the tracker are the interpreter's and start once: not the work of the test that needs them
+    # first.
+    if "fork" in START_METHODS:
+        from multiprocessing import forkserver, resource_tracker
+
+        resource_tracker.ensure_running()
+        if "forkserver" in START_METHODS:
+            forkserver.ensure_running()
+    gc.collect()
+    children, threads = _children(), set(threading.enumerate())
+    descriptors, names, mappings = _descriptors(), _named_shared_memory(), _mappings()
+    yield
+    gc.collect()
+    left = _descendants_alive(children)
+    assert not left, f"processes left behind: {left}"
+    new_threads = set(threading.enumerate()) - threads
+    assert not new_threads, f"threads left behind: {new_threads}"
+    now = _descriptors()
+    new = {number: target for number, target in now.items() if descriptors.get(number) != target}
+    assert len(now) <= len(descriptors), f"descriptors left behind: {new}"
+    new_names = _named_shared_memory() - names
+    assert not new_names, f"shared memory left behind: {new_names}"
+    assert _mappings() <= mappings, "mappings of shared memory left behind"
