@@ -314,7 +314,7 @@ cdef object decode_buffers(const unsigned char* at):
     for index in range(count):
         size = (<const uint64_t*> at)[2 + index]
         offset = aligned(offset)
-        # The reader's own and writable, whatever it was for the sender.
+        # The reader's own, and writable; pickle makes it read-only again where it was so for the sender.
         buffer = PyByteArray_FromStringAndSize(NULL, size)
         copy(PyByteArray_AS_STRING(buffer), at + offset, size)
         buffers.append(buffer)

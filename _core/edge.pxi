@@ -153,7 +153,9 @@ cdef class Receiver:
     cdef object _decode(self):
         try:
             item = decode(self.run.region.base, &self.me.hand)
-        except Exception as error:
+        except (Aborted, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             self.fault = MessageFault("decode", "", f"{type(error).__name__}: {error}")
             self.fault.__cause__ = error
             raise Aborted("a message could not be decoded") from error

@@ -100,6 +100,7 @@ cdef class Run:
         return Receiver.__new__(Receiver, self, edge, entry)
 
     def supervisor(self):
+        self._open()
         return Supervisor.__new__(Supervisor, self)
 
     def abort(self, cause, uint32_t entry):
@@ -112,7 +113,10 @@ cdef class Run:
         return AbortCause(word >> 32), word & 0xFFFFFFFF
 
     def stopped(self, uint32_t edge):
-        return self._open().edge(edge).stopped.load(acquire) != 0
+        cdef Region* region = self._open()
+        if edge >= region.control().edges:
+            raise IndexError(f"edge {edge} of {region.control().edges}")
+        return region.edge(edge).stopped.load(acquire) != 0
 
     def close(self):
         cdef unsigned char* base = self.region.base

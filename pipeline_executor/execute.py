@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pipeline_executor import backend
-from pipeline_executor.engines.failures import GUARD_EXIT_CODE
+from pipeline_executor.engines.child import ProcessName
+from pipeline_executor.engines.failures import GUARD_EXIT_CODE, GUARD_HINT
 from pipeline_executor.engines.local import run_local
 from pipeline_executor.engines.sequential import run_sequential
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.plan import make_plan
-from pipeline_executor.report import RunReport
+from pipeline_executor.fallback.codec import Encoder
+from pipeline_executor.interfaces import OnEnd
+from pipeline_executor.plan import Plan, make_plan
+from pipeline_executor.report import RunReport, make_report
 from pipeline_executor.results import PipelineResults
 from pipeline_executor.task import PipelineTask
 from pipeline_executor.typecheck.check import check_definition
@@ -74,17 +78,25 @@ def execute(
 
     Shown by tests/test_rules.py (rules R1 to R8), tests/test_execute.py.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
         # This process is being started by spawn or forkserver and imports the main script, which calls execute again.
-        # The caller recognises the code and explains; a traceback from here would only hide its message.
-        raise SystemExit(GUARD_EXIT_CODE)
+        if not isinstance(process.name, ProcessName) and process.name != "MainProcess":
+            raise PipelineError(f"execute() was called while a process was being started. {GUARD_HINT}")
+        # A process of ours, or the fork server, which keeps that name. The caller recognises the code and explains; a
+        # traceback from here would only hide its message. SystemExit would not do: under forkserver it gives code 1.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(GUARD_EXIT_CODE)
     signatures = check_definition(
         tasks, check_types=type_check_pipeline, others=_option_defects(parallelism, shutdown_timeout)
     )
     _refuse_unimplemented(tasks, parallelism, inactivity_timeout, progress, trace)
     if parallelism == "sequential":
         plan = make_plan(tasks, signatures, replicate=False)
-        stream = run_sequential(plan, on_report=on_report)
+        stream = run_sequential(
+            plan, message_check=lambda limit: Encoder(limit).encode, on_end=_reporter(plan, on_report)
+        )
     else:
         if multiprocessing.current_process().daemon:
             raise PipelineError(
@@ -97,9 +109,15 @@ def execute(
             backend.select(),
             _start_method(parallelism),
             shutdown_timeout_s=shutdown_timeout,
-            on_report=on_report,
+            on_end=_reporter(plan, on_report),
         )
     return None if stream is None else PipelineResults(stream)
+
+
+def _reporter(plan: Plan, on_report: Callable[[RunReport], object] | None) -> OnEnd | None:
+    if on_report is None:
+        return None
+    return lambda books, duration_s: on_report(make_report(plan, books, duration_s))
 
 
 def _start_method(parallelism: str) -> str:

@@ -7,7 +7,7 @@ places the replicas of a plan and runs them (`engines`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol
@@ -21,7 +21,9 @@ __all__ = [
     "EdgeLayout",
     "Hand",
     "Ledger",
+    "MessageCheck",
     "MessageFault",
+    "OnEnd",
     "Receiver",
     "ReplicaBooks",
     "ResultStream",
@@ -262,6 +264,15 @@ class Core(Protocol):
     NAME: str
 
     def open_run(self, layout: RunLayout, context: BaseContext) -> Run: ...
+
+
+#: What an engine calls once, when a run has ended, well or not: with the books of every replica, in the order of their
+#: ledger entries, and the seconds that the run took.
+OnEnd = Callable[[Sequence[ReplicaBooks], float], object]
+
+#: What an engine that copies no messages measures them with: made of a limit in bytes, its result raises `MessageFault`
+#: for a message that is larger or cannot be encoded.
+MessageCheck = Callable[[int], Callable[[Any], object]]
 
 
 class ResultStream(Protocol):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline_executor.interfaces import Ledger
+from pipeline_executor.interfaces import ReplicaBooks
 from pipeline_executor.plan import Plan
 
 __all__ = ["RunReport", "StepReport", "make_report"]
@@ -40,11 +41,11 @@ class RunReport:
     duration_s: float
 
 
-def make_report(plan: Plan, ledger: Ledger, duration_s: float) -> RunReport:
-    """The report of a run as its ledger tells it."""
+def make_report(plan: Plan, all_books: Sequence[ReplicaBooks], duration_s: float) -> RunReport:
+    """The report of a run as its books tell it, one for each ledger entry."""
     steps = []
     for step in plan.steps:
-        books = [ledger.books(replica.entry) for replica in step.replicas]
+        books = [all_books[replica.entry] for replica in step.replicas]
         steps.append(
             StepReport(
                 task=step.name,

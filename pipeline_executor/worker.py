@@ -7,6 +7,7 @@ found, and only then tells the step after it that nothing more comes.
 from __future__ import annotations
 
 import pickle
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
 from pipeline_executor.plan import Assignment
 
-__all__ = ["FailureReport", "run_replica", "set_worker_info", "worker_info"]
+__all__ = ["FailureReport", "run_replica", "set_thread_worker_info", "set_worker_info", "worker_info"]
 
 #: Gives the step's function and its constants. Called inside the replica, so that a failure there is the replica's.
 Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
@@ -24,7 +25,8 @@ Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
 _LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
 _PACKAGE = __name__.partition(".")[0]
 
-_worker_info: WorkerInfo | None = None
+_worker_info: WorkerInfo | None = None  # of this process
+_in_thread = threading.local()  # of a step that runs in a thread of the caller
 
 
 def worker_info() -> WorkerInfo:
@@ -32,15 +34,25 @@ def worker_info() -> WorkerInfo:
 
     Raises RuntimeError outside a step.
     """
-    if _worker_info is None:
+    info: WorkerInfo | None = getattr(_in_thread, "info", None) or _worker_info
+    if info is None:
         raise RuntimeError("worker_info() was called outside a step; call it in a generator that execute() runs")
-    return _worker_info
+    return info
 
 
 def set_worker_info(info: WorkerInfo | None) -> None:
-    """What `worker_info` answers from now on; engines call it."""
+    """What `worker_info` answers in this process from now on."""
     global _worker_info
     _worker_info = info
+    _in_thread.info = None
+
+
+def set_thread_worker_info(info: WorkerInfo | None) -> WorkerInfo | None:
+    """What `worker_info` answers in this thread from now on, None for what it answers in the process; returns what it
+    answered in this thread so far."""
+    before: WorkerInfo | None = getattr(_in_thread, "info", None)
+    _in_thread.info = info
+    return before
 
 
 @dataclass(frozen=True)

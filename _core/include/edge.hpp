@@ -85,6 +85,7 @@ struct alignas(cache_line) Cell {
 
 struct Edge {
   static constexpr std::uint32_t nobody = UINT32_MAX;
+  static constexpr std::uint64_t never = UINT64_MAX;
 
   // fixed before any process starts
   alignas(cache_line) std::uint64_t cells_offset;
@@ -107,8 +108,9 @@ struct Edge {
   alignas(cache_line) Event bytes;  // producers wait for: room within max_bytes
   alignas(cache_line) std::atomic<std::uint32_t> producers_left;
   std::atomic<std::uint32_t> consumers_left;
-  std::atomic<std::uint32_t> first_quitter;  // a replica that returned before it saw the end; `nobody`: none
+  std::atomic<std::uint32_t> first_quitter;  // the replica that first returned before it saw the end; `nobody`: none
   std::atomic<std::uint32_t> stopped;        // 1: the consumers want no more (may_stop_early)
+  std::atomic<std::uint64_t> quit_position;  // `tail` when it returned; `never`: nobody has
 
   Cell* cell(const Region& region, std::uint64_t position) const noexcept {
     return reinterpret_cast<Cell*>(region.base + cells_offset) + (position & mask);
@@ -218,9 +220,9 @@ struct Edge {
     ReplicaEntry::add(me->items_out, 1);
     items.notify(1);  // its fence also orders the store above before the two looks below
     if (rings_bell) region.ring_if_armed();
-    const std::uint32_t quitter = first_quitter.load(std::memory_order_relaxed);  // pairs with quit's fence
-    if (quitter != nobody) {
-      region.abort(Cause::stopped_early, quitter);
+    // acquire: pairs with the store in finish_consuming. A position before it was handed over before.
+    if (position >= quit_position.load(std::memory_order_acquire) && !stopped.load(std::memory_order_acquire)) {
+      region.abort(Cause::stopped_early, first_quitter.load(std::memory_order_relaxed));
       return Status::aborted;
     }
     return Status::ok;
@@ -262,8 +264,8 @@ struct Edge {
     }
     me->hand = slot->message;
     slot->turn.store(position + mask + 1, std::memory_order_release);  // pairs with the load in publish
+    ReplicaEntry::add(me->items_in, 1);  // first: who finds an item in hand finds it counted
     me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::taken), std::memory_order_release);
-    ReplicaEntry::add(me->items_in, 1);
     if (counts(me->hand)) {
       buffered_bytes.fetch_sub(me->hand.size, std::memory_order_relaxed);
       bytes.notify(unpark_everyone);
@@ -320,10 +322,13 @@ struct Edge {
       stop();
     } else if (!entitled) {
       std::uint32_t none = nobody;
-      first_quitter.compare_exchange_strong(none, replica, std::memory_order_relaxed);
+      // What this replica has consumed lies before the present tail; what lies there or after comes too late.
+      if (first_quitter.compare_exchange_strong(none, replica, std::memory_order_relaxed))
+        quit_position.store(tail.load(std::memory_order_relaxed), std::memory_order_release);
     }
     const bool last = consumers_left.fetch_sub(1, std::memory_order_acq_rel) == 1;
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with the fence in publish's notify
+    // Pairs with the fence in publish's notify: the producer sees our quit_position, or we see its tail.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
     const std::uint32_t quitter = first_quitter.load(std::memory_order_relaxed);
     if (last && quitter != nobody && !stopped.load(std::memory_order_acquire) &&
         head.load(std::memory_order_relaxed) != tail.load(std::memory_order_relaxed)) {

@@ -72,6 +72,7 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
     edge->producers_left.store(plan.producers, std::memory_order_relaxed);
     edge->consumers_left.store(plan.consumers, std::memory_order_relaxed);
     edge->first_quitter.store(Edge::nobody, std::memory_order_relaxed);
+    edge->quit_position.store(Edge::never, std::memory_order_relaxed);
     for (std::uint64_t position = 0; position <= edge->mask; ++position) {
       Cell* cell = new (base + cells_offset + position * sizeof(Cell)) Cell();
       cell->turn.store(position, std::memory_order_relaxed);

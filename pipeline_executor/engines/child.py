@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,9 +84,19 @@ def run_child(launch: Launch) -> None:
     if hasattr(os, "setpgid"):
         with contextlib.suppress(OSError):  # a session leader cannot, and need not
             os.setpgid(0, 0)
+    _forget_the_callers_thread_pools()
     launch.lifeline.hold()
     set_child_signals(launch.run, launch.assignment.entry)
     os.environ.update(launch.env)
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
     run_replica(launch.assignment, launch.load, launch.run)
+
+
+def _forget_the_callers_thread_pools() -> None:
+    # Where a thread of a ThreadPoolExecutor called execute, fork has made it this process's main thread, and the pool's
+    # exit hook would have it wait for itself: a RuntimeError at exit, and exit code 1. No pool has a thread here.
+    pools = sys.modules.get("concurrent.futures.thread")
+    threads = getattr(pools, "_threads_queues", None)
+    if threads is not None:
+        threads.clear()

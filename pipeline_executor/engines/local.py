@@ -12,19 +12,17 @@ import multiprocessing
 import multiprocessing.context
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from pipeline_executor.engines.child import Launch
 from pipeline_executor.engines.failures import GUARD_HINT, error_of
 from pipeline_executor.engines.lifeline import Lifeline
-from pipeline_executor.engines.payload import Payload, UnpicklableConstant
-from pipeline_executor.engines.processes import ExitStatus, ReplicaProcess
+from pipeline_executor.engines.payload import Payload, UnpicklableConstant, introduce
+from pipeline_executor.engines.processes import ExitStatus, ReplicaProcess, start_method_left_open
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.errors import MessageError, PipelineError, PipelineTypeError
-from pipeline_executor.interfaces import Aborted, Cause, Core, ResultStream, State
+from pipeline_executor.interfaces import Aborted, Cause, Core, OnEnd, ResultStream, State
 from pipeline_executor.plan import Plan
-from pipeline_executor.report import RunReport, make_report
 
 __all__ = ["run_local"]
 
@@ -32,11 +30,12 @@ __all__ = ["run_local"]
 #: (a dead network file system) takes so long.
 _KILL_PATIENCE_S = 5.0
 
-OnReport = Callable[[RunReport], object]
+#: Seconds in which a step that waits wakes and begins to close. Who has not noticed by then is busy, and is interrupted.
+_NOTICE_S = 0.1
 
 
 def run_local(
-    plan: Plan, core: Core, start_method: str, *, shutdown_timeout_s: float, on_report: OnReport | None
+    plan: Plan, core: Core, start_method: str, *, shutdown_timeout_s: float, on_end: OnEnd | None
 ) -> ResultStream | None:
     """Run a plan in processes of this machine.
 
@@ -52,8 +51,13 @@ def run_local(
         Whatever a step raised, or a TaskError.
     """
     context = multiprocessing.get_context(start_method)
-    payloads = None if start_method == "fork" else _payloads(plan)
-    run = _LocalRun(plan, core, context, shutdown_timeout_s, on_report)
+    payloads = None
+    if start_method == "fork":
+        introduce(step.function for step in plan.steps)
+    else:
+        with start_method_left_open():
+            payloads = _payloads(plan)
+    run = _LocalRun(plan, core, context, shutdown_timeout_s, on_end)
     run.start(payloads)
     if plan.caller_entry is not None:
         return run
@@ -90,12 +94,12 @@ class _LocalRun:
         core: Core,
         context: multiprocessing.context.BaseContext,
         shutdown_timeout_s: float,
-        on_report: OnReport | None,
+        on_end: OnEnd | None,
     ) -> None:
         self._plan = plan
         self._context = context
         self._shutdown_timeout_s = shutdown_timeout_s
-        self._on_report = on_report
+        self._on_end = on_end
         self._started_at = time.monotonic()
         self._alive: dict[int, ReplicaProcess] = {}
         self._died: dict[int, ExitStatus] = {}
@@ -226,7 +230,7 @@ class _LocalRun:
             if self._run.ledger.books(entry).state is State.CREATED:
                 process.kill()  # nothing of the user's has begun that could be closed
         deadline = time.monotonic() + self._shutdown_timeout_s
-        self._attend_until(deadline - self._shutdown_timeout_s / 2)
+        self._attend_until(min(time.monotonic() + _NOTICE_S, deadline))
         for process in self._alive.values():
             process.terminate()
         self._attend_until(deadline)
@@ -312,12 +316,10 @@ class _LocalRun:
     def _end(self) -> None:
         """Leave nothing behind. All processes have been reaped."""
         self._ended = True
-        report = None
-        if self._on_report is not None:
-            report = make_report(self._plan, self._run.ledger, time.monotonic() - self._started_at)
+        books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
         self._results = None
         self._supervisor.close()
         self._lifeline.close()
         self._run.close()
-        if self._on_report is not None and report is not None:
-            self._on_report(report)
+        if self._on_end is not None:
+            self._on_end(books, time.monotonic() - self._started_at)

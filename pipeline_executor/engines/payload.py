@@ -12,20 +12,21 @@ lambdas, closures and what is defined in a notebook work. Two things need care:
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import multiprocessing.context
 import multiprocessing.reduction
 import pickle
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import spawn
 from types import FunctionType
 from typing import Any
 
 import cloudpickle
 
-__all__ = ["Payload", "UnpicklableConstant"]
+__all__ = ["Payload", "UnpicklableConstant", "introduce"]
 
 
 class UnpicklableConstant(Exception):
@@ -66,6 +67,17 @@ class Payload:
     def to_bytes(self) -> bytes:
         """For the child that is being started right now."""
         return self._reusable if self._reusable is not None else _dumps(self._content)
+
+
+def introduce(functions: Iterable[Callable[..., Any]]) -> None:
+    """Before a fork: let cloudpickle number the classes that the functions use and that no process could import, those
+    defined inside a function. All processes of the run inherit the numbers, so that a message's class is the same class
+    in each."""
+    for function in functions:
+        if "<locals>" in getattr(function, "__qualname__", ""):
+            with contextlib.suppress(Exception):  # what cannot be pickled need not be, under fork
+                # The bytes are not wanted, and the buffers of large arrays are not even copied.
+                cloudpickle.dumps(function, 5, buffer_callback=lambda _: None)
 
 
 class _StandInChild:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import multiprocessing.context
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
 from pipeline_executor.engines.child import Launch, ProcessName, run_child
 
-__all__ = ["ExitStatus", "ReplicaProcess"]
+__all__ = ["ExitStatus", "ReplicaProcess", "start_method_left_open"]
+
+
+@contextlib.contextmanager
+def start_method_left_open() -> Iterator[None]:
+    """Preparing a child under spawn or forkserver asks for the default start method in a way that settles it, and then
+    the program could not choose one any more."""
+    open_before = multiprocessing.get_start_method(allow_none=True) is None
+    try:
+        yield
+    finally:
+        if open_before:
+            multiprocessing.set_start_method(None, force=True)
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,8 @@ class ReplicaProcess:
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run_child, args=(launch,), name=name
         )
-        self._process.start()
+        with start_method_left_open():
+            self._process.start()
         self.pid: int = self._process.pid or 0
         self.ordered_to_die = False
         self._pidfd = self._open_pidfd(context.get_start_method())

@@ -9,26 +9,32 @@ Messages are passed as they are, not copied: what a step does to an item after y
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline_executor.engines.failures import bounded_repr, message_error, raised, stopped_early
 from pipeline_executor.errors import PipelineError, TaskFailure
-from pipeline_executor.fallback.codec import Encoder
-from pipeline_executor.interfaces import Aborted, MessageFault, ResultStream, WorkerInfo
+from pipeline_executor.interfaces import (
+    Aborted,
+    MessageCheck,
+    MessageFault,
+    OnEnd,
+    ReplicaBooks,
+    ResultStream,
+    State,
+    WorkerInfo,
+)
 from pipeline_executor.plan import Plan, StepPlan
-from pipeline_executor.report import RunReport, StepReport
-from pipeline_executor.worker import set_worker_info
+from pipeline_executor.worker import set_thread_worker_info
 
 __all__ = ["run_sequential"]
 
-OnReport = Callable[[RunReport], object]
 
-
-def run_sequential(plan: Plan, *, on_report: OnReport | None) -> ResultStream | None:
+def run_sequential(plan: Plan, *, message_check: MessageCheck, on_end: OnEnd | None) -> ResultStream | None:
     """Run a plan in the calling process.
 
     Returns:
@@ -43,9 +49,9 @@ def run_sequential(plan: Plan, *, on_report: OnReport | None) -> ResultStream | 
                 f"step {step.index} {step.name!r}: env is not applied under parallelism='sequential', "
                 "where the step has no process of its own",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
-    run = _SequentialRun(plan, on_report)
+    run = _SequentialRun(plan, message_check, on_end)
     if plan.caller_entry is not None:
         return run
     run.consume()
@@ -60,12 +66,11 @@ class _Link:
         self.step = step
         self.source = source
         self.items: Iterator[Any] | None = None
-        self.consumer: WorkerInfo | None = None
         self.saw_end = False
         self.count = 0
         self.item: Any = None  # the one in hand of the consumer
         limit = step.replicas[0].max_message_bytes
-        self._measure = None if limit is None else Encoder(limit)
+        self._check = None if limit is None else run.message_check(limit)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -76,13 +81,13 @@ class _Link:
         self.item = None
         if self._run.error is not None:
             raise Aborted("the pipeline is being stopped")
-        set_worker_info(_info(self.step))
+        asking = set_thread_worker_info(_info(self.step))
         try:
             if self.items is None:
                 self.items = iter(_call(self.step, self.source))
             item = next(self.items)
-            if self._measure is not None:
-                self._measure.encode(item)
+            if self._check is not None:
+                self._check(item)
         except StopIteration:
             self.saw_end = True
             self._run.ended(self.step, self.source)
@@ -91,7 +96,7 @@ class _Link:
             self._run.failed(self, error)
             raise Aborted("the pipeline is being stopped") from None
         finally:
-            set_worker_info(self.consumer)
+            set_thread_worker_info(asking)
         self.count += 1
         self.item = item
         return item
@@ -118,17 +123,16 @@ def _call(step: StepPlan, source: _Link | None) -> Any:
 
 
 class _SequentialRun:
-    def __init__(self, plan: Plan, on_report: OnReport | None) -> None:
+    def __init__(self, plan: Plan, message_check: MessageCheck, on_end: OnEnd | None) -> None:
         self._plan = plan
-        self._on_report = on_report
+        self.message_check = message_check
+        self._on_end = on_end
         self._started_at = time.monotonic()
         self._over = False
         self.error: BaseException | None = None
         self._links: list[_Link] = []
         for step in plan.steps:
             before = self._links[-1] if self._links else None
-            if before is not None:
-                before.consumer = _info(step)
             if step.output_edge is not None:
                 self._links.append(_Link(self, step, before))
 
@@ -183,7 +187,7 @@ class _SequentialRun:
     def consume(self) -> None:
         step = self._plan.steps[-1]
         source = self._links[-1] if self._links else None
-        set_worker_info(_info(step))
+        outside = set_thread_worker_info(_info(step))
         try:
             result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
             if result is not None:
@@ -198,7 +202,7 @@ class _SequentialRun:
         except BaseException as error:
             self._fail(step, source, error)
         finally:
-            set_worker_info(None)
+            set_thread_worker_info(outside)
         self._finish()
 
     def next_result(self) -> Any:
@@ -238,16 +242,18 @@ class _SequentialRun:
                 self.error.add_note(f"while the steps were closed: {type(error).__name__}: {error}")
 
     def _report(self) -> None:
-        if self._on_report is None:
+        if self._on_end is None:
             return
         counts = [link.count for link in self._links]
-        steps = tuple(
-            StepReport(
-                task=step.name,
-                num_replicas=1,
+        books = [
+            ReplicaBooks(
+                state=State.FINISHED if self.error is None else State.STOPPED,
+                pid=os.getpid(),
                 items_in=counts[step.index - 1] if step.index > 0 else 0,
                 items_out=counts[step.index] if step.index < len(counts) else 0,
+                wait_input_s=0.0,
+                wait_room_s=0.0,
             )
             for step in self._plan.steps
-        )
-        self._on_report(RunReport(steps, time.monotonic() - self._started_at))
+        ]
+        self._on_end(books, time.monotonic() - self._started_at)

@@ -23,6 +23,15 @@ def type_name(item: object) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _size(item: Any, pieces: list[Piece]) -> int:
+    """What counts for max_message_size: of text and bytes their own size, as in the compiled core."""
+    if type(item) is bytes:
+        return len(item)
+    if type(item) is str:
+        return len(item.encode(errors="surrogatepass"))
+    return sum(map(len, pieces))
+
+
 class Encoder:
     """Turns values into lists of pieces whose concatenation is the message. One per sender."""
 
@@ -40,7 +49,7 @@ class Encoder:
             pickled,
             *views,
         ]
-        size = sum(map(len, pieces))
+        size = _size(item, pieces)
         if self._limit is not None and size > self._limit:
             raise MessageFault("size", type_name(item), f"{size} bytes, max_message_size is {self._limit}")
         return pieces

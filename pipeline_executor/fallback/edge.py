@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Edge", "Receiver", "Sender"]
 
-_TAIL, _HEAD, _BYTES, _SPACE_WAITERS, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED = range(8)
-_EDGE_WORDS = 8
+_TAIL, _HEAD, _BYTES, _SPACE_WAITERS, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED, _DROPPED = range(9)
+_EDGE_WORDS = 9
 _NOBODY = -1
 _LEAST_ARENA = 2**22  # bytes
 #: Largest message that is copied under the edge's lock, which saves taking the lock twice.
@@ -69,6 +69,10 @@ class Edge:
         return entry
 
     @property
+    def dropped(self) -> bool:
+        return self.memory.words[_DROPPED] != 0
+
+    @property
     def queued(self) -> bool:
         return self.memory.words[_HEAD] != self.memory.words[_TAIL]
 
@@ -99,7 +103,10 @@ class Edge:
         return True
 
     def push(self, block: int, size: int) -> None:
+        """Hand a message over; a consumer that had left before is then known to have dropped it (rule R3)."""
         words = self.memory.words
+        if words[_QUITTER] != _NOBODY and not self.stopped:
+            words[_DROPPED] = 1
         at = self._ring + words[_TAIL] % self.layout.limit_items * 2
         words[at], words[at + 1] = block, size
         words[_TAIL] += 1
@@ -149,6 +156,7 @@ class Sender:
                 try:
                     item = next(iterator)
                 except StopIteration:
+                    self._run.check_open()
                     self._edge.room.release()
                     return
                 self.send(item)
@@ -205,9 +213,7 @@ class Sender:
                 self._me.count_out()
         edge.items.release()
         self._run.ring_if_armed(edge)
-        # After the push, which happened under the lock that a leaving consumer takes as well: one of the two
-        # sees the other (rule R3).
-        if edge.quitter != _NOBODY:
+        if edge.dropped:
             self._run.abort(Cause.STOPPED_EARLY, edge.quitter)
             self._run.check(self._me)
 
@@ -250,11 +256,12 @@ class Receiver:
         self._release()
         while True:
             self._run.check(self._me)
-            if not self._edge.items.acquire(block=False):
+            if not self._has_token and not self._edge.items.acquire(block=False):
                 since = time.monotonic_ns()
                 self._edge.items.acquire()
                 self._me.waited_for_input(time.monotonic_ns() - since)
                 self._run.check(self._me)
+            self._has_token = False
             with self._lock:
                 found = self._take()
             if found:
@@ -290,14 +297,16 @@ class Receiver:
                 raise StopIteration
             return False  # the message of this token went to a consumer that held a token of the end
         self._hand = edge.pop()
+        self._me.count_in()  # first: who finds an item in hand finds it counted
         self._me.take_in_hand(self._index, *self._hand)
-        self._me.count_in()
         return True
 
     def _decode(self) -> Any:
         try:
             item = self._edge.read(*self._hand)
-        except Exception as error:
+        except (Aborted, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             self.fault = MessageFault("decode", "", f"{type(error).__name__}: {error}")
             self.fault.__cause__ = error
             raise Aborted("a message could not be decoded") from error

@@ -127,13 +127,13 @@ class Ledger:
         if len(report) > _REPORT_BYTES - 8:
             raise MemoryError(f"no shared memory for a report of {len(report)} bytes")
         self.memory.data[start + 8 : start + 8 + len(report)] = report
-        self.memory.words[start // 8] = len(report)
+        self.memory.words[start // 8] = len(report) + 1  # 0: none
 
     def read_report(self, entry: int) -> bytes | None:
         self._at(entry)
         start = self._report(entry)
-        size: int = self.memory.words[start // 8]
-        return bytes(self.memory.data[start + 8 : start + 8 + size]) if size else None
+        size = self.memory.words[start // 8] - 1
+        return bytes(self.memory.data[start + 8 : start + 8 + size]) if size >= 0 else None
 
     def hand(self, entry: int) -> Hand | None:
         words, at = self.memory.words, self._at(entry)

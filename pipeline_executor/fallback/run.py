@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -36,6 +38,8 @@ class Run:
             for edge in layout.edges:
                 self.edges.append(Edge(edge, context))
             self._bell_reader, self._bell = context.Pipe(duplex=False)
+            if sys.platform != "win32":
+                os.set_blocking(self._bell.fileno(), False)
             self._abort_lock = context.Lock()
         except BaseException:
             self.close()
@@ -56,15 +60,15 @@ class Run:
         return AbortableLock(self.edges[edge].lock, self.is_aborted)
 
     def sender(self, edge: int, entry: int, max_message_bytes: int | None = None) -> Sender:
-        self._check_open()
+        self.check_open()
         return Sender(self, edge, entry, max_message_bytes)
 
     def receiver(self, edge: int, entry: int) -> Receiver:
-        self._check_open()
+        self.check_open()
         return Receiver(self, edge, entry)
 
     def supervisor(self) -> Supervisor:
-        self._check_open()
+        self.check_open()
         assert self._bell_reader is not None
         return Supervisor(self, self._bell_reader)
 
@@ -80,7 +84,7 @@ class Run:
             raise Aborted("the pipeline is being stopped")
 
     def abort(self, cause: Cause, entry: int) -> bool:
-        self._check_open()
+        self.check_open()
         locked = self._abort_lock.acquire(timeout=_ABORT_PATIENCE_S)
         try:
             first = not self.is_aborted()
@@ -96,12 +100,12 @@ class Run:
         return first
 
     def aborted(self) -> tuple[Cause, int] | None:
-        self._check_open()
+        self.check_open()
         word = self.ledger.abort_word
         return (Cause(word >> 32), word & 0xFFFFFFFF) if word else None
 
     def stopped(self, edge: int) -> bool:
-        self._check_open()
+        self.check_open()
         return self.edges[edge].stopped
 
     # ---- the bell, on which the calling process sleeps
@@ -113,8 +117,8 @@ class Run:
 
     def _ring(self) -> None:
         assert self._bell is not None
-        # If the calling process is gone, nobody needs to be told.
-        with contextlib.suppress(BrokenPipeError):
+        # If the calling process is gone, nobody needs to be told; if the pipe is full, it will look anyway.
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
             self._bell.send_bytes(b"\0")
 
     def look_again_soon(self) -> None:
@@ -127,7 +131,7 @@ class Run:
 
     # ---- the end
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self._closed:
             raise ValueError("the run is closed")
 

@@ -33,6 +33,7 @@ class Supervisor:
             pass
 
     def wait(self, timeout_s: float | None) -> list[int]:
+        self._run.check_open()
         if self._run.take_retry():
             timeout_s = _RETRY_S if timeout_s is None else min(timeout_s, _RETRY_S)
         ready = wait([self._bell, *self._entries], timeout_s)

@@ -1,0 +1,119 @@
+"""The compiled core's algorithms without Python: `cpp/edge_stress.cpp`, plain and under sanitizers.
+
+ThreadSanitizer does not understand fences, and g++ warns of that; the warning is off. What it then cannot judge is how
+those who sleep meet those who wake them (`event.hpp`): that is made of fences over relaxed atomics, and a wake-up that
+is lost shows here only as a test that hangs, if the hardware happens to reorder. All plain memory, the messages and
+their blocks, is ordered by releases and acquires alone, and that it does check:
+`test_thread_sanitizer_reports_when_the_orders_are_weakened` shows it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SOURCE = HERE / "cpp" / "edge_stress.cpp"
+INCLUDE = HERE.parents[1] / "_core" / "include"
+
+pytestmark = [
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="the headers have no platform layer for this system yet"
+    ),
+    pytest.mark.skipif(not INCLUDE.is_dir(), reason="the tests run without the sources of the core"),
+]
+
+FLAGS = {
+    "plain": ["-O2"],
+    "thread": ["-O1", "-fsanitize=thread"],
+    "address,undefined": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+}
+
+# mode, producers, consumers, messages of each producer, limit of items, limit of bytes
+CASES = [
+    ("complete", 1, 1, 5000, 1, 100),
+    ("complete", 1, 1, 5000, 64, 10_000),
+    ("complete", 4, 1, 2000, 8, 2000),
+    ("complete", 1, 4, 5000, 8, 1_000_000),
+    ("complete", 4, 4, 2000, 3, 1000),
+    ("complete", 4, 4, 2000, 1024, 5000),
+    ("signals", 2, 2, 2000, 4, 1000),
+    ("stop", 3, 3, 0, 8, 2000),
+    ("stop", 2, 1, 0, 1, 100),
+    ("quit", 3, 3, 0, 8, 2000),
+    ("quit", 1, 1, 0, 64, 1_000_000),
+    ("abort", 3, 3, 0, 8, 2000),
+    ("abort", 4, 1, 0, 1, 100),
+]
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Gives the program built with a sanitizer; each is built once, and skipped where that cannot be."""
+    folder = tmp_path_factory.mktemp("edge_stress")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    built: dict[tuple[str, ...], Path] = {}
+
+    def compile_with(flags: list[str], source: Path, program: Path) -> subprocess.CompletedProcess[str]:
+        assert compiler is not None
+        extra = ["-Wno-tsan"] if "-fsanitize=thread" in flags and "clang" not in compiler else []
+        warnings = ["-Wall", "-Wextra", "-Werror"]
+        command = [*compiler.split(), "-std=c++17", "-g", "-pthread", *warnings, *extra, *flags, f"-I{INCLUDE}"]
+        return subprocess.run([*command, str(source), "-o", str(program)], capture_output=True, text=True, check=False)
+
+    def check_sanitizer(flags: list[str]) -> None:
+        """Skip where a program without a fault cannot be built and run with these flags."""
+        source, program = folder / "empty.cpp", folder / "empty"
+        source.write_text("#include <atomic>\nint main() { return 0; }\n")
+        result = compile_with(flags, source, program)
+        if result.returncode != 0:
+            pytest.skip(f"the compiler cannot build with {' '.join(flags)}: {result.stderr.strip()[-300:]}")
+        ran = subprocess.run([program], capture_output=True, text=True, check=False)
+        if ran.returncode != 0:
+            pytest.skip(f"programs built with {' '.join(flags)} do not run here: {ran.stderr.strip()[-300:]}")
+
+    def get(sanitizer: str, *defines: str) -> Path:
+        key = (sanitizer, *defines)
+        if key not in built:
+            if compiler is None:
+                pytest.skip("there is no C++ compiler")
+            flags = [*FLAGS[sanitizer], *defines]
+            check_sanitizer(flags)
+            program = folder / f"edge_stress_{len(built)}"
+            result = compile_with(flags, SOURCE, program)
+            assert result.returncode == 0, result.stderr
+            built[key] = program
+        return built[key]
+
+    return get
+
+
+def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(program), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("waiting", ["spins", "parks"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize("sanitizer", FLAGS)
+def test_edge_keeps_its_promises_when_threads_work_on_it(
+    build: Build, sanitizer: str, case: tuple[object, ...], waiting: str
+) -> None:
+    mode, *numbers = case
+    result = run(build(sanitizer), mode, waiting, *numbers)
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout, result.stderr) == ("ok\n", "")
+
+
+def test_thread_sanitizer_reports_when_the_orders_are_weakened(build: Build) -> None:
+    result = run(build("thread", "-DWEAKENED"), "complete", "spins", 4, 4, 2000, 3, 1000)
+    assert "ThreadSanitizer: data race" in result.stderr
+    assert result.returncode != 0

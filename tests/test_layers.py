@@ -1,0 +1,308 @@
+"""Data flows one way through the package, and a module imports only against that direction.
+
+definition -> check -> plan -> engine -> transport -> accounting -> report
+
+A module imports from the layers to its left, from its own layer where that makes no circle, and from the leaves. The
+façade wires them together, so nobody imports it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipeline_executor
+from pipeline_executor import PipelineTask, errors
+
+PACKAGE = Path(pipeline_executor.__file__).parent
+NAME = PACKAGE.name
+
+#: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
+LAYERS: dict[str, set[str]] = {
+    "leaf": {"errors", "interfaces"},
+    "definition": {"task"},
+    "check": {
+        "typecheck",
+        "typecheck.annotations",
+        "typecheck.assignable",
+        "typecheck.check",
+        "typecheck.defects",
+        "typecheck.options",
+        "typecheck.signature",
+        "typecheck.streams",
+    },
+    "plan": {"plan"},
+    "engine": {
+        "worker",
+        "engines",
+        "engines.child",
+        "engines.failures",
+        "engines.lifeline",
+        "engines.local",
+        "engines.payload",
+        "engines.processes",
+        "engines.sequential",
+        "engines.signals",
+    },
+    "transport": {
+        "_core",
+        "backend",
+        "fallback",
+        "fallback.arena",
+        "fallback.codec",
+        "fallback.edge",
+        "fallback.locks",
+        "fallback.memory",
+        "fallback.run",
+        "fallback.supervisor",
+    },
+    "accounting": {"fallback.ledger"},
+    "report": {"report", "results"},
+    "façade": {"execute", "__init__"},
+}
+ORDER = list(LAYERS)
+
+#: The two cores are interchangeable, so they know nothing but the leaves and themselves. The pure one is one package
+#: over two layers: its run holds its ledger.
+CORES = {"fallback"} | {module for modules in LAYERS.values() for module in modules if module.startswith("fallback.")}
+
+MAX_LINES = 450
+
+
+def layer_of(module: str) -> str:
+    (layer,) = [layer for layer, modules in LAYERS.items() if module in modules]
+    return layer
+
+
+def source_files() -> dict[str, Path]:
+    """Every module of the package by its name without the package's."""
+    files = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        files[".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+SOURCE_FILES = source_files()
+
+
+def imports_of(module: str) -> set[str]:
+    """The package's modules that a module imports anywhere in it, also for the type checker or inside a function."""
+    return {found for found, _ in imports_and_guards(module)}
+
+
+def imports_at_run_time(module: str) -> set[str]:
+    return {found for found, for_checker in imports_and_guards(module) if not for_checker}
+
+
+def imports_and_guards(module: str) -> Iterator[tuple[str, bool]]:
+    """(imported module, whether only for the type checker)."""
+    path = SOURCE_FILES[module]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_checker = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        for dotted in _dotted_names(node, module, is_package=path.name == "__init__.py"):
+            found = _module_of(dotted)
+            if found is not None and found != module:
+                yield found, node in for_checker
+
+
+def _dotted_names(node: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            here = [NAME, *(() if module == "__init__" else module.split("."))]
+            above = here[: len(here) - node.level + (is_package and module != "__init__")]
+            base = ".".join([*(above or [NAME]), *([node.module] if node.module else [])])
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        constants = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        yield from (constant for constant in constants if isinstance(constant, str))
+
+
+def _module_of(dotted: str) -> str | None:
+    """The module that "pipeline_executor.plan.Plan" lies in; None outside of the package."""
+    package, _, inner = dotted.partition(".")
+    if package != NAME:
+        return None
+    parts = inner.split(".") if inner else []
+    while parts:
+        if ".".join(parts) in SOURCE_FILES or parts == ["_core"]:
+            return ".".join(parts)
+        parts.pop()
+    return "__init__"
+
+
+# ---- the table
+
+
+def test_layers_hold_every_module_exactly_once() -> None:
+    listed = [module for modules in LAYERS.values() for module in modules]
+    assert len(listed) == len(set(listed))
+    assert set(listed) - {"_core"} == set(SOURCE_FILES), "a new module needs an entry in LAYERS, a deleted one none"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("engines.local", "from pipeline_executor.plan import Plan", {"plan"}),
+        ("engines.local", "from pipeline_executor import backend, execute", {"backend", "execute"}),
+        ("engines.local", "import pipeline_executor.report", {"report"}),
+        ("engines.local", "from .child import Launch", {"engines.child"}),
+        ("engines.local", "from ..worker import run_replica", {"worker"}),
+        ("engines", "from .local import run_local", {"engines.local"}),
+        ("backend", "from . import errors", {"errors"}),
+        ("backend", "def f():\n    from .errors import PipelineError", {"errors"}),
+        ("backend", "import importlib\nimportlib.import_module('pipeline_executor._core')", {"_core"}),
+        ("backend", "import os\nfrom multiprocessing import util", set()),
+        ("__init__", "from .task import PipelineTask", {"task"}),
+        ("plan", "from pipeline_executor import PipelineTask", {"__init__"}),
+    ],
+)
+def test_layers_see_every_form_of_import(
+    module: str, source: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / SOURCE_FILES[module].name
+    path.write_text(source)
+    monkeypatch.setitem(SOURCE_FILES, module, path)
+    assert imports_of(module) == expected
+
+
+# ---- the direction
+
+
+@pytest.mark.parametrize("module", sorted(SOURCE_FILES))
+def test_layers_are_imported_from_the_left_only(module: str) -> None:
+    own = ORDER.index(layer_of(module))
+    if module in CORES:
+        return  # test_cores_know_only_the_leaves says more
+    wrong = {found: layer_of(found) for found in imports_of(module) if ORDER.index(layer_of(found)) > own}
+    assert not wrong, f"{module} ({ORDER[own]}) imports from layers to its right: {wrong}"
+
+
+def test_layers_of_one_module_make_no_circle() -> None:
+    graph = {module: imports_at_run_time(module) & set(SOURCE_FILES) for module in SOURCE_FILES}
+    while graph:
+        free = {module for module, needs in graph.items() if not needs & set(graph)}
+        assert free, f"these modules import each other in a circle: {sorted(graph)}"
+        graph = {module: needs for module, needs in graph.items() if module not in free}
+
+
+@pytest.mark.parametrize("module", sorted(LAYERS["leaf"]))
+def test_leaves_import_nothing_of_the_package(module: str) -> None:
+    assert imports_of(module) == set()
+
+
+@pytest.mark.parametrize("module", sorted(CORES))
+def test_cores_know_only_the_leaves(module: str) -> None:
+    assert imports_of(module) <= CORES | LAYERS["leaf"]
+
+
+def test_compiled_core_knows_only_the_leaves() -> None:
+    sources = PACKAGE.parent / "_core"
+    if not sources.is_dir():
+        pytest.skip("the sources of the compiled core are not beside the package under test")
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(sources.rglob("*.p[xy]*"))}
+    assert texts
+    lines = [line.strip() for text in texts.values() for line in text.splitlines() if "import" in line and NAME in line]
+    allowed = tuple(f"from {NAME}.{leaf} import " for leaf in LAYERS["leaf"])
+    assert [line for line in lines if line.startswith(("from ", "import ")) and not line.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize("core", ["_core", "fallback"])
+def test_cores_are_chosen_by_the_backend_alone(core: str) -> None:
+    users = {
+        module
+        for module in SOURCE_FILES
+        if module not in CORES and any(found.split(".")[0] == core for found in imports_of(module))
+    }
+    assert users <= {"backend", "execute"}
+
+
+# ---- the surface
+
+
+def test_public_api_is_the_one_of_the_design() -> None:
+    functions = {"check_pipeline", "execute", "worker_info"}
+    classes = {"PipelineResults", "PipelineTask", "RunReport", "StepReport", "TaskFailure", "WorkerInfo"}
+    exceptions = {
+        "InactivityError",
+        "MessageError",
+        "PipelineError",
+        "PipelineTypeError",
+        "StoppedEarlyError",
+        "TaskDied",
+        "TaskError",
+    }
+    assert set(pipeline_executor.__all__) == functions | classes | exceptions
+    assert len(pipeline_executor.__all__) == len(set(pipeline_executor.__all__))
+    for name in pipeline_executor.__all__:
+        assert getattr(pipeline_executor, name).__doc__, f"{name} has no docstring"
+
+
+def test_public_api_has_no_other_name() -> None:
+    tree = ast.parse(SOURCE_FILES["__init__"].read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    bound = {alias.asname or alias.name for node in imports for alias in node.names}
+    assert sorted(bound - {"annotations"}) == sorted(pipeline_executor.__all__)
+
+
+def test_public_exceptions_are_the_tree_of_the_design() -> None:
+    tree = {name: {base.__name__ for base in getattr(errors, name).__bases__} for name in errors.__all__}
+    del tree["TaskFailure"]
+    assert tree == {
+        "PipelineError": {"RuntimeError"},
+        "PipelineTypeError": {"PipelineError", "TypeError"},
+        "TaskError": {"PipelineError"},
+        "TaskDied": {"TaskError"},
+        "StoppedEarlyError": {"TaskError"},
+        "MessageError": {"TaskError"},
+        "InactivityError": {"PipelineError"},
+    }
+
+
+def test_public_task_has_the_settings_of_the_design() -> None:
+    fields = {field.name: (field.default, field.kw_only) for field in dataclasses.fields(PipelineTask)}
+    assert fields == {
+        "generator": (dataclasses.MISSING, False),
+        "constants": (None, False),
+        "num_procs": (1, False),
+        "num_threads": (None, True),
+        "name": (None, True),
+        "packets_in_flight": (None, True),
+        "max_buffer_bytes": (None, True),
+        "max_message_size": (None, True),
+        "ordered": (False, True),
+        "may_stop_early": (False, True),
+        "env": (None, True),
+        "resources": (None, True),
+    }
+
+
+@pytest.mark.parametrize("module", sorted(SOURCE_FILES))
+def test_modules_are_short(module: str) -> None:
+    lines = len(SOURCE_FILES[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{module} has {lines} lines: does it do one thing?"
+
+
+@pytest.mark.parametrize("module", sorted(SOURCE_FILES))
+def test_modules_have_a_docstring_and_say_what_they_export(module: str) -> None:
+    tree = ast.parse(SOURCE_FILES[module].read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    exported = [
+        node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    if module != "engines":  # nothing but the package of its modules
+        assert len(exported) == 1
