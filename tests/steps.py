@@ -63,7 +63,7 @@ class CustomInitError(Exception):
 class UnpicklableError(Exception):
     def __init__(self) -> None:
         super().__init__("holds a generator")
-        self.held = (number for number in ())
+        self.held = (number for number in range(0))
 
 
 #: How a step can fail, and what the caller then sees of the exception: its type and a part of its text.

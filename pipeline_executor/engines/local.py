@@ -30,7 +30,7 @@ __all__ = ["run_local"]
 #: (a dead network file system) takes so long.
 _KILL_PATIENCE_S = 5.0
 
-#: Seconds in which a step that waits wakes and begins to close. Who has not noticed by then is busy, and is interrupted.
+#: Seconds in which a step that waits wakes and begins to close. Who has not noticed by then is busy: it is interrupted.
 _NOTICE_S = 0.1
 
 
