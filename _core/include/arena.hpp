@@ -76,6 +76,7 @@ struct Arena {
   }
 
   void free(unsigned char* base, std::uint64_t offset) noexcept {
+    KILL_POINT("about to free");
     Block* block = at(base, offset);
     std::atomic<std::uint64_t>& list = free_lists[block->size_class];
     std::uint64_t head = list.load(std::memory_order_relaxed);
@@ -98,7 +99,7 @@ struct Arena {
       const std::uint64_t next = at(base, number * unit)->next.load(std::memory_order_relaxed);
       const std::uint64_t changed = ((head >> 32) + 1) << 32 | next;
       if (list.compare_exchange_weak(head, changed, std::memory_order_acquire, std::memory_order_acquire))
-        return number;
+        return KILL_POINT("block taken"), number;
     }
     return 0;
   }
@@ -108,6 +109,7 @@ struct Arena {
     do {
       if (units > end - first) return 0;
     } while (!top.compare_exchange_weak(first, first + units, std::memory_order_relaxed));
+    KILL_POINT("arena grown");
     return first;
   }
 };

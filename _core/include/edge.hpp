@@ -127,10 +127,12 @@ struct Edge {
       }
       if (producers == 1) {
         acquired.store(taken + 1, std::memory_order_relaxed);
-        return true;
+        break;
       }
-      if (acquired.compare_exchange_weak(taken, taken + 1, std::memory_order_relaxed)) return true;
+      if (acquired.compare_exchange_weak(taken, taken + 1, std::memory_order_relaxed)) break;
     }
+    KILL_POINT("credit taken");
+    return true;
   }
 
   // What a producer has to heed whenever it waits or is about to.
@@ -210,6 +212,7 @@ struct Edge {
       position = tail.fetch_add(1, std::memory_order_relaxed);
     }
     Cell* slot = cell(region, position);
+    KILL_POINT("position claimed");
     // acquire: pairs with the store in take; the consumer that had this cell last has read it
     for (unsigned turn = 0; slot->turn.load(std::memory_order_acquire) != position; ++turn) {
       if (region.aborted()) return Status::aborted;
@@ -217,6 +220,7 @@ struct Edge {
     }
     slot->message = message;
     slot->turn.store(position + 1, std::memory_order_release);  // pairs with the load in try_take
+    KILL_POINT("published");
     ReplicaEntry::add(me->items_out, 1);
     items.notify(1);  // its fence also orders the store above before the two looks below
     if (rings_bell) region.ring_if_armed();
@@ -231,7 +235,9 @@ struct Edge {
   // A producer has ended; the last one ends the stream.
   void finish_producing(const Region& region) noexcept {
     // release: all that this producer published is visible to whoever sees the count (pairs with take)
+    KILL_POINT("yielding ends");
     if (producers_left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      KILL_POINT("stream ended");
       items.notify(unpark_everyone);
       if (rings_bell) region.ring_if_armed();
     }
@@ -262,8 +268,10 @@ struct Edge {
       }
       if (head.compare_exchange_weak(position, position + 1, std::memory_order_relaxed)) break;
     }
+    KILL_POINT("position taken");
     me->hand = slot->message;
     slot->turn.store(position + mask + 1, std::memory_order_release);  // pairs with the load in publish
+    KILL_POINT("cell freed");
     ReplicaEntry::add(me->items_in, 1);  // first: who finds an item in hand finds it counted
     me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::taken), std::memory_order_release);
     if (counts(me->hand)) {
@@ -303,6 +311,7 @@ struct Edge {
     if (me->hand_phase.load(std::memory_order_relaxed) == static_cast<std::uint32_t>(HandPhase::empty)) return;
     me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::empty), std::memory_order_relaxed);
     if (me->hand.in_block) region.control()->arena.free(region.base, me->hand.block);
+    KILL_POINT("block freed");
     std::uint64_t given_back;
     if (consumers == 1 && producers == 1) {
       given_back = released.load(std::memory_order_relaxed) + 1;
@@ -326,6 +335,7 @@ struct Edge {
       if (first_quitter.compare_exchange_strong(none, replica, std::memory_order_relaxed))
         quit_position.store(tail.load(std::memory_order_relaxed), std::memory_order_release);
     }
+    KILL_POINT("reading ends");
     const bool last = consumers_left.fetch_sub(1, std::memory_order_acq_rel) == 1;
     // Pairs with the fence in publish's notify: the producer sees our quit_position, or we see its tail.
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -362,6 +372,7 @@ inline bool Region::abort(Cause cause, std::uint32_t replica) const noexcept {
   const std::uint64_t word = static_cast<std::uint64_t>(cause) << 32 | replica;
   // release: what the aborter recorded before (its report) is visible to whoever sees the word
   const bool first = control()->abort_word.compare_exchange_strong(none, word, std::memory_order_acq_rel);
+  KILL_POINT("aborted");
   // Also when somebody else was first: it may have died before it woke anybody.
   for (std::uint32_t index = 0; index < control()->edges; ++index) edge(index)->wake_everybody();
   bell_ring(bell);

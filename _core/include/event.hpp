@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "kill_point.hpp"
 #include "platform.hpp"
 
 namespace pipeline_executor {
@@ -55,6 +56,7 @@ struct Event {
       const std::uint32_t seen = sequence.load(std::memory_order_acquire);  // pairs with notify's fetch_add
       std::atomic_thread_fence(std::memory_order_seq_cst);                  // pairs with notify's fence
       if (ready()) break;
+      KILL_POINT("about to park");
       if (park(&sequence, seen) == ParkResult::interrupted) {
         done = ready();
         break;
@@ -73,6 +75,7 @@ struct Event {
   // Wakes without asking whether anybody waits: for the abort, which must reach everybody.
   void wake(int how_many) noexcept {
     sequence.fetch_add(1, std::memory_order_release);
+    KILL_POINT("about to wake");
     unpark(&sequence, how_many);
   }
 };

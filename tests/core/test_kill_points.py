@@ -1,0 +1,131 @@
+"""A process that kills itself at each step of the protocol: always R4, never a hang, nothing left.
+
+The core is built once more, in a folder of the test's own, with its kill points compiled in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("Cython")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no compiled core here yet")
+
+ROOT = Path(__file__).parents[2]
+
+#: Each point, and the step that passes it: the source (0), the worker (1) or the sink (2).
+POINTS = [
+    *((point, step) for point in ("credit taken", "position claimed", "published") for step in (0, 1)),
+    *((point, step) for point in ("position taken", "cell freed", "block freed", "about to free") for step in (1, 2)),
+    *((point, step) for point in ("block taken", "arena grown", "yielding ends", "stream ended") for step in (0,)),
+    *((point, step) for point in ("about to park", "about to wake") for step in (0, 1, 2)),
+    ("reading ends", 1),
+    ("reading ends", 2),
+    ("aborted", 1),
+]
+
+SCRIPT = """
+import json, sys
+import psutil
+from pipeline_executor import PipelineTask, TaskDied, backend, execute
+
+def source(size):
+    for item in range(4000):
+        yield bytes(size) + b"%d" % item
+
+def worker(items, fails):
+    for index, item in enumerate(items):
+        if fails and index == 100:
+            raise ValueError("so that the abort is passed")
+        yield item
+
+def sink(items):
+    for item in items:
+        pass
+
+def run(point, step, after, size, method):
+    # A bound of 4 makes all of them wait now and then.
+    tasks = [
+        PipelineTask(source, {"size": size}, packets_in_flight=4, name="step 0"),
+        PipelineTask(worker, {"fails": point == "aborted"}, packets_in_flight=4, name="step 1"),
+        PipelineTask(sink, name="step 2"),
+    ]
+    env = {"PIPELINE_EXECUTOR_KILL_AT": point, "PIPELINE_EXECUTOR_KILL_AFTER": str(after)}
+    tasks[step] = PipelineTask(**{**vars(tasks[step]), "env": env})
+    try:
+        execute(tasks, method, type_check_pipeline=False)
+    except TaskDied as error:
+        return [error.failures[0].step, error.failures[0].signal_name]
+    except ValueError as error:
+        # The step had told of its failure before it was killed while it woke the others.
+        return [[failure.step for failure in error.__cause__.failures], "ValueError"]
+    return None
+
+if __name__ == "__main__":
+    assert backend.name() == "compiled", backend.reason()
+    outcome = run(*json.loads(sys.argv[1]))
+    left = [child.pid for child in psutil.Process().children(recursive=True)]
+    print(json.dumps([outcome, left]))
+"""
+
+
+@pytest.fixture(scope="session")
+def build_with_kill_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a package whose core kills itself where it is told to."""
+    folder = tmp_path_factory.mktemp("kill_points")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "_core", folder / "_core")
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "_core_build_failure.txt")
+    shutil.copytree(ROOT / "pipeline_executor", folder / "pipeline_executor", ignore=ignored)
+    (folder / "script.py").write_text(SCRIPT)
+    environment = {**os.environ, "PIPELINE_EXECUTOR_KILL_POINTS": "1", "PIPELINE_EXECUTOR_REQUIRE_CORE": "1"}
+    build = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    return folder
+
+
+@pytest.mark.rule("R4")
+@pytest.mark.parametrize(("point", "step"), POINTS)
+@pytest.mark.parametrize("after", [0, 50])
+def test_r4_death_at_any_step_of_the_protocol_is_named(
+    build_with_kill_points: Path, point: str, step: int, after: int
+) -> None:
+    passed_once = point in ("yielding ends", "stream ended", "reading ends", "arena grown", "aborted")
+    if passed_once and after:
+        pytest.skip("a process passes this point only once")
+    size = 1000  # in blocks, so that the arena has its part
+    outcome, left = _run(build_with_kill_points, [point, step, after, size, "process-fork"])
+    if point == "aborted":
+        assert outcome == [[step], "ValueError"]
+    else:
+        assert outcome == [step, "SIGKILL"]
+    assert not left
+
+
+def _run(folder: Path, arguments: list[object]) -> tuple[object, list[int]]:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PIPELINE_EXECUTOR_CORE": "compiled"}
+    done = subprocess.run(
+        [sys.executable, "script.py", json.dumps(arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcome, left = json.loads(done.stdout)
+    return outcome, left
