@@ -34,6 +34,10 @@ cdef uint64_t aligned(uint64_t offset) noexcept nogil:
     return (offset + BUFFER_ALIGNMENT - 1) // BUFFER_ALIGNMENT * BUFFER_ALIGNMENT
 
 
+class TablePickler(pickle.Pickler):
+    """A pickler that can be given a dispatch table."""
+
+
 @cython.final
 cdef class Chunks:
     """What the pickler writes: the pieces as they come, uncopied."""
@@ -56,7 +60,8 @@ cdef class Encoder:
     cdef uint64_t limit                  # bytes; max_message_size
     cdef Chunks chunks
     cdef list buffers                    # memoryviews of the pickled value's large buffers
-    cdef object pickler
+    cdef object pickler, own_arrays_pickler
+    cdef bint saw_read_only              # the value holds a read-only buffer
     cdef set cloudpickled                # types that plain pickle has refused
     cdef unsigned char scratch[512]
 
@@ -74,6 +79,8 @@ cdef class Encoder:
             view = buffer.raw()
         except BufferError:   # not contiguous: pickle says so in its own words
             return True
+        if view.readonly:
+            self.saw_read_only = True
         if view.nbytes < LEAST_BUFFER:
             return True
         self.buffers.append(view)
@@ -199,13 +206,20 @@ cdef class Encoder:
         finally:
             # The pickler's memo would keep the item alive and make the next pickle refer to it.
             self.pickler.clear_memo()
+            if self.own_arrays_pickler is not None:
+                self.own_arrays_pickler.clear_memo()
             self.chunks.pieces.clear()
             self.buffers.clear()
 
     cdef int _dump(self, object item) except -1:
         if type(item) not in self.cloudpickled:
             try:
+                self.saw_read_only = False
                 self.pickler.dump(item)
+                if self.saw_read_only and self._has_own_arrays_pickler():
+                    self.chunks.pieces.clear()
+                    self.buffers.clear()
+                    self.own_arrays_pickler.dump(item)
                 return 0
             except Exception as error:
                 refusal = error
@@ -221,6 +235,16 @@ cdef class Encoder:
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
         self.cloudpickled.add(type(item))
         return 0
+
+    cdef bint _has_own_arrays_pickler(self) except -1:
+        if self.own_arrays_pickler is None:
+            table = own_arrays_table()
+            if table is not None:
+                # The pickler looks at its table once, when it is initialised.
+                self.own_arrays_pickler = TablePickler.__new__(TablePickler)
+                self.own_arrays_pickler.dispatch_table = table
+                self.own_arrays_pickler.__init__(self.chunks, 5, buffer_callback=self._keep_in_band)
+        return self.own_arrays_pickler is not None
 
     cdef int _pack_pickle(self, object item, Message* message) except -1:
         cdef uint64_t pickled = 0, size, index
@@ -314,7 +338,7 @@ cdef object decode_buffers(const unsigned char* at):
     for index in range(count):
         size = (<const uint64_t*> at)[2 + index]
         offset = aligned(offset)
-        # The reader's own, and writable; pickle makes it read-only again where it was so for the sender.
+        # The reader's own, and writable.
         buffer = PyByteArray_FromStringAndSize(NULL, size)
         copy(PyByteArray_AS_STRING(buffer), at + offset, size)
         buffers.append(buffer)

@@ -28,6 +28,7 @@ from native cimport *
 
 from pipeline_executor.interfaces import Aborted, Hand, MessageFault, ReplicaBooks, State
 from pipeline_executor.interfaces import Cause as AbortCause
+from pipeline_executor.reducers import own_arrays_table
 
 NAME = "compiled"
 

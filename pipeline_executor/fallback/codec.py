@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from pipeline_executor.interfaces import MessageFault
+from pipeline_executor.reducers import Table, own_arrays_table
 
 __all__ = ["Encoder", "decode", "type_name"]
 
@@ -21,6 +23,20 @@ Piece = bytes | memoryview
 def type_name(item: object) -> str:
     kind = type(item)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+class _TablePickler(pickle.Pickler):
+    """A pickler that can be given a dispatch table; it looks at it once, when it is initialised."""
+
+    def __init__(self, stream: io.BytesIO, table: Table, keep_in_band: Callable[[pickle.PickleBuffer], bool]) -> None:
+        self.dispatch_table = table
+        super().__init__(stream, 5, buffer_callback=keep_in_band)
+
+    @classmethod
+    def dumps(cls, item: Any, table: Table, keep_in_band: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+        stream = io.BytesIO()
+        cls(stream, table, keep_in_band).dump(item)
+        return stream.getvalue()
 
 
 def _size(item: Any, pieces: list[Piece]) -> int:
@@ -55,11 +71,15 @@ class Encoder:
         return pieces
 
     def _pickle(self, item: Any, views: list[memoryview]) -> bytes:
+        saw_read_only = False
+
         def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+            nonlocal saw_read_only
             try:
                 view = buffer.raw()
             except BufferError:  # not contiguous: pickle says so in its own words
                 return True
+            saw_read_only = saw_read_only or view.readonly
             if view.nbytes < _LEAST_BUFFER:
                 return True
             views.append(view)
@@ -68,21 +88,23 @@ class Encoder:
         refusal: Exception | None = None
         if type(item) not in self._cloudpickled:
             try:
-                stream = io.BytesIO()
-                pickle.Pickler(stream, 5, buffer_callback=keep_in_band).dump(item)
-                return stream.getvalue()
+                pickled = pickle.dumps(item, 5, buffer_callback=keep_in_band)
+                if saw_read_only and (table := own_arrays_table()) is not None:
+                    views.clear()
+                    pickled = _TablePickler.dumps(item, table, keep_in_band)
+                return pickled
             except Exception as error:
                 refusal = error
                 views.clear()
         import cloudpickle
 
         try:
-            pickled: bytes = cloudpickle.dumps(item, 5, buffer_callback=keep_in_band)
+            by_value: bytes = cloudpickle.dumps(item, 5, buffer_callback=keep_in_band)
         except Exception as error:
             error = refusal or error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
         self._cloudpickled.add(type(item))
-        return pickled
+        return by_value
 
 
 def decode(message: memoryview) -> Any:
