@@ -20,7 +20,7 @@ def own_arrays_table() -> Table | None:
     for that; and whether `frombuffer` or `broadcast_to` made an array is nothing that the next step should notice.
 
     Returns:
-        The table; it costs a Python call for each object that is not of a built-in type, so it is for messages that need
+        The table. It costs a Python call for each object that is not of a built-in type: for messages that need
         it. None where numpy is not loaded: there are no arrays then.
     """
     numpy = sys.modules.get("numpy")
