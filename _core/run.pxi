@@ -90,7 +90,7 @@ cdef class Run:
     cdef Region* _open(self) except NULL:
         """The mapping, for every use of it that Python can reach: a closed run is an error, not a crash."""
         if self.region.base == NULL:
-            raise ValueError("the run is closed")
+            raise ValueError("the run is closed, or belongs to the process that this one is a fork of")
         return &self.region
 
     def sender(self, uint32_t edge, uint32_t entry, max_message_bytes=None):
@@ -117,6 +117,10 @@ cdef class Run:
         if edge >= region.control().edges:
             raise IndexError(f"edge {edge} of {region.control().edges}")
         return region.edge(edge).stopped.load(acquire) != 0
+
+    def disown(self):
+        # Not unmapped: Python code of this process may be in the middle of a use.
+        self.region.base = NULL
 
     def close(self):
         cdef unsigned char* base = self.region.base

@@ -111,7 +111,13 @@ def execute(
             shutdown_timeout_s=shutdown_timeout,
             on_end=_reporter(plan, on_report),
         )
-    return None if stream is None else PipelineResults(stream)
+    if stream is None:
+        return None
+    try:
+        return PipelineResults(stream)
+    except BaseException:
+        stream.close()
+        raise
 
 
 def _reporter(plan: Plan, on_report: Callable[[RunReport], object] | None) -> OnEnd | None:

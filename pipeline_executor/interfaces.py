@@ -254,6 +254,9 @@ class Run(Protocol):
     def stopped(self, edge: int) -> bool:
         """The edge's consumers stopped early, legally."""
 
+    def disown(self) -> None:
+        """In a process that a step has forked: the run is not its own; every use of it raises."""
+
     def close(self) -> None:
         """Free everything that this process holds of the run. Nothing else may be called afterwards."""
 

@@ -10,6 +10,7 @@ from pipeline_executor.interfaces import (
     DEFAULT_BUFFER_BYTES,
     DEFAULT_PACKETS_IN_FLIGHT,
     EdgeLayout,
+    Run,
     RunLayout,
 )
 from pipeline_executor.task import PipelineTask
@@ -25,6 +26,7 @@ class Assignment:
     Attributes:
         entry: its entry in the ledger.
         input_edge, output_edge: the edges that it reads and writes; None for a source and for a sink.
+        downstream_edges: its output edge and all after it.
     """
 
     step: int
@@ -35,6 +37,11 @@ class Assignment:
     input_edge: int | None
     output_edge: int | None
     max_message_bytes: int | None
+    downstream_edges: tuple[int, ...] = ()
+
+    def is_unwanted(self, run: Run) -> bool:
+        """A step further down has stopped early, as it may, and nobody needs what this one makes."""
+        return any(run.stopped(edge) for edge in self.downstream_edges)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ def make_plan(
                 input_edge=index - 1 if index > 0 else None,
                 output_edge=index if index < last or yields_to_caller else None,
                 max_message_bytes=task.max_message_size,
+                downstream_edges=tuple(range(index, last + yields_to_caller)),
             )
             for replica in range(counts[index])
         )

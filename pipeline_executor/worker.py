@@ -17,7 +17,7 @@ from typing import Any
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
 from pipeline_executor.plan import Assignment
 
-__all__ = ["FailureReport", "run_replica", "set_thread_worker_info", "set_worker_info", "worker_info"]
+__all__ = ["FailureReport", "run_replica", "set_thread_worker_info", "set_worker_info", "text_of", "worker_info"]
 
 #: Gives the step's function and its constants. Called inside the replica, so that a failure there is the replica's.
 Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
@@ -96,9 +96,9 @@ def run_replica(assignment: Assignment, load: Load, run: Run) -> None:
         run.ledger.set_state(entry, State.FINISHED)
     except BaseException as error:
         fault = receiver.fault if receiver is not None else None
-        if fault is None and isinstance(error, MessageFault):
-            fault = error
-        if fault is None and isinstance(error, Aborted) and run.aborted():
+        if fault is None:
+            fault = _fault_behind(error)
+        if fault is None and isinstance(error, Aborted) and (run.aborted() or assignment.is_unwanted(run)):
             run.ledger.set_state(entry, State.STOPPED)
             return
         _write_report(run, entry, error, fault)
@@ -106,6 +106,17 @@ def run_replica(assignment: Assignment, load: Load, run: Run) -> None:
         run.abort(Cause.FAILED, entry)
     finally:
         set_worker_info(None)
+
+
+def _fault_behind(error: BaseException | None) -> MessageFault | None:
+    """The message that could not be carried, also where an exception of the step's `finally` has covered it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, MessageFault):
+            return error
+        seen.add(id(error))
+        error = error.__context__
+    return None
 
 
 def _run_step(load: Load, receiver: Receiver | None, sender: Sender | None) -> None:
@@ -142,7 +153,7 @@ def _describe(error: BaseException, fault: MessageFault | None) -> FailureReport
     return FailureReport(
         exception=None if fault is not None else _pickled(error),
         type_name=_qualified_name(type(cause)),
-        text=_text(cause)[:_LONGEST_TEXT],
+        text=text_of(cause)[:_LONGEST_TEXT],
         traceback="".join(lines)[-_LONGEST_TEXT:],
         fault=None if fault is None else MessageFault(fault.reason, fault.type_name, fault.detail),
     )
@@ -168,7 +179,8 @@ def _qualified_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """The exception's own text, whatever its __str__ does."""
     try:
         return str(error)
     except Exception as second:  # a user's __str__

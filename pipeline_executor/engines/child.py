@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline_executor.engines.lifeline import Lifeline
-from pipeline_executor.engines.payload import Payload
+from pipeline_executor.engines.payload import Payload, SharedBytes
 from pipeline_executor.engines.signals import set_child_signals
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.plan import Assignment
@@ -64,17 +64,18 @@ class Launch:
         self.lifeline = lifeline
         self.env = env
         self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
-        self._payload: Payload | bytes | None = payload
+        self._payload: Payload | SharedBytes | bytes | None = payload
 
     def __getstate__(self) -> dict[str, Any]:
         assert isinstance(self._payload, Payload)
-        return {**self.__dict__, "_content": None, "_payload": self._payload.to_bytes()}
+        return {**self.__dict__, "_content": None, "_payload": self._payload.to_send()}
 
     def load(self) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         if self._content is not None:
             return self._content
-        assert isinstance(self._payload, bytes)
-        function, constants = pickle.loads(self._payload)
+        assert isinstance(self._payload, (bytes, SharedBytes))
+        data = self._payload if isinstance(self._payload, bytes) else self._payload.read()
+        function, constants = pickle.loads(data)
         return function, constants
 
 
@@ -86,7 +87,9 @@ def run_child(launch: Launch) -> None:
             os.setpgid(0, 0)
     _forget_the_callers_thread_pools()
     launch.lifeline.hold()
-    set_child_signals(launch.run, launch.assignment.entry)
+    set_child_signals(launch.run, launch.assignment)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=launch.run.disown)
     os.environ.update(launch.env)
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)

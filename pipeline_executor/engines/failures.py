@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pipeline_executor.interfaces import Cause, Ledger, MessageFault, State
 from pipeline_executor.plan import Assignment, Plan
 from pipeline_executor.worker import FailureReport
 
-__all__ = ["GUARD_EXIT_CODE", "GUARD_HINT", "bounded_repr", "error_of", "message_error", "raised", "stopped_early"]
+__all__ = ["GUARD_EXIT_CODE", "GUARD_HINT", "bounded_repr", "error_of", "message_error", "note_second", "raised", "stopped_early"]
 
 #: The exit code of a child whose `__main__` calls `execute` while it is being imported there.
 GUARD_EXIT_CODE = 97
@@ -97,11 +98,21 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
     if first.traceback:
         text += f"\n\nthe step's own traceback:\n{first.traceback.rstrip()}"
     error = TaskError(text, failures)
-    if original is None:
+    if original is None or isinstance(original, StopIteration):  # which a loop over the results takes for their end
         return error
-    original.add_note(f"raised in {first.where} {first.progress}")
-    original.__cause__ = error
+    # An exception may resist: a frozen dataclass, a class with a __notes__ or a __setattr__ of its own.
+    with contextlib.suppress(Exception):
+        original.add_note(f"raised in {first.where} {first.progress}")
+    BaseException.__setattr__(original, "__cause__", error)
     return original
+
+
+def note_second(error: BaseException | None, second: Exception) -> None:
+    """The caller's `on_report` has raised: that is raised if nothing else had failed, and told beside the error if so."""
+    if error is None:
+        raise second
+    with contextlib.suppress(Exception):
+        error.add_note(f"on_report raised {type(second).__name__}: {second}")
 
 
 def stopped_early(failures: Sequence[TaskFailure]) -> StoppedEarlyError:

@@ -23,13 +23,13 @@ from typing import Any
 __all__ = ["Lifeline"]
 
 #: Ends that keep children alive and so must be closed in every child, also in those of other runs.
-_write_ends: set[int] = set()
+_write_ends: set[Connection] = set()
 
 
 def _close_write_ends() -> None:
-    for descriptor in _write_ends:
+    for writer in _write_ends:
         with contextlib.suppress(OSError):
-            os.close(descriptor)
+            writer.close()  # by the object, which otherwise would close the number again when it is collected
     _write_ends.clear()
 
 
@@ -45,7 +45,7 @@ class Lifeline:
         self._writer: Connection | None
         self._reader, self._writer = Pipe(duplex=False)
         if sys.platform != "win32":
-            _write_ends.add(self._writer.fileno())
+            _write_ends.add(self._writer)
 
     def __reduce__(self) -> tuple[Callable[..., Lifeline], tuple[Any, ...]]:
         assert_spawning(self)
@@ -63,8 +63,7 @@ class Lifeline:
     def close(self) -> None:
         """In the caller, once all children are gone."""
         if self._writer is not None:
-            if sys.platform != "win32":
-                _write_ends.discard(self._writer.fileno())
+            _write_ends.discard(self._writer)
             self._writer.close()
             self._writer = None
         if self._reader is not None:

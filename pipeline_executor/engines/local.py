@@ -8,14 +8,19 @@ The one way out of a run, whatever happened, is `_end`: all processes gone and r
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.util
+import os
+import threading
 import time
 import warnings
 from typing import Any
 
 from pipeline_executor.engines.child import Launch
-from pipeline_executor.engines.failures import GUARD_HINT, error_of
+from pipeline_executor.engines.failures import GUARD_HINT, error_of, note_second
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.payload import Payload, UnpicklableConstant, introduce
 from pipeline_executor.engines.processes import ExitStatus, ReplicaProcess, start_method_left_open
@@ -32,6 +37,9 @@ _KILL_PATIENCE_S = 5.0
 
 #: Seconds in which a step that waits wakes and begins to close. Who has not noticed by then is busy: it is interrupted.
 _NOTICE_S = 0.1
+
+#: Seconds that no clock or system call finds too many.
+_LONGEST_S = 1e6
 
 
 def run_local(
@@ -57,12 +65,35 @@ def run_local(
     else:
         with start_method_left_open():
             payloads = _payloads(plan)
-    run = _LocalRun(plan, core, context, shutdown_timeout_s, on_end)
-    run.start(payloads)
-    if plan.caller_entry is not None:
-        return run
-    run.wait()
-    return None
+    run = None
+    try:
+        with hold_signals():  # until the run is in somebody's hands
+            run = _LocalRun(plan, core, context, payloads, shutdown_timeout_s, on_end)
+            run.start()
+        if plan.caller_entry is not None:
+            return run
+        run.wait()
+        return None
+    except BaseException:
+        if run is not None:
+            run.close()
+        raise
+
+
+#: Each run that has not ended, and the process that it belongs to.
+_open_runs: dict[_LocalRun, int] = {}
+
+
+def _close_at_exit() -> None:
+    for run, owner_pid in list(_open_runs.items()):
+        if owner_pid == os.getpid():
+            run.close()
+
+
+# A run in a daemon thread, or results that nobody closed. Exit hooks run last registered first, and
+# multiprocessing's waits for every child: ours must come before it, so it is registered after
+# multiprocessing.util was imported.
+atexit.register(_close_at_exit)
 
 
 def _payloads(plan: Plan) -> list[Payload]:
@@ -93,17 +124,21 @@ class _LocalRun:
         plan: Plan,
         core: Core,
         context: multiprocessing.context.BaseContext,
+        payloads: list[Payload] | None,
         shutdown_timeout_s: float,
         on_end: OnEnd | None,
     ) -> None:
         self._plan = plan
         self._context = context
-        self._shutdown_timeout_s = shutdown_timeout_s
+        self._payloads = payloads
+        self._shutdown_timeout_s = min(shutdown_timeout_s, _LONGEST_S)
         self._on_end = on_end
         self._started_at = time.monotonic()
         self._alive: dict[int, ReplicaProcess] = {}
         self._died: dict[int, ExitStatus] = {}
         self._ended = False
+        # One thread at a time works on the run; another may only abort it, which wakes the first.
+        self._turn = threading.RLock()
         self._run = core.open_run(plan.layout, context)
         try:
             self._lifeline = Lifeline()
@@ -117,17 +152,17 @@ class _LocalRun:
 
     # ---- the three things that callers do
 
-    def start(self, payloads: list[Payload] | None) -> None:
+    def start(self) -> None:
+        _open_runs[self] = os.getpid()
         try:
-            with hold_signals():
-                for assignment in self._plan.assignments:
-                    step = self._plan.steps[assignment.step]
-                    content = (step.function, step.constants)
-                    payload = payloads[step.index] if payloads is not None else None
-                    launch = Launch(assignment, self._run, self._lifeline, step.env, content, payload)
-                    process = self._start_process(launch)
-                    self._alive[assignment.entry] = process
-                    self._supervisor.watch(assignment.entry, process.handle)
+            for assignment in self._plan.assignments:
+                step = self._plan.steps[assignment.step]
+                content = (step.function, step.constants)
+                payload = self._payloads[step.index] if self._payloads is not None else None
+                launch = Launch(assignment, self._run, self._lifeline, step.env, content, payload)
+                process = self._start_process(launch)
+                self._alive[assignment.entry] = process
+                self._supervisor.watch(assignment.entry, process.handle)
         except BaseException:
             self._abandon()
             raise
@@ -144,15 +179,22 @@ class _LocalRun:
 
     def wait(self) -> None:
         """Until everything has ended; raises what the run failed of."""
-        try:
-            while self._alive and self._run.aborted() is None:
-                self._attend(self._patience_s())
-        except BaseException:
-            self._abandon()
-            raise
-        self._finish()
+        with self._turn:
+            try:
+                while self._alive and self._run.aborted() is None:
+                    self._attend(self._patience_s())
+            except BaseException:
+                self._abandon()
+                raise
+            self._finish()
 
     def next_result(self) -> Any:
+        if _open_runs.get(self, os.getpid()) != os.getpid():
+            raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
+        with self._turn:
+            return self._next_result()
+
+    def _next_result(self) -> Any:
         if self._ended or self._results is None:
             raise StopIteration
         try:
@@ -180,10 +222,12 @@ class _LocalRun:
             self._abandon()
             raise
         self._finish()
-        raise PipelineError("the pipeline was stopped by another thread")
+        raise StopIteration  # closed by another thread
 
     def close(self) -> None:
-        if not self._ended:
+        with contextlib.suppress(ValueError):  # it has ended
+            self._run.abort(Cause.CLOSED, 0)  # wakes a thread that waits for a result
+        with self._turn:
             self._abandon()
 
     # ---- supervision
@@ -191,10 +235,11 @@ class _LocalRun:
     def _attend(self, timeout_s: float | None) -> None:
         """Sleep until there is news, and see to it."""
         for entry in self._supervisor.wait(timeout_s):
-            process = self._alive.pop(entry)
-            if self._run.aborted() is not None:
+            process = self._alive[entry]
+            with hold_signals():  # from here on the process is known as reaped, or not at all
                 process.kill_group()
-            status = process.reap()
+                status = process.reap()
+                del self._alive[entry]
             state = self._run.ledger.books(entry).state
             if state is State.FAILED:
                 self._run.abort(Cause.FAILED, entry)  # it may not have come so far itself
@@ -226,6 +271,9 @@ class _LocalRun:
             self._kill()
 
     def _ask_to_stop(self) -> None:
+        for entry, process in self._alive.items():
+            # Again, for one may have been forgotten: an interrupt can come when the supervisor has just named it.
+            self._supervisor.watch(entry, process.handle)
         for entry, process in self._alive.items():
             if self._run.ledger.books(entry).state is State.CREATED:
                 process.kill()  # nothing of the user's has begun that could be closed
@@ -271,7 +319,12 @@ class _LocalRun:
         error: BaseException | None = None
         try:
             aborted = self._run.aborted()
-            if aborted is not None:
+            if aborted is not None and aborted[0] is Cause.CLOSED:
+                error = (
+                    None if self._results is not None else PipelineError("the pipeline was stopped: the program ends")
+                )
+                self._abandon()
+            elif aborted is not None:
                 self._shut_down()
                 error = self._verdict(*aborted)
             else:
@@ -279,7 +332,10 @@ class _LocalRun:
         except BaseException:
             self._abandon()
             raise
-        self._end()
+        try:
+            self._end()
+        except Exception as second:
+            note_second(error, second)
         if error is not None:
             raise error
 
@@ -315,11 +371,16 @@ class _LocalRun:
 
     def _end(self) -> None:
         """Leave nothing behind. All processes have been reaped."""
+        if self._ended:
+            return
         self._ended = True
+        _open_runs.pop(self, None)
         books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
         self._results = None
         self._supervisor.close()
         self._lifeline.close()
+        for payload in self._payloads or ():
+            payload.close()
         self._run.close()
         if self._on_end is not None:
             self._on_end(books, time.monotonic() - self._started_at)

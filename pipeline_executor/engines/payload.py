@@ -16,8 +16,10 @@ import contextlib
 import io
 import multiprocessing.context
 import multiprocessing.reduction
+import os
 import pickle
 import sys
+import tempfile
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import spawn
@@ -38,6 +40,10 @@ class UnpicklableConstant(Exception):
         self.error = error
 
 
+#: Bytes. A pipe takes 64 KiB on Linux and 16 KiB at the least elsewhere; the rest of a launch takes some of it.
+_MOST_IN_PIPE = 8_000
+
+
 class Payload:
     """One step's function and constants, ready to be sent to any number of children.
 
@@ -46,14 +52,15 @@ class Payload:
 
     def __init__(self, function: Callable[..., Any], constants: Mapping[str, Any]) -> None:
         self._content = (function, dict(constants))
-        self._reusable: bytes | None = None
+        self._reusable: bytes | SharedBytes | None = None
+        self._shared: list[SharedBytes] = []
         with _StandInChild() as child:
             try:
                 data = _dumps(self._content)
             except Exception as error:
                 raise self._culprit(error) from error
         if not child.asked:
-            self._reusable = data
+            self._reusable = self._to_send(data)
 
     def _culprit(self, error: Exception) -> UnpicklableConstant:
         function, constants = self._content
@@ -64,9 +71,58 @@ class Payload:
                 return UnpicklableConstant(what, own_error)
         return UnpicklableConstant(None, error)
 
-    def to_bytes(self) -> bytes:
+    def to_send(self) -> bytes | SharedBytes:
         """For the child that is being started right now."""
-        return self._reusable if self._reusable is not None else _dumps(self._content)
+        return self._reusable if self._reusable is not None else self._to_send(_dumps(self._content))
+
+    def _to_send(self, data: bytes) -> bytes | SharedBytes:
+        if len(data) <= _MOST_IN_PIPE or sys.platform == "win32":
+            return data
+        self._shared.append(SharedBytes(data))
+        return self._shared[-1]
+
+    def close(self) -> None:
+        """When no child will be started any more and all that were have ended."""
+        for shared in self._shared:
+            shared.close()
+
+
+class SharedBytes:
+    """Bytes in a file without a name, for what is too much for the pipe to a child that is being started.
+
+    That pipe is read only when the child has imported the main script, and never if that fails: the caller would wait
+    for as long as the import takes, or for ever.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        with tempfile.TemporaryFile(prefix="pipeline_executor-") as file:
+            file.write(data)
+            file.flush()
+            self._descriptor = os.dup(file.fileno())
+        self._size = len(data)
+
+    def __reduce__(self) -> tuple[Callable[..., SharedBytes], tuple[Any, ...]]:
+        multiprocessing.context.assert_spawning(self)
+        return _attach_shared, (multiprocessing.reduction.DupFd(self._descriptor), self._size)
+
+    def read(self) -> bytes:
+        """In the child, once: all of them."""
+        # By position, because the siblings that got this descriptor share its place in the file.
+        data = bytearray()
+        while len(data) < self._size:
+            data += os.pread(self._descriptor, self._size - len(data), len(data))
+        self.close()
+        return bytes(data)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _attach_shared(duplicate: Any, size: int) -> SharedBytes:
+    shared = SharedBytes.__new__(SharedBytes)
+    shared._descriptor = duplicate.detach()
+    shared._size = size
+    return shared
 
 
 def introduce(functions: Iterable[Callable[..., Any]]) -> None:
@@ -137,6 +193,9 @@ def _is_in_main(obj: Any, names: frozenset[str]) -> bool:
 def _names_that_children_import() -> frozenset[str]:
     """The names that `__main__` will have in a child under spawn or forkserver."""
     prepared = spawn.get_preparation_data("")
+    name = prepared.get("init_main_from_name", "")
+    if name == "__main__" or name.endswith(".__main__"):
+        return frozenset()  # `python -m package`, `python folder`: multiprocessing does not import these
     if "init_main_from_name" not in prepared and "init_main_from_path" not in prepared:
         return frozenset()  # an interactive session, `python -c`: there is nothing to import
     path = getattr(sys.modules["__main__"], "__file__", None)

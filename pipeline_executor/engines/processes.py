@@ -120,8 +120,11 @@ class ReplicaProcess:
             status = ExitStatus(None, _signal_name(-code))
         else:
             status = ExitStatus(code, None)
-        with contextlib.suppress(ValueError):  # multiprocessing thinks that it still runs: its status was taken
-            self._process.close()
+        if code is None:
+            # Its status was taken by somebody else; multiprocessing would for ever think that it runs, and keep it.
+            self._process._popen.returncode = 255  # type: ignore[attr-defined]
+            self._process.join()
+        self._process.close()
         return status
 
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline_executor.engines.failures import bounded_repr, message_error, raised, stopped_early
+from pipeline_executor.engines.failures import bounded_repr, message_error, note_second, raised, stopped_early
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.interfaces import (
     Aborted,
@@ -29,7 +29,7 @@ from pipeline_executor.interfaces import (
     WorkerInfo,
 )
 from pipeline_executor.plan import Plan, StepPlan
-from pipeline_executor.worker import set_thread_worker_info
+from pipeline_executor.worker import set_thread_worker_info, text_of
 
 __all__ = ["run_sequential"]
 
@@ -84,7 +84,7 @@ class _Link:
         asking = set_thread_worker_info(_info(self.step))
         try:
             if self.items is None:
-                self.items = iter(_call(self.step, self.source))
+                self.items = _items_of(self.step, self.source)
             item = next(self.items)
             if self._check is not None:
                 self._check(item)
@@ -102,17 +102,30 @@ class _Link:
         return item
 
     def close(self) -> None:
-        """Close the steps up to this one, the last first."""
+        """Close the steps up to this one, the last first. What one raises meanwhile is its failure."""
         self.saw_end = True
         close = getattr(self.items, "close", None)
-        if close is not None:
-            close()
-        if self.source is not None:
-            self.source.close()
+        outside = set_thread_worker_info(_info(self.step))
+        try:
+            if close is not None:
+                close()
+        except BaseException as error:
+            self._run.failed(self, error)
+        finally:
+            set_thread_worker_info(outside)
+            if self.source is not None:
+                self.source.close()
 
 
 def _info(step: StepPlan) -> WorkerInfo:
     return WorkerInfo(step.name, 0, 1)
+
+
+def _items_of(step: StepPlan, source: _Link | None) -> Iterator[Any]:
+    try:
+        return iter(_call(step, source))
+    except StopIteration as error:  # which must not pass for the end of the step's items
+        raise RuntimeError("the step raised StopIteration") from error
 
 
 def _call(step: StepPlan, source: _Link | None) -> Any:
@@ -159,7 +172,7 @@ class _SequentialRun:
             replica=0,
             num_replicas=1,
             exception_type=None if error is None else kind.__qualname__,
-            exception_text=None if error is None else str(error),
+            exception_text=None if error is None else text_of(error),
             traceback=None if error is None else "".join(traceback.format_exception(error)),
             items_in=source.count if source is not None else 0,
             items_out=self._links[step.index].count if step.index < len(self._links) else 0,
@@ -173,6 +186,8 @@ class _SequentialRun:
             return
         if step.may_stop_early:
             source.close()
+            if self.error is not None:
+                raise Aborted("the pipeline is being stopped")
             return
         failure = self._failure(step, source, None)
         try:
@@ -227,19 +242,18 @@ class _SequentialRun:
     def _finish(self) -> None:
         self._over = True
         self._close_steps()
-        self._report()
-        if self.error is not None:
-            error, self.error = self.error, None
+        error = self.error
+        try:
+            self._report()
+        except Exception as second:
+            note_second(error, second)
+        self.error = None
+        if error is not None:
             raise error
 
     def _close_steps(self) -> None:
         if self._links:
-            try:
-                self._links[-1].close()
-            except BaseException as error:
-                if self.error is None:
-                    raise
-                self.error.add_note(f"while the steps were closed: {type(error).__name__}: {error}")
+            self._links[-1].close()
 
     def _report(self) -> None:
         if self._on_end is None:

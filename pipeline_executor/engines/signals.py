@@ -12,21 +12,23 @@ from types import FrameType
 from typing import Any
 
 from pipeline_executor.interfaces import Aborted, Run, State
+from pipeline_executor.plan import Assignment
 
 __all__ = ["hold_signals", "set_child_signals"]
 
-_HELD = (signal.SIGINT, signal.SIGTERM)
+#: All that a program may handle in Python; SIGCHLD must reach whoever reaps.
+_HELD = [int(number) for number in signal.valid_signals() if number != getattr(signal, "SIGCHLD", None)]
 
 
 @contextlib.contextmanager
 def hold_signals() -> Iterator[None]:
-    """Delay the program's own handlers of SIGINT and SIGTERM until the block is over.
+    """Delay the program's own signal handlers until the block is over.
 
     After a fork the interpreter runs hooks, and drops what a signal handler raises there: a Ctrl-C at that moment
     would be lost. Blocking the signals does not help, since any thread may receive them for the main one.
     """
     arrived: list[int] = []
-    held: dict[signal.Signals, Callable[..., Any]] = {}
+    held: dict[int, Callable[..., Any]] = {}
     if threading.current_thread() is threading.main_thread():
         for number in _HELD:
             handler = signal.getsignal(number)
@@ -42,7 +44,7 @@ def hold_signals() -> Iterator[None]:
             signal.raise_signal(received)
 
 
-def set_child_signals(run: Run, entry: int) -> None:
+def set_child_signals(run: Run, assignment: Assignment) -> None:
     """In a replica's process: what the caller had set for itself does not hold here."""
     signal.set_wakeup_fd(-1)
     if sys.platform == "win32":
@@ -51,12 +53,14 @@ def set_child_signals(run: Run, entry: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_terminate(signal_number: int, frame: FrameType | None) -> None:
-        if run.aborted() is None:  # somebody else's wish: end by the signal, so that the caller sees it
+        if run.aborted() is None and not assignment.is_unwanted(
+            run
+        ):  # somebody else's wish: end by the signal, so that the caller sees it
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        elif run.ledger.books(entry).state is State.RUNNING:
+        elif run.ledger.books(assignment.entry).state is State.RUNNING:
             # The step is busy and has not noticed yet. Once it has, its `finally` blocks are not to be cut short.
-            run.ledger.set_state(entry, State.STOPPING)
+            run.ledger.set_state(assignment.entry, State.STOPPING)
             raise Aborted("the pipeline is being stopped")
 
     signal.signal(signal.SIGTERM, on_terminate)

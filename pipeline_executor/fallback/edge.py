@@ -50,10 +50,14 @@ class Edge:
         words[_PRODUCERS_LEFT] = layout.producers
         words[_CONSUMERS_LEFT] = layout.consumers
         words[_QUITTER] = _NOBODY
-        self.lock = context.Lock()
-        self.room = context.Semaphore(layout.limit_items)
-        self.items = context.Semaphore(0)
-        self.space = context.Semaphore(0)
+        try:
+            self.lock = context.Lock()
+            self.room = context.Semaphore(layout.limit_items)
+            self.items = context.Semaphore(0)
+            self.space = context.Semaphore(0)
+        except BaseException:
+            self.memory.close()
+            raise
 
     @property
     def stopped(self) -> bool:
@@ -183,6 +187,7 @@ class Sender:
         return self.stopped
 
     def send(self, item: Any) -> None:
+        self._run.check_open()
         edge = self._edge
         pieces = self._encoder.encode(item)
         size = sum(map(len, pieces))

@@ -29,11 +29,11 @@ def open_run(layout: RunLayout, context: BaseContext) -> Run:
 class Run:
     def __init__(self, layout: RunLayout, context: BaseContext) -> None:
         self.edges: list[Edge] = []
-        self.ledger = Ledger(layout.entries)
         self._bell_reader: Connection | None = None
         self._bell: Connection | None = None
         self._retry = False
         self._closed = False
+        self.ledger = Ledger(layout.entries)
         try:
             for edge in layout.edges:
                 self.edges.append(Edge(edge, context))
@@ -79,6 +79,7 @@ class Run:
 
     def check(self, me: Entry) -> None:
         """Raise `Aborted` if the run is aborted, having noted that the replica knows."""
+        self.check_open()
         if self.is_aborted():
             me.set_state(State.STOPPING)
             raise Aborted("the pipeline is being stopped")
@@ -133,7 +134,10 @@ class Run:
 
     def check_open(self) -> None:
         if self._closed:
-            raise ValueError("the run is closed")
+            raise ValueError("the run is closed, or belongs to the process that this one is a fork of")
+
+    def disown(self) -> None:
+        self._closed = True
 
     def close(self) -> None:
         if self._closed:

@@ -1,0 +1,293 @@
+"""Faults that a reviewer thought of: odd exceptions, forks inside steps, descendants, interrupted starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import steps
+
+from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, execute
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+
+
+# ---- exceptions that resist
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    pass
+
+
+class OwnNotesError(Exception):
+    __notes__ = "not a list"  # type: ignore[assignment]
+
+
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def raise_odd(items: Iterable[int], kind: type[BaseException]) -> Iterable[int]:
+    for _ in items:
+        raise kind
+    yield 1
+
+
+@pytest.mark.rule("R4")
+@pytest.mark.parametrize("kind", [FrozenError, OwnNotesError, NoTextError])
+def test_r4_exception_that_cannot_take_a_note_arrives_with_its_cause(
+    parallelism: str, kind: type[BaseException]
+) -> None:
+    tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_odd, {"kind": kind}), PipelineTask(steps.swallow)]
+    with pytest.raises(kind) as caught:
+        execute(tasks, parallelism)
+    cause = caught.value.__cause__
+    assert isinstance(cause, TaskError)
+    assert cause.failures[0].task == "raise_odd"
+
+
+def raise_stop_iteration(items: Iterable[int]) -> Iterable[int]:
+    next(iter(()))
+    return items
+
+
+@pytest.mark.rule("R4")
+def test_r4_stop_iteration_does_not_pass_for_the_end(parallelism: str) -> None:
+    results = execute([PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_stop_iteration)], parallelism)
+    assert results is not None
+    with pytest.raises((TaskError, RuntimeError), match="StopIteration"):
+        list(results)
+
+
+def yield_a_generator(items: Iterable[int]) -> Iterable[Any]:
+    try:
+        for item in items:
+            yield (item for _ in range(1))
+    finally:
+        raise RuntimeError("from finally")
+
+
+@pytest.mark.rule("R4")
+def test_r4_message_error_is_not_covered_by_a_finally(core: str) -> None:
+    tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(yield_a_generator), PipelineTask(steps.swallow)]
+    with pytest.raises(MessageError, match="'generator' that cannot be pickled"):
+        execute(tasks, type_check_pipeline=False)
+
+
+@pytest.mark.rule("R4")
+def test_r4_error_of_on_report_does_not_cover_the_failure(parallelism: str) -> None:
+    def fail(report: object) -> None:
+        raise LookupError("the report failed")
+
+    tasks = [PipelineTask(steps.failing_source, {"n": 1, "how": "ValueError"}), PipelineTask(steps.swallow)]
+    with pytest.raises(ValueError, match="bad item") as caught:
+        execute(tasks, parallelism, on_report=fail)
+    assert "on_report raised LookupError: the report failed" in caught.value.__notes__
+
+
+# ---- forks and descendants
+
+
+def fork_and_go_on(items: Iterable[int], pid_file: Path) -> Iterable[int]:
+    """Its child goes on with the rest of the step, as if it were the step."""
+    for item in items:
+        if item == 5:
+            pid = os.fork()
+            if pid == 0:
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (its traceback is of no interest)
+            else:
+                pid_file.write_text(str(pid))
+                os.waitpid(pid, 0)
+        yield item
+
+
+@needs_fork
+@pytest.mark.rule("R6")
+@pytest.mark.parametrize("method", ["process-fork", "process-spawn"])
+def test_r6_fork_of_a_step_cannot_use_its_stream(core: str, method: str, tmp_path: Path) -> None:
+    tasks = [PipelineTask(steps.count, {"n": 100}), PipelineTask(fork_and_go_on, {"pid_file": tmp_path / "pid"})]
+    results = execute(tasks, method)
+    assert results is not None
+    assert list(results) == list(range(100))
+    assert (tmp_path / "pid").exists()
+
+
+def start_a_child(items: Iterable[int], pid_file: Path, how: str) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    pid_file.write_text(str(child.pid))
+    child.returncode = 0  # so that its object does not complain of a process that still runs
+    if how == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in items:
+        pass
+
+
+@needs_fork
+@pytest.mark.rule("R7")
+@pytest.mark.parametrize("how", ["dies", "ends"])
+def test_r7_children_of_a_step_go_with_it(core: str, how: str, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    tasks = [PipelineTask(steps.count, {"n": 5}), PipelineTask(start_a_child, {"pid_file": pid_file, "how": how})]
+    if how == "dies":
+        with pytest.raises(TaskDied, match="SIGKILL"):
+            execute(tasks, "process-fork")
+    else:
+        execute(tasks, "process-fork")
+    pid = int(pid_file.read_text())
+    if psutil.pid_exists(pid):
+        psutil.wait_procs([psutil.Process(pid)], timeout=60)
+    assert not psutil.pid_exists(pid)
+
+
+@needs_fork
+@pytest.mark.rule("R6")
+def test_r6_results_cannot_be_read_by_a_fork_of_the_caller(core: str) -> None:
+    results = execute([PipelineTask(steps.count, {"n": 100})], "process-fork")
+    assert results is not None
+    assert next(results) == 0
+    pid = os.fork()
+    if pid == 0:
+        try:
+            next(results)
+        except PipelineError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert list(results) == list(range(1, 100))
+
+
+@needs_fork
+@pytest.mark.rule("R7")
+def test_r7_fork_of_the_caller_keeps_its_own_descriptors(core: str) -> None:
+    results = execute([PipelineTask(steps.count, {"n": 100})], "process-fork")
+    assert results is not None
+    pid = os.fork()
+    if pid == 0:
+        mine = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+        del results
+        import gc
+
+        gc.collect()
+        try:
+            for descriptor in mine:
+                os.fstat(descriptor)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(list(results)) == 100
+
+
+# ---- stopping
+
+
+def slow_until_told(path: Path) -> Iterator[int]:
+    try:
+        yield 1
+        path.with_suffix(".started").touch()
+        yield 2
+        threading.Event().wait()
+    finally:
+        path.write_text("closed")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a busy step cannot be interrupted on Windows")
+@pytest.mark.rule("R3")
+def test_r3_busy_step_before_a_legal_stop_is_closed(core: str, tmp_path: Path) -> None:
+    path = tmp_path / "closed"
+    tasks = [
+        PipelineTask(slow_until_told, {"path": path}),
+        PipelineTask(steps.first, {"n": 2}, may_stop_early=True),
+        PipelineTask(steps.swallow),
+    ]
+    execute(tasks, shutdown_timeout=30)
+    assert path.read_text() == "closed"
+
+
+@pytest.mark.rule("R8")
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_r8_any_shutdown_timeout_is_understood(core: str, timeout: float) -> None:
+    tasks = [PipelineTask(steps.failing_source, {"n": 1, "how": "ValueError"}), PipelineTask(steps.swallow)]
+    with pytest.raises(ValueError, match="bad item"):
+        execute(tasks, shutdown_timeout=timeout)
+
+
+def test_results_closed_by_another_thread_end_quietly(core: str) -> None:
+    for _ in range(20):
+        results = execute([PipelineTask(steps.count_for_ever), PipelineTask(steps.pass_on)])
+        assert results is not None
+        closer = threading.Thread(target=results.close)
+        assert next(results) == 0
+        closer.start()
+        for _ in results:
+            pass
+        closer.join()
+
+
+@needs_fork
+def test_status_taken_by_somebody_else_leaves_nothing(core: str) -> None:
+    # What is left is counted after the test.
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for _ in range(5):
+            execute([PipelineTask(steps.count, {"n": 3}), PipelineTask(steps.swallow)], "process-fork")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+SCRIPTS = {
+    # A main script that cannot be imported again, and a constant that does not fit in a pipe.
+    "dies on import": (
+        """
+import multiprocessing
+from pipeline_executor import PipelineTask, execute
+import steps
+if multiprocessing.current_process().name != "MainProcess":
+    raise SystemExit(5)
+if __name__ == "__main__":
+    execute([PipelineTask(steps.count, {"n": bytes(10**6)}), PipelineTask(steps.swallow)], "process-spawn",
+            type_check_pipeline=False)
+""",
+        "could not be started",
+    ),
+    "daemon thread": (
+        """
+import sys, threading
+from pipeline_executor import PipelineTask, execute
+import steps
+if __name__ == "__main__":
+    started = threading.Event()
+    def run():
+        results = execute([PipelineTask(steps.count_for_ever), PipelineTask(steps.pass_on)], "process-fork")
+        next(results)
+        started.set()
+        execute([PipelineTask(steps.count_for_ever), PipelineTask(steps.swallow)], "process-fork")
+    threading.Thread(target=run, daemon=True).start()
+    started.wait()
+    print("the main thread ends", file=sys.stderr)
+""",
+        "the main thread ends",
+    ),
+}
+
+
+@needs_fork
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_ends(name: str, core: str, tmp_path: Path) -> None:
+    text, expected = SCRIPTS[name]
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert expected in done.stderr
