@@ -19,6 +19,7 @@ cdef enum Kind:
 cdef size_t TUPLE_ITEMS = 8, TUPLE_ITEM_BYTES = 255, TUPLE_BYTES = 512
 cdef uint64_t BUFFER_ALIGNMENT = 64
 cdef Py_ssize_t LEAST_BUFFER = 1024           # bytes; a smaller one costs less inside the pickle
+cdef Py_ssize_t MOST_REMEMBERED = 256
 cdef uint64_t NOGIL_COPY = 1 << 16            # bytes; from here on others may run during the copy
 
 
@@ -40,7 +41,7 @@ class TablePickler(pickle.Pickler):
 
 @cython.final
 cdef class Chunks:
-    """What the pickler writes: the pieces as they come, uncopied."""
+    """What the pickler writes: the pieces as they come."""
 
     cdef list pieces
 
@@ -48,7 +49,8 @@ cdef class Chunks:
         self.pieces = []
 
     def write(self, piece):
-        self.pieces.append(piece)
+        # The pickler hands over a large bytearray itself, which what it pickles next can still change.
+        self.pieces.append(piece if type(piece) is bytes else bytes(piece))
         return len(piece)
 
 
@@ -62,7 +64,7 @@ cdef class Encoder:
     cdef list buffers                    # memoryviews of the pickled value's large buffers
     cdef object pickler, own_arrays_pickler
     cdef bint saw_read_only              # the value holds a read-only buffer
-    cdef set cloudpickled                # types that plain pickle has refused
+    cdef dict cloudpickled               # types that plain pickle has refused, by their ids: a type need not be hashable
     cdef unsigned char scratch[512]
 
     def __cinit__(self, Run run, limit):
@@ -70,7 +72,7 @@ cdef class Encoder:
         self.limit = <uint64_t> -1 if limit is None else limit
         self.chunks = Chunks.__new__(Chunks)
         self.buffers = []
-        self.cloudpickled = set()
+        self.cloudpickled = {}
         self.pickler = pickle.Pickler(self.chunks, 5, buffer_callback=self._keep_in_band)
 
     def _keep_in_band(self, buffer):
@@ -212,7 +214,7 @@ cdef class Encoder:
             self.buffers.clear()
 
     cdef int _dump(self, object item) except -1:
-        if type(item) not in self.cloudpickled:
+        if id(type(item)) not in self.cloudpickled:
             try:
                 self.saw_read_only = False
                 self.pickler.dump(item)
@@ -233,7 +235,9 @@ cdef class Encoder:
         except Exception as error:
             error = refusal if refusal is not None else error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
-        self.cloudpickled.add(type(item))
+        if len(self.cloudpickled) >= MOST_REMEMBERED:   # a program that makes types without end
+            self.cloudpickled.clear()
+        self.cloudpickled[id(type(item))] = type(item)
         return 0
 
     cdef bint _has_own_arrays_pickler(self) except -1:

@@ -19,14 +19,22 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from native cimport *
 
-from pipeline_executor.interfaces import Aborted, Hand, MessageFault, ReplicaBooks, State
+from pipeline_executor.interfaces import (
+    MOST_BYTES,
+    MOST_PACKETS_IN_FLIGHT,
+    Aborted,
+    Hand,
+    MessageFault,
+    ReplicaBooks,
+    State,
+)
 from pipeline_executor.interfaces import Cause as AbortCause
 from pipeline_executor.reducers import own_arrays_table
 

@@ -91,6 +91,7 @@ cdef class Receiver:
     cdef readonly bint saw_end
     cdef readonly object fault
     cdef bint told_to_stop
+    cdef bint busy   # somebody is inside: there is room for one item in hand
 
     def __cinit__(self, Run run, uint32_t edge, uint32_t entry):
         cdef Region* region = run._open()
@@ -100,7 +101,7 @@ cdef class Receiver:
         self.edge = region.edge(edge)
         self.me = region.entry(entry)
         self.entry = entry
-        self.saw_end = self.told_to_stop = False
+        self.saw_end = self.told_to_stop = self.busy = False
         self.fault = None
 
     def __iter__(self):
@@ -117,8 +118,10 @@ cdef class Receiver:
                 self.saw_end = True
                 raise StopIteration
             check_wait(status, self.me)
+            self.busy = True
             with nogil:
                 status = self.edge.take(region[0], self.me, self.spin)
+            self.busy = False
 
     def poll(self):
         cdef Region* region = self.run._open()
@@ -145,22 +148,35 @@ cdef class Receiver:
             self.edge.finish_consuming(region[0], self.entry, self.saw_end or self.told_to_stop)
 
     cdef int _release(self, Region* region) except -1:
+        if self.busy:   # as a generator says it
+            raise ValueError("the input is already being read, by another thread or by a message's own code")
         if self.fault is not None:   # a step that goes on after a lost message would hide the loss
             raise Aborted("a message could not be decoded")
         self.edge.release(region[0], self.me)
         return 0
 
     cdef object _decode(self):
+        # Decoding runs the message's own code, which may close the run or ask this receiver for more.
+        self.run.decodings += 1
+        self.busy = True
         try:
             item = decode(self.run.region.base, &self.me.hand)
-        except (Aborted, KeyboardInterrupt):
+            if self.run.region.base == NULL:
+                raise Aborted("the run was closed")
+            self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
+            return item
+        except Aborted:
             raise
         except BaseException as error:
             self.fault = MessageFault("decode", "", f"{type(error).__name__}: {error}")
             self.fault.__cause__ = error
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise Aborted("a message could not be decoded") from error
-        self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
-        return item
+        finally:
+            self.busy = False
+            self.run.decodings -= 1
+            self.run._unmap()
 
 
 cdef int check_wait(Status status, ReplicaEntry* me) except -1:

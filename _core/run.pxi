@@ -17,6 +17,8 @@ def open_run(layout, context):
     cdef uint64_t needed, size
     try:
         for index, edge in enumerate(layout.edges):
+            if not (1 <= edge.limit_items <= MOST_PACKETS_IN_FLIGHT and 1 <= edge.limit_bytes <= MOST_BYTES):
+                raise ValueError(f"edge {index}: a bound is out of range: {edge}")
             plans[index].limit = edge.limit_items
             plans[index].max_bytes = edge.limit_bytes
             plans[index].producers = edge.producers
@@ -24,6 +26,8 @@ def open_run(layout, context):
             plans[index].may_stop_early = edge.may_stop_early
             plans[index].rings_bell = edge.caller_reads
         needed = layout_of(plans, edges, layout.entries).arena_offset + SMALLEST_ARENA
+        if needed > LARGEST_REGION:
+            raise OSError(ENOMEM, f"cannot get {needed} bytes of shared memory: {os.strerror(ENOMEM)}")
         # Address space, not memory: pages cost memory once they are touched. Several times what the machine has,
         # so that the arena's size classes never run out of addresses before it runs out of memory.
         size = min(max(4 * physical_memory_bytes(), needed), LARGEST_REGION)
@@ -55,6 +59,7 @@ def _attach_run(memory, bell, uint64_t size):
     run.region.base = <unsigned char*> memory_map(run.memory, size)
     if run.region.base == NULL:
         raise OSError(errno, f"cannot map the run's shared memory: {os.strerror(errno)}")
+    run.mapped = run.region.base
     run.ledger = Ledger.__new__(Ledger, run)
     return run
 
@@ -66,6 +71,8 @@ cdef class Run:
     cdef Region region
     cdef int memory, bell
     cdef uint64_t size
+    cdef void* mapped         # outlives region.base while a message is being decoded
+    cdef uint32_t decodings   # under way
     cdef readonly object ledger
 
     def __cinit__(self):
@@ -81,6 +88,7 @@ cdef class Run:
             self.memory = -1
             return False
         self.size = size
+        self.mapped = self.region.base
         return True
 
     def __reduce__(self):
@@ -123,10 +131,8 @@ cdef class Run:
         self.region.base = NULL
 
     def close(self):
-        cdef unsigned char* base = self.region.base
         self.region.base = NULL
-        if base != NULL:
-            memory_unmap(base, self.size)
+        self._unmap()
         memory, bell = self.memory, self.bell
         self.memory = self.bell = -1
         if memory >= 0:
@@ -134,8 +140,14 @@ cdef class Run:
         if bell >= 0:
             os.close(bell)
 
+    cdef void _unmap(self) noexcept:
+        """Give the memory back, once the run is closed and nobody reads there."""
+        if self.mapped != NULL and self.region.base == NULL and self.decodings == 0:
+            memory_unmap(self.mapped, self.size)
+            self.mapped = NULL
+
     def __dealloc__(self):
         # Without os.close: no Python code may run here. A run is closed by its engine; this serves child
         # processes, where the end of the process closes the descriptors.
-        if self.region.base != NULL:
-            memory_unmap(self.region.base, self.size)
+        if self.mapped != NULL:
+            memory_unmap(self.mapped, self.size)

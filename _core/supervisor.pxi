@@ -53,6 +53,10 @@ cdef class Supervisor:
                 if error != EINTR:
                     raise OSError(error, os.strerror(error))
                 PyErr_CheckSignals()
+                if self.run.region.base == NULL:   # closed by the handler
+                    return []
+            if self.run.region.base == NULL:   # closed by another thread: the descriptors are no longer ours
+                return []
             if ready > 0 and polled[0].revents:
                 bell_silence(region.bell)
             ended = [entry for index, entry in enumerate(entries) if ready > 0 and polled[index + 1].revents]

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 __all__ = [
     "DEFAULT_BUFFER_BYTES",
     "DEFAULT_PACKETS_IN_FLIGHT",
+    "MOST_BYTES",
+    "MOST_PACKETS_IN_FLIGHT",
     "Aborted",
     "Cause",
     "Core",
@@ -37,6 +39,12 @@ __all__ = [
 
 #: Items between two steps unless a task says otherwise: enough to keep both busy with the smallest messages.
 DEFAULT_PACKETS_IN_FLIGHT = 1024
+
+#: A higher bound on items bounds nothing that a queue could hold, and would only cost memory for its ring.
+MOST_PACKETS_IN_FLIGHT = 2**20
+
+#: Likewise of bytes: more than a run's shared memory can be.
+MOST_BYTES = 2**40
 
 #: Bytes that wait between two steps unless a task says otherwise.
 DEFAULT_BUFFER_BYTES = 64 * 2**20
@@ -112,8 +120,8 @@ class EdgeLayout:
     Attributes:
         producers: replicas of the step that yields.
         consumers: replicas of the step that reads; 1 if the caller reads.
-        limit_items: items made, queued or consumed at any moment (packets_in_flight).
-        limit_bytes: bytes queued at any moment.
+        limit_items: items made, queued or consumed at any moment (packets_in_flight); at most MOST_PACKETS_IN_FLIGHT.
+        limit_bytes: bytes queued at any moment; at most MOST_BYTES.
         may_stop_early: the reading step may return before the end.
         caller_reads: the consumer is the process that called `execute`, and waits with a `Supervisor`.
     """

@@ -9,6 +9,8 @@ from typing import Any
 from pipeline_executor.interfaces import (
     DEFAULT_BUFFER_BYTES,
     DEFAULT_PACKETS_IN_FLIGHT,
+    MOST_BYTES,
+    MOST_PACKETS_IN_FLIGHT,
     EdgeLayout,
     Run,
     RunLayout,
@@ -111,7 +113,7 @@ def make_plan(
                 entry=entry + replica,
                 input_edge=index - 1 if index > 0 else None,
                 output_edge=index if index < last or yields_to_caller else None,
-                max_message_bytes=task.max_message_size,
+                max_message_bytes=None if task.max_message_size is None else min(task.max_message_size, MOST_BYTES),
                 downstream_edges=tuple(range(index, last + yields_to_caller)),
             )
             for replica in range(counts[index])
@@ -133,8 +135,10 @@ def make_plan(
             producers=counts[index],
             consumers=counts[index + 1] if index < last else 1,
             # Each producer holds a credit while it makes an item, so there are at least as many as producers.
-            limit_items=_or(task.packets_in_flight, max(DEFAULT_PACKETS_IN_FLIGHT, 2 * counts[index])),
-            limit_bytes=_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES),
+            limit_items=min(
+                _or(task.packets_in_flight, max(DEFAULT_PACKETS_IN_FLIGHT, 2 * counts[index])), MOST_PACKETS_IN_FLIGHT
+            ),
+            limit_bytes=min(_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES), MOST_BYTES),
             may_stop_early=index < last and tasks[index + 1].may_stop_early,
             caller_reads=index == last,
         )

@@ -291,3 +291,135 @@ def test_script_ends(name: str, core: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert expected in done.stderr
+
+
+# ---- bounds and messages at their limits
+
+
+@pytest.mark.parametrize("bound", [sys.maxsize, 2**64, 2**63 + 1])
+def test_bounds_that_bound_nothing_cost_nothing(core: str, bound: int) -> None:
+    tasks = [
+        PipelineTask(steps.count, {"n": 100}, packets_in_flight=bound, max_buffer_bytes=bound, max_message_size=bound)
+    ]
+    results = execute(tasks)
+    assert results is not None
+    assert list(results) == list(range(100))
+
+
+class ChangesTheFirst:
+    """Changes a bytearray that was pickled before it, while it is pickled itself."""
+
+    def __init__(self, changed: bytearray) -> None:
+        self.changed = changed
+
+    def __reduce__(self) -> tuple[type[int], tuple[()]]:
+        self.changed += b"more"
+        return int, ()
+
+
+def yield_changing(n: int) -> Iterable[Any]:
+    for size in (10, 100_000):
+        first = bytearray(size)
+        yield [first, ChangesTheFirst(first), size]
+
+
+def test_large_bytearray_is_a_snapshot(core: str) -> None:
+    results = execute([PipelineTask(yield_changing, {"n": 1})])
+    assert results is not None
+    assert [[len(first), second, size] for first, second, size in results] == [[10, 0, 10], [100_000, 0, 100_000]]
+
+
+class Unhashable(type):  # noqa: PLW1641  (the point of it)
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+
+class OfUnhashable(metaclass=Unhashable):
+    pass
+
+
+def yield_unhashable() -> Iterable[Any]:
+    yield OfUnhashable()
+
+
+def test_object_of_an_unhashable_type_is_refused_as_a_message(core: str) -> None:
+    # Pickle itself looks types up in a table.
+    results = execute([PipelineTask(yield_unhashable)])
+    assert results is not None
+    with pytest.raises(MessageError, match=r"OfUnhashable' that cannot be pickled: TypeError: unhashable type"):
+        list(results)
+
+
+def read_in_threads(items: Iterable[int]) -> Iterable[int]:
+    """Several threads read the one input, each as fast as it can."""
+    received: list[int] = []
+
+    def read() -> None:
+        iterator = iter(items)
+        while True:
+            try:
+                received.append(next(iterator))
+            except StopIteration:
+                return
+            except ValueError:  # another thread is reading
+                continue
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    yield from received
+
+
+@pytest.mark.rule("R6")
+def test_r6_threads_of_a_step_lose_and_repeat_nothing(core: str) -> None:
+    results = execute([PipelineTask(steps.count, {"n": 20_000}), PipelineTask(read_in_threads)])
+    assert results is not None
+    assert sorted(results) == list(range(20_000))
+
+
+to_close: list[Any] = []
+
+
+class ClosesTheResults:
+    def __setstate__(self, state: object) -> None:
+        for results in to_close:
+            results.close()
+
+
+def yield_closing() -> Iterable[Any]:
+    yield 1
+    closing = ClosesTheResults()
+    closing.__dict__["filled"] = bytes(100_000)
+    yield closing
+    yield 2
+
+
+@needs_fork
+def test_result_that_closes_the_pipeline_while_it_is_unpickled(core: str) -> None:
+    results = execute([PipelineTask(yield_closing)], "process-fork")
+    assert results is not None
+    assert next(results) == 1
+    to_close.append(results)
+    try:
+        assert list(results) == []
+    finally:
+        to_close.clear()
+
+
+@needs_fork
+def test_signal_handler_that_closes_the_results(core: str) -> None:
+    results = execute([PipelineTask(wait_for_ever)], "process-fork")
+    assert results is not None
+    before = signal.signal(signal.SIGALRM, lambda _number, _frame: results.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert list(results) == []
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def wait_for_ever() -> Iterable[int]:
+    threading.Event().wait()
+    yield 1

@@ -321,7 +321,8 @@ struct Edge {
     }
     std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with Event::wait's
     if (room.waiters.load(std::memory_order_relaxed) != 0 &&
-        limit - (acquired.load(std::memory_order_relaxed) - given_back) >= room_hysteresis)
+        // Also once in a while whatever is free: a producer that never sleeps may take each credit as it comes.
+        (limit - (acquired.load(std::memory_order_relaxed) - given_back) >= room_hysteresis || given_back % limit == 0))
       room.wake(room_hysteresis > 1 ? unpark_everyone : 1);
   }
 

@@ -13,7 +13,16 @@ from pipeline_executor.interfaces import Cause, Ledger, MessageFault, State
 from pipeline_executor.plan import Assignment, Plan
 from pipeline_executor.worker import FailureReport
 
-__all__ = ["GUARD_EXIT_CODE", "GUARD_HINT", "bounded_repr", "error_of", "message_error", "note_second", "raised", "stopped_early"]
+__all__ = [
+    "GUARD_EXIT_CODE",
+    "GUARD_HINT",
+    "bounded_repr",
+    "error_of",
+    "message_error",
+    "note_second",
+    "raised",
+    "stopped_early",
+]
 
 #: The exit code of a child whose `__main__` calls `execute` while it is being imported there.
 GUARD_EXIT_CODE = 97
@@ -108,7 +117,7 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
 
 
 def note_second(error: BaseException | None, second: Exception) -> None:
-    """The caller's `on_report` has raised: that is raised if nothing else had failed, and told beside the error if so."""
+    """The caller's `on_report` has raised: raise that if nothing else had failed, else tell it beside the error."""
     if error is None:
         raise second
     with contextlib.suppress(Exception):

@@ -198,12 +198,12 @@ class _LocalRun:
         if self._ended or self._results is None:
             raise StopIteration
         try:
-            while self._run.aborted() is None:
-                found, item = self._results.poll()
-                if found:
-                    return item
-                self._supervisor.arm()
-                found, item = self._results.poll()
+            results = self._results
+            while not self._is_over() and self._run.aborted() is None:
+                found, item = results.poll()
+                if not found:
+                    self._supervisor.arm()
+                    found, item = results.poll()
                 if found:
                     return item
                 self._attend(None)
@@ -211,7 +211,7 @@ class _LocalRun:
             self.wait()
             raise
         except Aborted:
-            if (fault := self._results.fault) is not None:
+            if (fault := results.fault) is not None and not self._is_over():
                 self._abandon()
                 last = self._plan.steps[-1]
                 raise MessageError(
@@ -221,8 +221,12 @@ class _LocalRun:
         except BaseException:
             self._abandon()
             raise
-        self._finish()
-        raise StopIteration  # closed by another thread
+        if not self._is_over():
+            self._finish()
+        raise StopIteration  # closed meanwhile: by another thread, a signal handler, a result's own code
+
+    def _is_over(self) -> bool:
+        return self._ended
 
     def close(self) -> None:
         with contextlib.suppress(ValueError):  # it has ended
@@ -235,7 +239,9 @@ class _LocalRun:
     def _attend(self, timeout_s: float | None) -> None:
         """Sleep until there is news, and see to it."""
         for entry in self._supervisor.wait(timeout_s):
-            process = self._alive[entry]
+            process = self._alive.get(entry)
+            if process is None:  # a signal handler has closed the run meanwhile
+                continue
             with hold_signals():  # from here on the process is known as reaped, or not at all
                 process.kill_group()
                 status = process.reap()

@@ -14,6 +14,7 @@ from pipeline_executor.reducers import Table, own_arrays_table
 __all__ = ["Encoder", "decode", "type_name"]
 
 _LEAST_BUFFER = 1024  # bytes; a smaller one costs less inside the pickle
+_MOST_REMEMBERED = 256
 _HEAD = struct.Struct("=QQ")  # number of buffers, size of the pickle
 _SIZE = struct.Struct("=Q")
 
@@ -40,12 +41,16 @@ class _TablePickler(pickle.Pickler):
 
 
 def _size(item: Any, pieces: list[Piece]) -> int:
-    """What counts for max_message_size: of text and bytes their own size, as in the compiled core."""
+    """What counts for max_message_size: of plain values their own size, as in the compiled core."""
     if type(item) is bytes:
         return len(item)
     if type(item) is str:
         return len(item.encode(errors="surrogatepass"))
-    return sum(map(len, pieces))
+    if type(item) in (int, float):
+        return 8
+    if item is None or type(item) is bool:
+        return 0
+    return sum(map(len, pieces)) - (_HEAD.size if len(pieces) == 2 else 0)
 
 
 class Encoder:
@@ -53,7 +58,7 @@ class Encoder:
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
-        self._cloudpickled: set[type] = set()
+        self._cloudpickled: dict[int, type] = {}  # by id: a type need not be hashable
 
     def encode(self, item: Any) -> list[Piece]:
         """The pieces of the message. They may be views of the value: copy them before the step goes on."""
@@ -86,7 +91,7 @@ class Encoder:
             return False
 
         refusal: Exception | None = None
-        if type(item) not in self._cloudpickled:
+        if id(type(item)) not in self._cloudpickled:
             try:
                 pickled = pickle.dumps(item, 5, buffer_callback=keep_in_band)
                 if saw_read_only and (table := own_arrays_table()) is not None:
@@ -103,7 +108,9 @@ class Encoder:
         except Exception as error:
             error = refusal or error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
-        self._cloudpickled.add(type(item))
+        if len(self._cloudpickled) >= _MOST_REMEMBERED:  # a program that makes types without end
+            self._cloudpickled.clear()
+        self._cloudpickled[id(type(item))] = type(item)
         return by_value
 
 

@@ -13,9 +13,11 @@ looks at the words first, so a release too many is harmless and a wait without a
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import SEM_VALUE_MAX  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.fallback.arena import Arena
@@ -41,8 +43,10 @@ class Edge:
 
     def __init__(self, layout: EdgeLayout, context: BaseContext) -> None:
         self.layout = layout
+        # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
+        self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
         self._ring = _EDGE_WORDS + Arena.WORDS
-        arena_start = (self._ring + 2 * layout.limit_items) * 8
+        arena_start = (self._ring + 2 * self.limit) * 8
         self.memory = SharedMemory.at_most(address_space_bytes(), arena_start + _LEAST_ARENA)
         self.arena = Arena(self.memory, _EDGE_WORDS)
         self.arena.setup(arena_start)
@@ -52,7 +56,7 @@ class Edge:
         words[_QUITTER] = _NOBODY
         try:
             self.lock = context.Lock()
-            self.room = context.Semaphore(layout.limit_items)
+            self.room = context.Semaphore(self.limit)
             self.items = context.Semaphore(0)
             self.space = context.Semaphore(0)
         except BaseException:
@@ -111,13 +115,13 @@ class Edge:
         words = self.memory.words
         if words[_QUITTER] != _NOBODY and not self.stopped:
             words[_DROPPED] = 1
-        at = self._ring + words[_TAIL] % self.layout.limit_items * 2
+        at = self._ring + words[_TAIL] % self.limit * 2
         words[at], words[at + 1] = block, size
         words[_TAIL] += 1
 
     def pop(self) -> tuple[int, int]:
         words = self.memory.words
-        at = self._ring + words[_HEAD] % self.layout.limit_items * 2
+        at = self._ring + words[_HEAD] % self.limit * 2
         block, size = words[at], words[at + 1]
         words[_HEAD] += 1
         words[_BYTES] -= size
@@ -251,6 +255,7 @@ class Receiver:
         self._has_token = False
         self._hand = (0, 0)  # block and size
         self._used_block = 0  # of the item before; freed when the lock is taken next
+        self._turn = threading.Lock()
         self.saw_end = False
         self.fault: MessageFault | None = None
 
@@ -258,24 +263,40 @@ class Receiver:
         return self
 
     def __next__(self) -> Any:
-        self._release()
-        while True:
-            self._run.check(self._me)
-            if not self._has_token and not self._edge.items.acquire(block=False):
-                since = time.monotonic_ns()
-                self._edge.items.acquire()
-                self._me.waited_for_input(time.monotonic_ns() - since)
+        self._begin()
+        try:
+            self._release()
+            while True:
                 self._run.check(self._me)
-            self._has_token = False
-            with self._lock:
-                found = self._take()
-            if found:
-                return self._decode()
+                # A token that was taken is kept until it has been used: a signal handler may raise in between.
+                self._has_token = self._has_token or self._edge.items.acquire(block=False)
+                if not self._has_token:
+                    since = time.monotonic_ns()
+                    self._has_token = self._edge.items.acquire()
+                    self._me.waited_for_input(time.monotonic_ns() - since)
+                    self._run.check(self._me)
+                with self._lock:
+                    self._has_token = False
+                    found = self._take()
+                if found:
+                    return self._decode()
+        finally:
+            self._turn.release()
+
+    def _begin(self) -> None:
+        if not self._turn.acquire(blocking=False):  # as a generator says it
+            raise ValueError("the input is already being read, by another thread or by a message's own code")
 
     def poll(self) -> tuple[bool, Any]:
+        self._begin()
+        try:
+            return self._poll()
+        finally:
+            self._turn.release()
+
+    def _poll(self) -> tuple[bool, Any]:
         self._release()
         self._run.check(self._me)
-        # A token that was taken is kept until it has been used, for the lock may be out of reach.
         self._has_token = self._has_token or self._edge.items.acquire(block=False)
         if not self._has_token:
             return False, None
@@ -309,11 +330,14 @@ class Receiver:
     def _decode(self) -> Any:
         try:
             item = self._edge.read(*self._hand)
-        except (Aborted, KeyboardInterrupt):
+            self._run.check_open()
+        except Aborted:
             raise
         except BaseException as error:
             self.fault = MessageFault("decode", "", f"{type(error).__name__}: {error}")
             self.fault.__cause__ = error
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise Aborted("a message could not be decoded") from error
         self._me.decoded()
         return item

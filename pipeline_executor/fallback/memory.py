@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -75,9 +76,12 @@ class SharedMemory:
         return _attach_descriptor, (DupFd(self._descriptor), len(self.data))
 
     def close(self) -> None:
-        self.words.release()
-        self.data.release()
-        self._mapping.close()
+        # A message's own code can close the run while the message is being decoded: then the mapping goes with the last
+        # view of it.
+        with contextlib.suppress(BufferError):
+            self.words.release()
+            self.data.release()
+            self._mapping.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -132,6 +132,10 @@ class Run:
 
     # ---- the end
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def check_open(self) -> None:
         if self._closed:
             raise ValueError("the run is closed, or belongs to the process that this one is a fork of")

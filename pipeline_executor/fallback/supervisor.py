@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -14,29 +13,36 @@ __all__ = ["Supervisor"]
 #: Seconds until the next look when a lock was out of reach.
 _RETRY_S = 0.005
 
+#: Seconds until the next look when the bell was armed and has not rung.
+_LOOK_S = 0.5
+
 
 class Supervisor:
     def __init__(self, run: Run, bell: Connection) -> None:
         self._run = run
         self._bell = bell
         self._entries: dict[int, int] = {}  # handle -> entry
-        self._fence = threading.Lock()
+        self._armed = False
 
     def watch(self, entry: int, handle: int) -> None:
         self._entries[handle] = entry
 
     def arm(self) -> None:
         self._run.ledger.bell_armed = True
-        # The flag must be visible before the last look at the queue: taking a lock is an atomic read-modify-write,
-        # which keeps the two in order. Its partner is the semaphore that a producer posts before it reads the flag.
-        with self._fence:
-            pass
+        # The flag should be visible before the last look at the queue. Nothing in Python is a full fence on every
+        # processor, so `wait` does not rely on it: after an arm it looks again after a while.
+        self._armed = True
 
     def wait(self, timeout_s: float | None) -> list[int]:
         self._run.check_open()
         if self._run.take_retry():
             timeout_s = _RETRY_S if timeout_s is None else min(timeout_s, _RETRY_S)
+        elif self._armed:
+            timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
+        self._armed = False
         ready = wait([self._bell, *self._entries], timeout_s)
+        if self._run.closed:  # by a signal handler, or by another thread
+            return []
         while self._bell.poll():
             self._bell.recv_bytes()
         return [self._entries.pop(handle) for handle in ready if isinstance(handle, int)]
