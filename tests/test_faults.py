@@ -423,3 +423,14 @@ def test_signal_handler_that_closes_the_results(core: str) -> None:
 def wait_for_ever() -> Iterable[int]:
     threading.Event().wait()
     yield 1
+
+
+@needs_fork
+def test_refused_constant_beside_a_large_one_leaves_nothing(core: str) -> None:
+    # What is left is counted after the test.
+    tasks = [
+        PipelineTask(steps.count, {"n": bytes(100_000)}),
+        PipelineTask(steps.first, {"n": threading.Lock()}),
+    ]
+    with pytest.raises(PipelineError, match="constant 'n' cannot be pickled"):
+        execute(tasks, "process-spawn")

@@ -77,6 +77,8 @@ def run_local(
     except BaseException:
         if run is not None:
             run.close()
+        else:
+            _close_payloads(payloads)
         raise
 
 
@@ -110,6 +112,7 @@ def _payloads(plan: Plan) -> list[Payload]:
                 "    Make it inside the step, or use parallelism='process-fork'."
             )
     if defects:
+        _close_payloads(payloads)
         raise PipelineTypeError(
             f"{len(defects)} defect{'s' * (len(defects) > 1)} in the pipeline; nothing was started\n  "
             + "\n  ".join(defects),
@@ -118,7 +121,14 @@ def _payloads(plan: Plan) -> list[Payload]:
     return payloads
 
 
+def _close_payloads(payloads: list[Payload] | None) -> None:
+    for payload in payloads or ():
+        payload.close()
+
+
 class _LocalRun:
+    """One run; see the module."""
+
     def __init__(
         self,
         plan: Plan,
@@ -385,8 +395,7 @@ class _LocalRun:
         self._results = None
         self._supervisor.close()
         self._lifeline.close()
-        for payload in self._payloads or ():
-            payload.close()
+        _close_payloads(self._payloads)
         self._run.close()
         if self._on_end is not None:
             self._on_end(books, time.monotonic() - self._started_at)
