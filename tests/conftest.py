@@ -142,18 +142,25 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         resource_tracker.ensure_running()
         if "forkserver" in START_METHODS:
             forkserver.ensure_running()
-    gc.collect()
     children, threads = _children(), set(threading.enumerate())
     descriptors, names, mappings = _descriptors(), _named_shared_memory(), _mappings()
+
+    def left_behind() -> list[str]:
+        found = [f"process {process}" for process in _descendants_alive(children)]
+        found += [f"thread {thread}" for thread in set(threading.enumerate()) - threads]
+        now = _descriptors()
+        if len(now) > len(descriptors):
+            new = {number: target for number, target in now.items() if descriptors.get(number) != target}
+            found.append(f"descriptors {new}")
+        found += [f"shared memory {name}" for name in _named_shared_memory() - names]
+        if _mappings() > mappings:
+            found.append("mappings of shared memory")
+        return found
+
     yield
-    gc.collect()
-    left = _descendants_alive(children)
-    assert not left, f"processes left behind: {left}"
-    new_threads = set(threading.enumerate()) - threads
-    assert not new_threads, f"threads left behind: {new_threads}"
-    now = _descriptors()
-    new = {number: target for number, target in now.items() if descriptors.get(number) != target}
-    assert len(now) <= len(descriptors), f"descriptors left behind: {new}"
-    new_names = _named_shared_memory() - names
-    assert not new_names, f"shared memory left behind: {new_names}"
-    assert _mappings() <= mappings, "mappings of shared memory left behind"
+    # What hangs in a reference cycle, such as a caught error's traceback, is collected first: where there is
+    # something, for a collection takes long in a process that has large packages loaded.
+    if left_behind():
+        gc.collect()
+    left = left_behind()
+    assert not left, f"left behind: {left}"
