@@ -10,18 +10,18 @@
 // because each is changed by one compare-and-swap.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
+#include "atomic.hpp"
 #include "event.hpp"
 
 namespace pipeline_executor {
 
 struct alignas(cache_line) Block {
   std::uint32_t size_class;
-  std::atomic<std::uint32_t> next;  // block number of the next free block; meaningful on a free list only
+  Atomic<std::uint32_t> next;  // block number of the next free block; meaningful on a free list only
   std::uint64_t size;               // bytes in use, as asked for
   // the payload follows, aligned to a cache line
   unsigned char* payload() noexcept { return reinterpret_cast<unsigned char*>(this) + sizeof(Block); }
@@ -31,9 +31,9 @@ struct Arena {
   static constexpr std::uint64_t unit = 256;  // bytes; 2^32 units are one TiB
   static constexpr unsigned classes = 128;
 
-  alignas(cache_line) std::atomic<std::uint64_t> top;  // in units, from the start of the region: the first never used
+  alignas(cache_line) Atomic<std::uint64_t> top;  // in units, from the start of the region: the first never used
   std::uint64_t end;                                   // in units
-  alignas(cache_line) std::atomic<std::uint64_t> free_lists[classes];  // tag << 32 | block number; 0: empty
+  alignas(cache_line) Atomic<std::uint64_t> free_lists[classes];  // tag << 32 | block number; 0: empty
 
   // Size classes: every number of units up to 8, then four to a doubling, so that at most a fifth of a
   // block lies unused.
@@ -78,7 +78,7 @@ struct Arena {
   void free(unsigned char* base, std::uint64_t offset) noexcept {
     KILL_POINT("about to free");
     Block* block = at(base, offset);
-    std::atomic<std::uint64_t>& list = free_lists[block->size_class];
+    Atomic<std::uint64_t>& list = free_lists[block->size_class];
     std::uint64_t head = list.load(std::memory_order_relaxed);
     std::uint64_t changed;
     do {
@@ -90,7 +90,7 @@ struct Arena {
 
  private:
   std::uint64_t pop(unsigned char* base, unsigned size_class) noexcept {
-    std::atomic<std::uint64_t>& list = free_lists[size_class];
+    Atomic<std::uint64_t>& list = free_lists[size_class];
     std::uint64_t head = list.load(std::memory_order_acquire);  // pairs with the release in free
     while (static_cast<std::uint32_t>(head) != 0) {
       // Another process may take this block meanwhile and overwrite it; then `next` is stale, the tag has

@@ -12,11 +12,11 @@
 // All functions are called without the interpreter's lock and never throw; a Status tells the outcome.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 
 #include "arena.hpp"
+#include "atomic.hpp"
 #include "event.hpp"
 #include "ledger.hpp"
 #include "message.hpp"
@@ -39,12 +39,12 @@ struct Edge;
 
 // One per region. Written by whoever aborts and by the caller; read by everybody for each item.
 struct Control {
-  alignas(cache_line) std::atomic<std::uint64_t> abort_word;  // cause << 32 | replica; 0: not aborted
+  alignas(cache_line) Atomic<std::uint64_t> abort_word;  // cause << 32 | replica; 0: not aborted
   std::uint32_t edges;
   std::uint32_t replicas;
   std::uint64_t region_size;
   std::uint64_t edges_offset, entries_offset;
-  alignas(cache_line) std::atomic<std::uint32_t> bell_armed;  // 1: the caller sleeps and wants the bell
+  alignas(cache_line) Atomic<std::uint32_t> bell_armed;  // 1: the caller sleeps and wants the bell
   alignas(cache_line) Arena arena;
 };
 
@@ -73,13 +73,13 @@ struct Region {
   // The caller, before its last look at what it waits for.
   void arm_bell() const noexcept {
     control()->bell_armed.store(1, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with the fence before ring_if_armed
+    fence_seq_cst();  // pairs with the fence before ring_if_armed
   }
 };
 
 struct alignas(cache_line) Cell {
   // turn == p: the producer at position p may write; turn == p + 1: the consumer at p may read.
-  std::atomic<std::uint64_t> turn;
+  Atomic<std::uint64_t> turn;
   Message message;
 };
 
@@ -98,19 +98,19 @@ struct Edge {
   std::uint32_t may_stop_early;       // of the consuming step
   std::uint32_t rings_bell;           // the consumer is the caller, who sleeps on the bell
 
-  alignas(cache_line) std::atomic<std::uint64_t> tail;  // next position to be written
-  std::atomic<std::uint64_t> acquired;                  // credits ever taken
-  alignas(cache_line) std::atomic<std::uint64_t> head;  // next position to be read
-  std::atomic<std::uint64_t> released;                  // credits ever given back
-  alignas(cache_line) std::atomic<std::uint64_t> buffered_bytes;
+  alignas(cache_line) Atomic<std::uint64_t> tail;  // next position to be written
+  Atomic<std::uint64_t> acquired;                  // credits ever taken
+  alignas(cache_line) Atomic<std::uint64_t> head;  // next position to be read
+  Atomic<std::uint64_t> released;                  // credits ever given back
+  alignas(cache_line) Atomic<std::uint64_t> buffered_bytes;
   alignas(cache_line) Event items;  // consumers wait for: a message, the end
   alignas(cache_line) Event room;   // producers wait for: a credit
   alignas(cache_line) Event bytes;  // producers wait for: room within max_bytes
-  alignas(cache_line) std::atomic<std::uint32_t> producers_left;
-  std::atomic<std::uint32_t> consumers_left;
-  std::atomic<std::uint32_t> first_quitter;  // the replica that first returned before it saw the end; `nobody`: none
-  std::atomic<std::uint32_t> stopped;        // 1: the consumers want no more (may_stop_early)
-  std::atomic<std::uint64_t> quit_position;  // `tail` when it returned; `never`: nobody has
+  alignas(cache_line) Atomic<std::uint32_t> producers_left;
+  Atomic<std::uint32_t> consumers_left;
+  Atomic<std::uint32_t> first_quitter;  // the replica that first returned before it saw the end; `nobody`: none
+  Atomic<std::uint32_t> stopped;        // 1: the consumers want no more (may_stop_early)
+  Atomic<std::uint64_t> quit_position;  // `tail` when it returned; `never`: nobody has
 
   Cell* cell(const Region& region, std::uint64_t position) const noexcept {
     return reinterpret_cast<Cell*>(region.base + cells_offset) + (position & mask);
@@ -287,7 +287,7 @@ struct Edge {
   // another sleeper. The fence pairs with that in Event::wait: either the sleeper sees our move of `head`, or we see
   // the sleeper.
   void pass_on(const Region& region, std::uint64_t next) noexcept {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    fence_seq_cst();
     if (items.waiters.load(std::memory_order_relaxed) == 0) return;
     if (cell(region, next)->turn.load(std::memory_order_acquire) == next + 1) items.wake(1);
   }
@@ -319,7 +319,7 @@ struct Edge {
     } else {  // a producer gives unused credits back too
       given_back = released.fetch_add(1, std::memory_order_release) + 1;
     }
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with Event::wait's
+    fence_seq_cst();  // pairs with Event::wait's
     if (room.waiters.load(std::memory_order_relaxed) != 0 &&
         // Also once in a while whatever is free: a producer that never sleeps may take each credit as it comes.
         (limit - (acquired.load(std::memory_order_relaxed) - given_back) >= room_hysteresis || given_back % limit == 0))
@@ -339,7 +339,7 @@ struct Edge {
     KILL_POINT("reading ends");
     const bool last = consumers_left.fetch_sub(1, std::memory_order_acq_rel) == 1;
     // Pairs with the fence in publish's notify: the producer sees our quit_position, or we see its tail.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    fence_seq_cst();
     const std::uint32_t quitter = first_quitter.load(std::memory_order_relaxed);
     if (last && quitter != nobody && !stopped.load(std::memory_order_acquire) &&
         head.load(std::memory_order_relaxed) != tail.load(std::memory_order_relaxed)) {

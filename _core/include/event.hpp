@@ -10,16 +10,16 @@
 // call each and nothing else; the death itself aborts the run.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
+#include "atomic.hpp"
 #include "kill_point.hpp"
 #include "platform.hpp"
 
 namespace pipeline_executor {
 
-static_assert(std::atomic<std::uint32_t>::is_always_lock_free, "shared memory needs lock-free words");
-static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "shared memory needs lock-free words");
+static_assert(Atomic<std::uint32_t>::is_always_lock_free, "shared memory needs lock-free words");
+static_assert(Atomic<std::uint64_t>::is_always_lock_free, "shared memory needs lock-free words");
 
 constexpr std::size_t cache_line = 64;
 
@@ -36,8 +36,8 @@ struct Spin {
 };
 
 struct Event {
-  std::atomic<std::uint32_t> sequence;  // moved by notifiers; the word that waiters sleep on
-  std::atomic<std::uint32_t> waiters;   // written by waiters, read by notifiers
+  Atomic<std::uint32_t> sequence;  // moved by notifiers; the word that waiters sleep on
+  Atomic<std::uint32_t> waiters;   // written by waiters, read by notifiers
 
   // Returns true when ready() holds, false when a signal handler has to run first.
   template <class Ready>
@@ -54,7 +54,7 @@ struct Event {
     bool done = true;
     for (;;) {
       const std::uint32_t seen = sequence.load(std::memory_order_acquire);  // pairs with notify's fetch_add
-      std::atomic_thread_fence(std::memory_order_seq_cst);                  // pairs with notify's fence
+      fence_seq_cst();                                                      // pairs with notify's fence
       if (ready()) break;
       KILL_POINT("about to park");
       if (park(&sequence, seen) == ParkResult::interrupted) {
@@ -68,7 +68,7 @@ struct Event {
 
   // To be called after the condition was made true.
   void notify(int how_many) noexcept {
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with wait's fence
+    fence_seq_cst();  // pairs with wait's fence
     if (waiters.load(std::memory_order_relaxed) != 0) wake(how_many);
   }
 

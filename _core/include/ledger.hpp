@@ -5,9 +5,9 @@
 // value; they are exact once the process has ended, since waiting for its end orders its stores before.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
+#include "atomic.hpp"
 #include "event.hpp"
 #include "message.hpp"
 
@@ -20,19 +20,19 @@ enum class HandPhase : std::uint32_t {
 };
 
 struct ReplicaEntry {
-  alignas(cache_line) std::atomic<std::uint32_t> state;  // interfaces.State
-  std::atomic<std::uint32_t> pid;
-  std::atomic<std::uint64_t> report_block;  // arena block with the replica's own account of its failure; 0: none
+  alignas(cache_line) Atomic<std::uint32_t> state;  // interfaces.State
+  Atomic<std::uint32_t> pid;
+  Atomic<std::uint64_t> report_block;  // arena block with the replica's own account of its failure; 0: none
 
-  alignas(cache_line) std::atomic<std::uint64_t> items_in;
-  std::atomic<std::uint64_t> wait_input_ns;
-  alignas(cache_line) std::atomic<std::uint32_t> hand_phase;  // HandPhase
-  Message hand;                                              // the item in hand; valid unless hand_phase is empty
+  alignas(cache_line) Atomic<std::uint64_t> items_in;
+  Atomic<std::uint64_t> wait_input_ns;
+  alignas(cache_line) Atomic<std::uint32_t> hand_phase;  // HandPhase
+  Message hand;                                         // the item in hand; valid unless hand_phase is empty
 
-  alignas(cache_line) std::atomic<std::uint64_t> items_out;
-  std::atomic<std::uint64_t> wait_room_ns;
+  alignas(cache_line) Atomic<std::uint64_t> items_out;
+  Atomic<std::uint64_t> wait_room_ns;
 
-  static void add(std::atomic<std::uint64_t>& counter, std::uint64_t amount) noexcept {
+  static void add(Atomic<std::uint64_t>& counter, std::uint64_t amount) noexcept {
     counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_release);
   }
 };

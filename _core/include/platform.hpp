@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <ctime>
 
-#include <atomic>
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -23,6 +22,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "atomic.hpp"
 
 namespace pipeline_executor {
 
@@ -63,13 +64,13 @@ enum class ParkResult { woken, interrupted };
 // Sleeps while *word == expected, until somebody calls unpark_*. `interrupted` means that a signal handler
 // has to run. The operation is the shared kind (no FUTEX_PRIVATE_FLAG): the word lies in memory that several
 // processes map at different addresses.
-inline ParkResult park(std::atomic<std::uint32_t>* word, std::uint32_t expected) noexcept {
+inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected) noexcept {
   const long rc = syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT, expected, nullptr,
                           nullptr, 0);
   return rc == -1 && errno == EINTR ? ParkResult::interrupted : ParkResult::woken;
 }
 
-inline void unpark(std::atomic<std::uint32_t>* word, int how_many) noexcept {
+inline void unpark(Atomic<std::uint32_t>* word, int how_many) noexcept {
   syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAKE, how_many, nullptr, nullptr, 0);
 }
 
