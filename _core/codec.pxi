@@ -19,6 +19,7 @@ cdef enum Kind:
 cdef size_t TUPLE_ITEMS = 8, TUPLE_ITEM_BYTES = 255, TUPLE_BYTES = 512
 cdef uint64_t BUFFER_ALIGNMENT = 64
 cdef Py_ssize_t LEAST_BUFFER = 1024           # bytes; a smaller one costs less inside the pickle
+cdef uint64_t LEAST_VIEW = 1 << 13            # bytes; a smaller one costs less copied, and holds no block
 cdef Py_ssize_t MOST_REMEMBERED = 256
 cdef uint64_t NOGIL_COPY = 1 << 16            # bytes; from here on others may run during the copy
 
@@ -332,32 +333,44 @@ cdef object decode_tuple(const unsigned char* at, uint64_t size):
     return tuple(parts)
 
 
-cdef object decode_buffers(const unsigned char* at):
+cdef object decode_buffers(Run run, Message* message, bint may_view):
+    cdef const unsigned char* at = payload_of(run, message)
     cdef uint64_t count = (<const uint64_t*> at)[0], pickled = (<const uint64_t*> at)[1]
     cdef uint64_t offset = 16 + 8 * count, size, index
     cdef list buffers = []
     cdef bytearray buffer
+    cdef object whole = None
+    may_view = may_view and message.in_block and run.region.control().arena.is_large(
+        block_at(run.region.base, message.block)
+    )
     data = PyMemoryView_FromMemory(<char*> at + offset, pickled, PyBUF_READ)
     offset += pickled
     for index in range(count):
         size = (<const uint64_t*> at)[2 + index]
         offset = aligned(offset)
-        # The reader's own, and writable.
-        buffer = PyByteArray_FromStringAndSize(NULL, size)
-        copy(PyByteArray_AS_STRING(buffer), at + offset, size)
-        buffers.append(buffer)
+        if may_view and size >= LEAST_VIEW:
+            if whole is None:
+                whole = PyMemoryView_FromObject(lease(run, message.block))
+            buffers.append(whole[offset:offset + size])
+        else:
+            buffer = PyByteArray_FromStringAndSize(NULL, size)
+            copy(PyByteArray_AS_STRING(buffer), at + offset, size)
+            buffers.append(buffer)
         offset += size
     return pickle.loads(data, buffers=buffers)
 
 
-cdef object decode(unsigned char* base, Message* message):
-    cdef unsigned char* at = message.bytes
-    if message.in_block:
-        at = block_at(base, message.block).payload()
+cdef unsigned char* payload_of(Run run, Message* message) noexcept:
+    return block_at(run.region.base, message.block).payload() if message.in_block else message.bytes
+
+
+cdef object decode(Run run, Message* message, bint may_view):
+    """The value, the reader's own and writable. With `may_view` its large buffers lie where the message lies."""
+    cdef unsigned char* at = payload_of(run, message)
     if message.kind == KIND_TUPLE:
         return decode_tuple(at, message.size)
     if message.kind == KIND_PICKLE:
         return pickle.loads(PyMemoryView_FromMemory(<char*> at, message.size, PyBUF_READ))
     if message.kind == KIND_BUFFERS:
-        return decode_buffers(at)
+        return decode_buffers(run, message, may_view)
     return decode_plain(message.kind, at, message.size)

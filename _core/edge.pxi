@@ -72,7 +72,7 @@ cdef class Sender:
         while status != Status.ok:
             if status == Status.stopped:   # nobody wants it; the next reserve says so
                 if message.in_block:
-                    region.control().arena.free(region.base, message.block)
+                    region.control().arena.release(region.base, message.block)
                 return 0
             check_wait(status, self.me)
             with nogil:
@@ -160,7 +160,7 @@ cdef class Receiver:
         self.run.decodings += 1
         self.busy = True
         try:
-            item = decode(self.run.region.base, &self.me.hand)
+            item = decode(self.run, &self.me.hand, True)
             if self.run.region.base == NULL:
                 raise Aborted("the run was closed")
             self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)

@@ -58,4 +58,4 @@ cdef class Ledger:
         cdef ReplicaEntry* at = self._entry(entry)
         if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
             raise LookupError(f"replica {entry} holds no item")
-        return decode(self.run.region.base, &at.hand)
+        return decode(self.run, &at.hand, False)

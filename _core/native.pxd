@@ -20,7 +20,12 @@ cdef extern from "<atomic>" namespace "std" nogil:
 cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
     int memory_create(size_t size) noexcept
     void* memory_map(int fd, size_t size) noexcept
+    bool_t memory_map_privately(int fd, void* base, size_t size) noexcept
+    bool_t memory_copy_privately(void* at, size_t size) noexcept
     void memory_unmap(void* base, size_t size) noexcept
+    void memory_close(int fd) noexcept
+    void memory_give_back(void* at, size_t size) noexcept
+    uint64_t page_bytes() noexcept
     uint64_t physical_memory_bytes() noexcept
     int bell_create() noexcept
     void bell_silence(int bell) noexcept
@@ -39,12 +44,18 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
 
     cdef cppclass Block:
         uint64_t size
+        uint32_t payload_offset
+        atomic_u32 references
         unsigned char* payload() noexcept
+        void refer() noexcept
 
     cdef cppclass Arena:
         uint64_t allocate(unsigned char* base, uint64_t size) noexcept
-        void free(unsigned char* base, uint64_t offset) noexcept
+        void release(unsigned char* base, uint64_t offset) noexcept
+        bool_t is_large(const Block*) noexcept
 
+    void release_for_good "pipeline_executor::Arena::release_for_good"(unsigned char* base, uint64_t offset) noexcept
+    uint64_t bytes_of "pipeline_executor::Arena::bytes_of"(const Block*) noexcept
     Block* block_at "pipeline_executor::Arena::at"(unsigned char* base, uint64_t offset) noexcept
 
     cdef cppclass ReplicaEntry:

@@ -71,8 +71,10 @@ cdef class Run:
     cdef Region region
     cdef int memory, bell
     cdef uint64_t size
-    cdef void* mapped         # outlives region.base while a message is being decoded
+    cdef void* mapped         # outlives region.base while a message is being decoded or viewed
     cdef uint32_t decodings   # under way
+    cdef void* leases         # see lease.pxi; the first of a list
+    cdef bint forked          # while there were leases
     cdef readonly object ledger
 
     def __cinit__(self):
@@ -84,7 +86,7 @@ cdef class Run:
             return False
         self.region.base = <unsigned char*> memory_map(self.memory, size)
         if self.region.base == NULL:
-            os.close(self.memory)
+            memory_close(self.memory)
             self.memory = -1
             return False
         self.size = size
@@ -132,22 +134,25 @@ cdef class Run:
 
     def close(self):
         self.region.base = NULL
-        self._unmap()
-        memory, bell = self.memory, self.bell
-        self.memory = self.bell = -1
-        if memory >= 0:
-            os.close(memory)
+        bell, self.bell = self.bell, -1
         if bell >= 0:
             os.close(bell)
+        if self.leases != NULL and self.decodings == 0:   # what is being decoded has to stay where it is
+            keep_only_leased(self)
+        self._unmap()
 
     cdef void _unmap(self) noexcept:
         """Give the memory back, once the run is closed and nobody reads there."""
-        if self.mapped != NULL and self.region.base == NULL and self.decodings == 0:
+        if self.region.base != NULL or self.decodings or self.leases != NULL:
+            return
+        if self.mapped != NULL:
             memory_unmap(self.mapped, self.size)
             self.mapped = NULL
+        if self.memory >= 0:
+            memory_close(self.memory)
+            self.memory = -1
 
     def __dealloc__(self):
-        # Without os.close: no Python code may run here. A run is closed by its engine; this serves child
-        # processes, where the end of the process closes the descriptors.
+        # A run is closed by its engine; this serves child processes. No Python code may run here.
         if self.mapped != NULL:
             memory_unmap(self.mapped, self.size)

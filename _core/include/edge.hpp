@@ -310,8 +310,8 @@ struct Edge {
   void release(const Region& region, ReplicaEntry* me) noexcept {
     if (me->hand_phase.load(std::memory_order_relaxed) == static_cast<std::uint32_t>(HandPhase::empty)) return;
     me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::empty), std::memory_order_relaxed);
-    if (me->hand.in_block) region.control()->arena.free(region.base, me->hand.block);
-    KILL_POINT("block freed");
+    if (me->hand.in_block) region.control()->arena.release(region.base, me->hand.block);
+    KILL_POINT("block released");
     std::uint64_t given_back;
     if (consumers == 1 && producers == 1) {
       given_back = released.load(std::memory_order_relaxed) + 1;

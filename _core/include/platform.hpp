@@ -12,8 +12,8 @@
 #include <climits>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <ctime>
-
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -50,11 +50,39 @@ inline void* memory_map(int fd, std::size_t size) noexcept {
   return base == MAP_FAILED ? nullptr : base;
 }
 
+// Puts in the place of a mapping one through which this process, and what it forks, changes nothing for others, nor they for
+// it, once either writes. What was written before is kept. False if the system refuses; then nothing is changed.
+inline bool memory_map_privately(int fd, void* base, std::size_t size) noexcept {
+  return mmap(base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, 0) != MAP_FAILED;
+}
+
 inline void memory_unmap(void* base, std::size_t size) noexcept { munmap(base, size); }
 
+inline void memory_close(int fd) noexcept { close(fd); }
+
+inline std::uint64_t page_bytes() noexcept {
+  const long page = sysconf(_SC_PAGESIZE);
+  return page > 0 ? static_cast<std::uint64_t>(page) : 4096;
+}
+
+// Frees the memory of whole pages, for all processes that share it; they read as zero afterwards. Where the system
+// cannot, the pages stay, which is not an error.
+inline void memory_give_back(void* at, std::size_t size) noexcept { madvise(at, size, MADV_REMOVE); }
+
+// Puts private memory with the same content in the place of whole pages of shared memory, in this process alone. False
+// if the system has no memory for it; then nothing is changed. Nobody else may write there meanwhile.
+inline bool memory_copy_privately(void* at, std::size_t size) noexcept {
+  void* copy = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (copy == MAP_FAILED) return false;
+  std::memcpy(copy, at, size);
+  if (mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
+  munmap(copy, size);
+  return false;
+}
+
 inline std::uint64_t physical_memory_bytes() noexcept {
-  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page) : 0;
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  return pages > 0 ? static_cast<std::uint64_t>(pages) * page_bytes() : 0;
 }
 
 // ---- parking ------------------------------------------------------------------------------------

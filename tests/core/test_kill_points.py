@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[2]
 #: Each point, and the step that passes it: the source (0), the worker (1) or the sink (2).
 POINTS = [
     *((point, step) for point in ("credit taken", "position claimed", "published") for step in (0, 1)),
-    *((point, step) for point in ("position taken", "cell freed", "block freed", "about to free") for step in (1, 2)),
+    *(
+        (point, step)
+        for point in ("position taken", "cell freed", "block released", "about to free")
+        for step in (1, 2)
+    ),
     *((point, step) for point in ("block taken", "arena grown", "yielding ends", "stream ended") for step in (0,)),
     *((point, step) for point in ("about to park", "about to wake") for step in (0, 1, 2)),
     ("reading ends", 1),

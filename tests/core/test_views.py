@@ -1,0 +1,291 @@
+"""Received arrays lie where their message lies: how long that memory lives, and whose it is.
+
+What holds of every received array holds of these (`test_queue.py`); here is what only views could break. Both cores
+have to keep it; that the compiled one does it without copying is tested for that core alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline_executor.interfaces import Aborted, Cause
+from tests.core.edge_rig import POSIX, children, open_edge, put
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+#: Bytes of an array that is large enough to be viewed.
+LARGE = 2**21
+
+
+def array_of(number: int, size_bytes: int = LARGE) -> np.ndarray:
+    return np.full(size_bytes // 8, number, dtype=np.int64)
+
+
+def is_all(array: np.ndarray, number: int) -> bool:
+    return bool((array == number).all())
+
+
+def shared_bytes() -> int:
+    """Bytes of this library's shared memory in the pages that this process has mapped and touched."""
+    total_kib, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if "-" in first and not first.endswith(":"):
+            ours = "/memfd:pipeline_executor" in line
+        elif ours and first == "Rss:":
+            total_kib += int(line.split()[1])
+    return total_kib * 1024
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", "compiled")
+
+
+linux_only = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="there is no compiled core here yet")
+
+
+# ---- lifetime
+
+
+def test_arrays_are_kept_when_the_step_asks_for_more_and_the_memory_of_others_is_reused(core: str) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        kept: dict[int, np.ndarray] = {}
+        chosen = random.Random(1)
+        for number in range(200):
+            put(sender, array_of(number, LARGE // 8))
+            _, received = receiver.poll()
+            kept[number] = received
+            for old in [old for old in kept if chosen.random() < 0.3]:
+                assert is_all(kept.pop(old), old)
+    for number, array in kept.items():
+        assert is_all(array, number)
+
+
+def test_a_view_of_a_part_keeps_the_whole_when_the_array_is_gone(core: str) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        put(sender, array_of(1), [array_of(2), "between", array_of(3)])
+        part = receiver.poll()[1][1000:1010]
+        _, (second, _, third) = receiver.poll()
+        del second
+        for number in range(10, 20):
+            put(sender, array_of(number))
+            receiver.poll()
+        gc.collect()
+        assert is_all(part, 1)
+        assert is_all(third, 3)
+
+
+def test_arrays_are_writable_and_apart_when_many_are_kept(core: str) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        kept = []
+        for number in range(20):
+            put(sender, array_of(number))
+            kept.append(receiver.poll()[1])
+        for array in kept:
+            array += 100
+        for number, array in enumerate(kept):
+            assert is_all(array, number + 100)
+
+
+def test_arrays_are_kept_when_the_run_was_aborted_and_closed(core: str) -> None:
+    with open_edge() as (run, [sender], [receiver]):
+        put(sender, array_of(1), array_of(2))
+        _, first = receiver.poll()
+        run.abort(Cause.CLOSED, 0)
+        with pytest.raises(Aborted):
+            receiver.poll()
+    assert is_all(first, 1)
+    first[:] = 5
+    assert is_all(first, 5)
+
+
+def test_arrays_of_several_runs_are_kept_when_they_die_in_any_order(core: str) -> None:
+    kept = []
+    for run_number in range(4):
+        with open_edge() as (_, [sender], [receiver]):
+            for number in range(5):
+                put(sender, array_of(10 * run_number + number))
+                kept.append((10 * run_number + number, receiver.poll()[1]))
+    random.Random(2).shuffle(kept)
+    while kept:
+        number, array = kept.pop()
+        assert is_all(array, number)
+        del array
+        assert all(is_all(other, value) for value, other in kept)
+
+
+def test_arrays_can_die_in_other_threads(core: str) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        wrong: list[int] = []
+        for number in range(30):
+            put(sender, array_of(number))
+            _, received = receiver.poll()
+
+            def use(array: np.ndarray, number: int) -> None:
+                if not is_all(array, number):
+                    wrong.append(number)
+
+            thread = threading.Thread(target=use, args=(received, number))
+            del received
+            thread.start()
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and thread.name.endswith("(use)"):
+                thread.join()
+        assert not wrong
+
+
+# ---- whose it is
+
+
+@linux_only
+def test_a_large_array_is_a_view_and_a_small_one_is_not(compiled: None) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        before = shared_bytes()
+        put(sender, array_of(1), array_of(2, 4096))
+        written = shared_bytes()
+        assert written - before >= LARGE
+        _, large = receiver.poll()
+        large[:] = 7  # in place: no page of any other memory is the array's
+        _, small = receiver.poll()
+        for number in range(3, 6):  # the block of a view is not given to another message
+            put(sender, array_of(number))
+        assert is_all(large, 7)
+        assert is_all(small, 2)
+        assert shared_bytes() >= before + 4 * LARGE
+
+
+@linux_only
+def test_memory_goes_back_when_arrays_die_after_the_run(compiled: None) -> None:
+    kept = []
+    with open_edge() as (_, [sender], [receiver]):
+        for number in range(20):
+            put(sender, array_of(number))
+            received = receiver.poll()[1]
+            if number % 2:
+                kept.append(received)
+        del received
+    # What nobody views went at the end of the run.
+    assert 10 * LARGE <= shared_bytes() < 11 * LARGE
+    del kept[1:]
+    assert LARGE <= shared_bytes() < 2 * LARGE
+    assert is_all(kept[0], 1)
+    kept.clear()
+    assert shared_bytes() == 0
+    assert "memfd:pipeline_executor" not in Path("/proc/self/maps").read_text()
+
+
+@linux_only
+def test_idle_memory_goes_back_after_a_burst(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_edge(limit_items=1024) as (_, [sender], [receiver]):
+        burst = 200
+        put(sender, *(array_of(number) for number in range(burst)))
+        assert shared_bytes() >= burst * LARGE
+        for number in range(burst):
+            assert is_all(receiver.poll()[1], number)
+        assert receiver.poll() == (False, None)
+        # What was in use a moment ago is kept warm for a second or two; then a flow of less lets go of it.
+        flowing = threading.Event()
+        timer = threading.Timer(2.5, flowing.set)
+        timer.start()
+        while not flowing.is_set() or shared_bytes() > burst * LARGE // 2:
+            put(sender, array_of(1))
+            assert is_all(receiver.poll()[1], 1)
+        timer.join()
+
+
+# ---- forks
+
+
+@needs_fork
+@pytest.mark.parametrize("over", [False, True], ids=["run goes on", "run is over"])
+def test_a_forked_process_has_its_own_copy(core: str, over: bool) -> None:
+    # As of private memory: neither sees what the other writes, and nothing that either does to the rest matters.
+    forked_reader, own_writer = os.pipe()
+    own_reader, forked_writer = os.pipe()
+    with open_edge() as (run, [sender], [receiver]):
+        put(sender, array_of(1), array_of(2))
+        _, first = receiver.poll()
+        _, second = receiver.poll()
+        if over:
+            run.close()
+        pid = os.fork()
+        if pid == 0:
+            fine = True
+            try:
+                os.read(forked_reader, 1)  # the parent has changed its arrays and has reused their memory
+                fine = is_all(first, 1) and is_all(second, 2)
+                first[:] = 3
+                os.write(forked_writer, b"x")
+                os.read(forked_reader, 1)
+                fine = fine and is_all(first, 3) and is_all(second, 2)
+                del first, second
+            finally:
+                os._exit(0 if fine else 1)
+        first[:] = 10
+        del second
+        if not over:
+            for number in range(20, 40):
+                put(sender, array_of(number))
+                assert is_all(receiver.poll()[1], number)
+        os.write(own_writer, b"x")
+        os.read(own_reader, 1)
+        assert is_all(first, 10)
+        os.write(own_writer, b"x")
+        assert os.waitpid(pid, 0)[1] == 0
+        assert is_all(first, 10)
+        if not over:  # and the arena is whole
+            put(sender, *(array_of(number) for number in range(10)))
+            assert all(is_all(receiver.poll()[1], number) for number in range(10))
+    for descriptor in (forked_reader, own_writer, own_reader, forked_writer):
+        os.close(descriptor)
+
+
+@needs_fork
+@linux_only
+def test_no_memory_is_lost_when_a_process_that_holds_an_array_forks_again_and_again(compiled: None) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        before = 0
+        for number in range(30):
+            put(sender, array_of(number))
+            _, received = receiver.poll()
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if is_all(received, number) else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+            if number == 5:
+                before = shared_bytes()
+        assert shared_bytes() <= before + LARGE
+
+
+def keep_and_yield(numbers: range) -> Iterator[np.ndarray]:
+    for number in numbers:
+        yield array_of(number)
+
+
+@needs_fork
+@pytest.mark.skipif(not POSIX, reason="needs a fork")
+def test_a_second_run_has_the_first_ones_results_as_its_constants(core: str) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        put(sender, *(array_of(number) for number in range(4)))
+        results = [receiver.poll()[1] for _ in range(4)]
+    with children() as started:
+        mine, theirs = started.pipe()
+        started.start(change_and_tell, results, theirs)
+        assert mine.recv() == [0, 1, 2, 3]
+        assert [int(array[0]) for array in results] == [0, 1, 2, 3]
+
+
+def change_and_tell(arrays: list[np.ndarray], pipe: object) -> None:
+    told = [int(array[-1]) for array in arrays]
+    for array in arrays:
+        array[:] = -1
+    pipe.send(told)  # type: ignore[attr-defined]
