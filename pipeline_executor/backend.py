@@ -10,9 +10,9 @@ default, takes the compiled core where there is one and keeps the reason where t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-from pathlib import Path
 from typing import cast
 
 from .errors import PipelineError
@@ -21,7 +21,7 @@ from .interfaces import Core
 __all__ = ["name", "reason", "select"]
 
 _VARIABLE = "PIPELINE_EXECUTOR_CORE"
-_BUILD_FAILURE = Path(__file__).with_name("_core_build_failure.txt")
+_BUILD_FAILURE = os.path.join(os.path.dirname(__file__), "_core_build_failure.txt")
 
 _selected: dict[str, tuple[Core, str]] = {}
 
@@ -75,6 +75,6 @@ def _pure() -> Core:
 
 
 def _why_absent(error: ImportError) -> str:
-    if _BUILD_FAILURE.exists():
-        return _BUILD_FAILURE.read_text(encoding="utf-8").strip()
+    with contextlib.suppress(FileNotFoundError), open(_BUILD_FAILURE, encoding="utf-8") as record:
+        return record.read().strip()
     return str(error)

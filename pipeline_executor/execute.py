@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline_executor import backend
-from pipeline_executor.engines.child import ProcessName
-from pipeline_executor.engines.failures import GUARD_EXIT_CODE, GUARD_HINT
-from pipeline_executor.engines.local import run_local
-from pipeline_executor.engines.sequential import run_sequential
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.fallback.codec import Encoder
-from pipeline_executor.interfaces import OnEnd
-from pipeline_executor.plan import Plan, make_plan
 from pipeline_executor.report import RunReport, make_report
 from pipeline_executor.results import PipelineResults
 from pipeline_executor.task import PipelineTask
-from pipeline_executor.typecheck.check import check_definition
-from pipeline_executor.typecheck.defects import Defect
+
+# What it takes to check and run a pipeline is imported when one is, so that `import pipeline_executor` costs little in
+# every program that only defines steps: each child process of a run, for one.
+if TYPE_CHECKING:
+    from pipeline_executor.interfaces import OnEnd, ResultStream
+    from pipeline_executor.plan import Plan
+    from pipeline_executor.typecheck.defects import Defect
+    from pipeline_executor.typecheck.signature import StepSignature
 
 __all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "check_pipeline", "execute"]
 
@@ -40,6 +37,8 @@ def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
 
     Shown by tests/test_definition.py.
     """
+    from pipeline_executor.typecheck.check import check_definition
+
     check_definition(tasks)
 
 
@@ -78,39 +77,17 @@ def execute(
 
     Shown by tests/test_rules.py (rules R1 to R8), tests/test_execute.py.
     """
-    process = multiprocessing.current_process()
-    if getattr(process, "_inheriting", False):
-        # This process is being started by spawn or forkserver and imports the main script, which calls execute again.
-        if not isinstance(process.name, ProcessName) and process.name != "MainProcess":
-            raise PipelineError(f"execute() was called while a process was being started. {GUARD_HINT}")
-        # A process of ours, or the fork server, which keeps that name. The caller recognises the code and explains; a
-        # traceback from here would only hide its message. SystemExit would not do: under forkserver it gives code 1.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(GUARD_EXIT_CODE)
+    from pipeline_executor.typecheck.check import check_definition
+
+    _refuse_while_starting()
     signatures = check_definition(
         tasks, check_types=type_check_pipeline, others=_option_defects(parallelism, shutdown_timeout)
     )
     _refuse_unimplemented(tasks, parallelism, inactivity_timeout, progress, trace)
     if parallelism == "sequential":
-        plan = make_plan(tasks, signatures, replicate=False)
-        stream = run_sequential(
-            plan, message_check=lambda limit: Encoder(limit).encode, on_end=_reporter(plan, on_report)
-        )
+        stream = _start_sequential(tasks, signatures, on_report)
     else:
-        if multiprocessing.current_process().daemon:
-            raise PipelineError(
-                "execute() was called in a daemonic process, which may not have children. "
-                "Start this process with daemon=False, or use parallelism='sequential'."
-            )
-        plan = make_plan(tasks, signatures)
-        stream = run_local(
-            plan,
-            backend.select(),
-            _start_method(parallelism),
-            shutdown_timeout_s=shutdown_timeout,
-            on_end=_reporter(plan, on_report),
-        )
+        stream = _start_local(tasks, signatures, _start_method(parallelism), shutdown_timeout, on_report)
     if stream is None:
         return None
     try:
@@ -118,6 +95,73 @@ def execute(
     except BaseException:
         stream.close()
         raise
+
+
+def _start_sequential(
+    tasks: Sequence[PipelineTask[Any, Any]],
+    signatures: Sequence[StepSignature],
+    on_report: Callable[[RunReport], object] | None,
+) -> ResultStream | None:
+    from pipeline_executor.engines.sequential import run_sequential
+    from pipeline_executor.plan import make_plan
+
+    plan = make_plan(tasks, signatures, replicate=False)
+    return run_sequential(plan, message_check=_message_check, on_end=_reporter(plan, on_report))
+
+
+def _message_check(limit: int) -> Callable[[Any], object]:
+    from pipeline_executor.fallback.codec import Encoder
+
+    return Encoder(limit).encode
+
+
+def _start_local(
+    tasks: Sequence[PipelineTask[Any, Any]],
+    signatures: Sequence[StepSignature],
+    start_method: str,
+    shutdown_timeout_s: float,
+    on_report: Callable[[RunReport], object] | None,
+) -> ResultStream | None:
+    import multiprocessing
+
+    from pipeline_executor import backend
+    from pipeline_executor.engines.local import run_local
+    from pipeline_executor.plan import make_plan
+
+    if multiprocessing.current_process().daemon:
+        raise PipelineError(
+            "execute() was called in a daemonic process, which may not have children. "
+            "Start this process with daemon=False, or use parallelism='sequential'."
+        )
+    plan = make_plan(tasks, signatures)
+    return run_local(
+        plan,
+        backend.select(),
+        start_method,
+        shutdown_timeout_s=shutdown_timeout_s,
+        on_end=_reporter(plan, on_report),
+    )
+
+
+def _refuse_while_starting() -> None:
+    """Where this process is being started by spawn or forkserver and imports the main script, which calls execute
+    again."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is None:
+        return
+    process = multiprocessing.current_process()
+    if not getattr(process, "_inheriting", False):
+        return
+    from pipeline_executor.engines.child import ProcessName
+    from pipeline_executor.engines.failures import GUARD_EXIT_CODE, GUARD_HINT
+
+    if not isinstance(process.name, ProcessName) and process.name != "MainProcess":
+        raise PipelineError(f"execute() was called while a process was being started. {GUARD_HINT}")
+    # A process of ours, or the fork server, which keeps that name. The caller recognises the code and explains; a
+    # traceback from here would only hide its message. SystemExit would not do: under forkserver it gives code 1.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(GUARD_EXIT_CODE)
 
 
 def _reporter(plan: Plan, on_report: Callable[[RunReport], object] | None) -> OnEnd | None:
@@ -129,11 +173,17 @@ def _reporter(plan: Plan, on_report: Callable[[RunReport], object] | None) -> On
 def _start_method(parallelism: str) -> str:
     if parallelism != "process":
         return _START_METHODS[parallelism]
+    import multiprocessing
+
     # Asked in a way that does not settle it: the program may still call set_start_method.
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def _option_defects(parallelism: object, shutdown_timeout: object) -> list[Defect]:
+    import multiprocessing
+
+    from pipeline_executor.typecheck.defects import Defect
+
     defects = []
     if parallelism not in _PARALLELISMS:
         defects.append(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pipeline_executor.interfaces import ReplicaBooks
-from pipeline_executor.plan import Plan
+if TYPE_CHECKING:
+    from pipeline_executor.interfaces import ReplicaBooks
+    from pipeline_executor.plan import Plan
 
 __all__ = ["RunReport", "StepReport", "make_report"]
 

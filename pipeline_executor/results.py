@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import weakref
 from collections.abc import Iterator
-from multiprocessing import util as _before_our_exit_hook  # noqa: F401  (see _close_at_exit)
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -15,9 +13,6 @@ from pipeline_executor.interfaces import ResultStream
 __all__ = ["PipelineResults"]
 
 T = TypeVar("T")
-
-#: Each open stream and the process that opened it.
-_open_streams: dict[ResultStream, int] = {}
 
 
 class PipelineResults(Iterator[T], Generic[T]):
@@ -30,9 +25,7 @@ class PipelineResults(Iterator[T], Generic[T]):
 
     def __init__(self, stream: ResultStream) -> None:
         self._stream: ResultStream | None = stream
-        _open_streams[stream] = os.getpid()
-        self._finalizer = weakref.finalize(self, _close, stream)
-        self._finalizer.atexit = False  # _close_at_exit does it, in time
+        self._finalizer = weakref.finalize(self, _close, stream, os.getpid())
 
     def __iter__(self) -> PipelineResults[T]:
         return self
@@ -61,17 +54,7 @@ class PipelineResults(Iterator[T], Generic[T]):
         self.close()
 
 
-def _close(stream: ResultStream) -> None:
+def _close(stream: ResultStream, owner_pid: int) -> None:
     # A process that was forked while the pipeline ran has a copy of this object; the pipeline is not its own.
-    if _open_streams.pop(stream, None) == os.getpid():
+    if owner_pid == os.getpid():
         stream.close()
-
-
-def _close_at_exit() -> None:
-    for stream in list(_open_streams):
-        _close(stream)
-
-
-# Exit hooks run last registered first, and multiprocessing's waits for every child: ours must come before it, so
-# it is registered after multiprocessing.util was imported.
-atexit.register(_close_at_exit)

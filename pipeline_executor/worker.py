@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import pickle
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
-from pipeline_executor.plan import Assignment
+
+if TYPE_CHECKING:
+    from pipeline_executor.plan import Assignment
 
 __all__ = ["FailureReport", "run_replica", "set_thread_worker_info", "set_worker_info", "text_of", "worker_info"]
 
@@ -149,6 +150,8 @@ def _write_report(run: Run, entry: int, error: BaseException, fault: MessageFaul
 
 def _describe(error: BaseException, fault: MessageFault | None) -> FailureReport:
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
+    import traceback
+
     lines = traceback.format_exception(type(cause), cause, _from_the_step(cause.__traceback__))
     return FailureReport(
         exception=None if fault is not None else _pickled(error),

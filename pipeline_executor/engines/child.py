@@ -7,14 +7,16 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.lifeline import Lifeline
-from pipeline_executor.engines.payload import Payload, SharedBytes
 from pipeline_executor.engines.signals import set_child_signals
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.plan import Assignment
 from pipeline_executor.worker import run_replica
+
+if TYPE_CHECKING:
+    from pipeline_executor.engines.payload import Payload, SharedBytes
 
 __all__ = ["Launch", "ProcessName", "run_child"]
 
@@ -64,18 +66,19 @@ class Launch:
         self.lifeline = lifeline
         self.env = env
         self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
-        self._payload: Payload | SharedBytes | bytes | None = payload
+        self._payload: Payload | None = payload
+        self._received: SharedBytes | bytes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        assert isinstance(self._payload, Payload)
-        return {**self.__dict__, "_content": None, "_payload": self._payload.to_send()}
+        assert self._payload is not None
+        return {**self.__dict__, "_content": None, "_payload": None, "_received": self._payload.to_send()}
 
     def load(self) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         if self._content is not None:
             return self._content
-        assert isinstance(self._payload, (bytes, SharedBytes))
-        data = self._payload if isinstance(self._payload, bytes) else self._payload.read()
-        function, constants = pickle.loads(data)
+        data = self._received
+        assert data is not None
+        function, constants = pickle.loads(data if isinstance(data, bytes) else data.read())
         return function, constants
 
 

@@ -17,17 +17,19 @@ import os
 import threading
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.child import Launch
 from pipeline_executor.engines.failures import GUARD_HINT, error_of, note_second
 from pipeline_executor.engines.lifeline import Lifeline
-from pipeline_executor.engines.payload import Payload, UnpicklableConstant, introduce
 from pipeline_executor.engines.processes import ExitStatus, ReplicaProcess, start_method_left_open
 from pipeline_executor.engines.signals import hold_signals
-from pipeline_executor.errors import MessageError, PipelineError, PipelineTypeError
+from pipeline_executor.errors import MessageError, PipelineError
 from pipeline_executor.interfaces import Aborted, Cause, Core, OnEnd, ResultStream, State
 from pipeline_executor.plan import Plan
+
+if TYPE_CHECKING:
+    from pipeline_executor.engines.payload import Payload
 
 __all__ = ["run_local"]
 
@@ -60,11 +62,16 @@ def run_local(
     """
     context = multiprocessing.get_context(start_method)
     payloads = None
-    if start_method == "fork":
-        introduce(step.function for step in plan.steps)
-    else:
+    # `payload` is imported where there is something to pickle: it and cloudpickle take as long as all of a short run.
+    if start_method != "fork":
+        from pipeline_executor.engines.payload import payloads_of
+
         with start_method_left_open():
-            payloads = _payloads(plan)
+            payloads = payloads_of(plan)
+    elif any("<locals>" in getattr(step.function, "__qualname__", "") for step in plan.steps):
+        from pipeline_executor.engines.payload import introduce
+
+        introduce(step.function for step in plan.steps)
     run = None
     try:
         with hold_signals():  # until the run is in somebody's hands
@@ -96,29 +103,6 @@ def _close_at_exit() -> None:
 # multiprocessing's waits for every child: ours must come before it, so it is registered after
 # multiprocessing.util was imported.
 atexit.register(_close_at_exit)
-
-
-def _payloads(plan: Plan) -> list[Payload]:
-    payloads = []
-    defects = []
-    for step in plan.steps:
-        try:
-            payloads.append(Payload(step.function, step.constants))
-        except UnpicklableConstant as error:
-            part = "its function" if error.what is None else f"constant {error.what!r}"
-            defects.append(
-                f"step {step.index} {step.name!r}: {part} cannot be pickled, which the start methods spawn and "
-                f"forkserver need: {type(error.error).__name__}: {error.error}\n"
-                "    Make it inside the step, or use parallelism='process-fork'."
-            )
-    if defects:
-        _close_payloads(payloads)
-        raise PipelineTypeError(
-            f"{len(defects)} defect{'s' * (len(defects) > 1)} in the pipeline; nothing was started\n  "
-            + "\n  ".join(defects),
-            defects,
-        )
-    return payloads
 
 
 def _close_payloads(payloads: list[Payload] | None) -> None:

@@ -28,10 +28,13 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["Payload", "UnpicklableConstant", "introduce"]
+from pipeline_executor.errors import PipelineTypeError
+from pipeline_executor.plan import Plan
+
+__all__ = ["Payload", "SharedBytes", "introduce", "payloads_of"]
 
 
-class UnpicklableConstant(Exception):
+class _UnpicklableConstant(Exception):
     """A part of a step cannot travel. `what` is the constant's name, or None for the function itself."""
 
     def __init__(self, what: str | None, error: Exception) -> None:
@@ -47,7 +50,7 @@ _MOST_IN_PIPE = 8_000
 class Payload:
     """One step's function and constants, ready to be sent to any number of children.
 
-    Raises UnpicklableConstant if they cannot be sent.
+    Raises _UnpicklableConstant if they cannot be sent.
     """
 
     def __init__(self, function: Callable[..., Any], constants: Mapping[str, Any]) -> None:
@@ -62,14 +65,14 @@ class Payload:
         if not child.asked:
             self._reusable = self._to_send(data)
 
-    def _culprit(self, error: Exception) -> UnpicklableConstant:
+    def _culprit(self, error: Exception) -> _UnpicklableConstant:
         function, constants = self._content
         for what, part in [(None, function), *constants.items()]:
             try:
                 _dumps(part)
             except Exception as own_error:
-                return UnpicklableConstant(what, own_error)
-        return UnpicklableConstant(None, error)
+                return _UnpicklableConstant(what, own_error)
+        return _UnpicklableConstant(None, error)
 
     def to_send(self) -> bytes | SharedBytes:
         """For the child that is being started right now."""
@@ -85,6 +88,34 @@ class Payload:
         """When no child will be started any more and all that were have ended."""
         for shared in self._shared:
             shared.close()
+
+
+def payloads_of(plan: Plan) -> list[Payload]:
+    """One payload for each step.
+
+    Raises PipelineTypeError that names every function and constant that cannot be sent.
+    """
+    payloads = []
+    defects = []
+    for step in plan.steps:
+        try:
+            payloads.append(Payload(step.function, step.constants))
+        except _UnpicklableConstant as error:
+            part = "its function" if error.what is None else f"constant {error.what!r}"
+            defects.append(
+                f"step {step.index} {step.name!r}: {part} cannot be pickled, which the start methods spawn and "
+                f"forkserver need: {type(error.error).__name__}: {error.error}\n"
+                "    Make it inside the step, or use parallelism='process-fork'."
+            )
+    if defects:
+        for payload in payloads:
+            payload.close()
+        raise PipelineTypeError(
+            f"{len(defects)} defect{'s' * (len(defects) > 1)} in the pipeline; nothing was started\n  "
+            + "\n  ".join(defects),
+            defects,
+        )
+    return payloads
 
 
 class SharedBytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -49,7 +48,7 @@ def run_sequential(plan: Plan, *, message_check: MessageCheck, on_end: OnEnd | N
                 f"step {step.index} {step.name!r}: env is not applied under parallelism='sequential', "
                 "where the step has no process of its own",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,  # the caller of execute
             )
     run = _SequentialRun(plan, message_check, on_end)
     if plan.caller_entry is not None:
@@ -164,6 +163,8 @@ class _SequentialRun:
             self.error = raised([failure], error)
 
     def _failure(self, step: StepPlan, source: _Link | None, error: BaseException | None) -> TaskFailure:
+        import traceback
+
         in_hand = source is not None and source.count > 0 and not source.saw_end
         kind = type(error)
         return TaskFailure(

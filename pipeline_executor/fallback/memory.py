@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import secrets
 import sys
-import tempfile
 from collections.abc import Callable
 from multiprocessing.context import assert_spawning
 from multiprocessing.reduction import DupFd
@@ -42,6 +40,8 @@ class SharedMemory:
         self._descriptor = -1
         if sys.platform == "win32":
             # A named mapping of the page file; the name is not guessable, and goes with the last process that uses it.
+            import secrets
+
             self._tag = f"pipeline_executor-{secrets.token_hex(16)}"
             self._map(mmap.mmap(-1, size, tagname=self._tag))
             return
@@ -91,6 +91,8 @@ def _create_descriptor(size: int) -> int:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("pipeline_executor", os.MFD_CLOEXEC)
     else:  # an unlinked file: as anonymous, and sparse on every file system that matters
+        import tempfile
+
         with tempfile.TemporaryFile(prefix="pipeline_executor-") as file:
             descriptor = os.dup(file.fileno())
     try:
