@@ -1,7 +1,7 @@
 # Values to messages and back.
 #
-# None, bool, int, float, str, bytes and small tuples of them are written as they are; all else is pickled (protocol 5),
-# its large buffers copied beside the pickle. A message is complete when `encode` returns: a snapshot of the value.
+# None, bool, int, float, str, bytes and small flat tuples, lists and dicts of them are written as they are; all else is
+# pickled (protocol 5), its large buffers copied beside the pickle. A message is complete when `encode` returns: a snapshot of the value.
 # Whatever plain pickle refuses (a lambda, an instance of a class that lives in a notebook) goes through cloudpickle.
 
 cdef enum Kind:
@@ -13,15 +13,23 @@ cdef enum Kind:
     KIND_STR       # UTF-8
     KIND_BYTES
     KIND_TUPLE     # for each item: a byte with its kind, a byte with its size, its bytes
+    KIND_LIST      # likewise
+    KIND_DICT      # likewise; a key, its value, a key, ...
     KIND_PICKLE
     KIND_BUFFERS   # see Encoder._pack_buffers
 
-cdef size_t TUPLE_ITEMS = 8, TUPLE_ITEM_BYTES = 255, TUPLE_BYTES = 512
+cdef enum:
+    FLAT_ITEMS = 32          # of a tuple, a list or a dict that is written as it is
+    FLAT_ITEM_BYTES = 255
+    FLAT_BYTES = 1024
 cdef uint64_t BUFFER_ALIGNMENT = 64
 cdef Py_ssize_t LEAST_BUFFER = 1024           # bytes; a smaller one costs less inside the pickle
 cdef uint64_t LEAST_VIEW = 1 << 13            # bytes; a smaller one costs less copied, and holds no block
 cdef Py_ssize_t MOST_REMEMBERED = 256
 cdef uint64_t NOGIL_COPY = 1 << 16            # bytes; from here on others may run during the copy
+
+cdef object loads = pickle.loads
+cdef dict loaded_modules = sys.modules
 
 
 cdef void copy(void* to, const void* source, uint64_t size) noexcept:
@@ -64,9 +72,11 @@ cdef class Encoder:
     cdef Chunks chunks
     cdef list buffers                    # memoryviews of the pickled value's large buffers
     cdef object pickler, own_arrays_pickler
+    cdef object dump, clear_memo         # of the pickler
+    cdef bint knows_torch
     cdef bint saw_read_only              # the value holds a read-only buffer
     cdef dict cloudpickled               # types that plain pickle has refused, by their ids: a type need not be hashable
-    cdef unsigned char scratch[512]
+    cdef unsigned char scratch[FLAT_BYTES]
 
     def __cinit__(self, Run run, limit):
         self.run = run
@@ -74,7 +84,24 @@ cdef class Encoder:
         self.chunks = Chunks.__new__(Chunks)
         self.buffers = []
         self.cloudpickled = {}
-        self.pickler = pickle.Pickler(self.chunks, 5, buffer_callback=self._keep_in_band)
+        self.knows_torch = False
+        self._make_picklers(None)
+
+    cdef int _make_picklers(self, table) except -1:
+        self.pickler = self._new_pickler(table)
+        self.own_arrays_pickler = None
+        self.dump = self.pickler.dump
+        self.clear_memo = self.pickler.clear_memo
+        return 0
+
+    cdef object _new_pickler(self, table):
+        if table is None:
+            return pickle.Pickler(self.chunks, 5, buffer_callback=self._keep_in_band)
+        # The pickler looks at its table once, when it is initialised.
+        pickler = TablePickler.__new__(TablePickler)
+        pickler.dispatch_table = table
+        pickler.__init__(self.chunks, 5, buffer_callback=self._keep_in_band)
+        return pickler
 
     def _keep_in_band(self, buffer):
         """The pickler's question for each buffer; what is not kept in the pickle is collected here."""
@@ -111,10 +138,18 @@ cdef class Encoder:
             return self._pack(KIND_NONE, NULL, 0, message, item)
         elif kind is bool:
             return self._pack(KIND_TRUE if item is True else KIND_FALSE, NULL, 0, message, item)
-        elif kind is tuple and <size_t> len(<tuple> item) <= TUPLE_ITEMS:
+        elif kind is tuple:
             used = 0
-            if self._flatten(<tuple> item, &used):
+            if self._flatten_tuple(<tuple> item, &used):
                 return self._pack(KIND_TUPLE, self.scratch, used, message, item)
+        elif kind is dict:
+            used = 0
+            if self._flatten_dict(<dict> item, &used):
+                return self._pack(KIND_DICT, self.scratch, used, message, item)
+        elif kind is list:
+            used = 0
+            if self._flatten_list(<list> item, &used):
+                return self._pack(KIND_LIST, self.scratch, used, message, item)
         return self._pickle(item, message)
 
     cdef int _pack(self, Kind kind, const void* source, uint64_t size, Message* message, object item) except -1:
@@ -155,45 +190,62 @@ cdef class Encoder:
         self._pack(KIND_STR, text, size, message, item)
         return True
 
-    cdef bint _flatten(self, tuple item, size_t* used) except -1:
-        """Write a tuple's items into the scratch space; False if one of them is not of a plain kind or too long."""
+    # The items of a flat value go into the scratch space, one after the other; False if there are too many, or one
+    # of them is not of a plain kind or too long.
+
+    cdef bint _flatten_tuple(self, tuple item, size_t* used) except -1:
+        if len(item) > FLAT_ITEMS:
+            return False
+        for part in item:
+            if not self._flatten(part, used):
+                return False
+        return True
+
+    cdef bint _flatten_list(self, list item, size_t* used) except -1:
+        if len(item) > FLAT_ITEMS:
+            return False
+        for part in item:
+            if not self._flatten(part, used):
+                return False
+        return True
+
+    cdef bint _flatten_dict(self, dict item, size_t* used) except -1:
+        if len(item) > FLAT_ITEMS:
+            return False
+        for key, value in item.items():
+            if not (self._flatten(key, used) and self._flatten(value, used)):
+                return False
+        return True
+
+    cdef bint _flatten(self, object part, size_t* used) except -1:
         cdef int overflow
         cdef int64_t integer
         cdef double number
         cdef Py_ssize_t size
         cdef const char* text
-        for part in item:
-            kind = type(part)
-            if kind is int:
-                integer = PyLong_AsLongLongAndOverflow(part, &overflow)
-                if overflow or not self._append(KIND_INT, &integer, sizeof(integer), used):
-                    return False
-            elif kind is float:
-                number = PyFloat_AS_DOUBLE(part)
-                if not self._append(KIND_FLOAT, &number, sizeof(number), used):
-                    return False
-            elif kind is str:
-                try:
-                    text = PyUnicode_AsUTF8AndSize(part, &size)
-                except UnicodeEncodeError:
-                    return False
-                if not self._append(KIND_STR, text, size, used):
-                    return False
-            elif kind is bytes:
-                if not self._append(KIND_BYTES, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part), used):
-                    return False
-            elif part is None:
-                if not self._append(KIND_NONE, NULL, 0, used):
-                    return False
-            elif kind is bool:
-                if not self._append(KIND_TRUE if part is True else KIND_FALSE, NULL, 0, used):
-                    return False
-            else:
+        kind = type(part)
+        if kind is int:
+            integer = PyLong_AsLongLongAndOverflow(part, &overflow)
+            return not overflow and self._append(KIND_INT, &integer, sizeof(integer), used)
+        if kind is str:
+            try:
+                text = PyUnicode_AsUTF8AndSize(part, &size)
+            except UnicodeEncodeError:
                 return False
-        return True
+            return self._append(KIND_STR, text, size, used)
+        if kind is float:
+            number = PyFloat_AS_DOUBLE(part)
+            return self._append(KIND_FLOAT, &number, sizeof(number), used)
+        if kind is bytes:
+            return self._append(KIND_BYTES, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part), used)
+        if part is None:
+            return self._append(KIND_NONE, NULL, 0, used)
+        if kind is bool:
+            return self._append(KIND_TRUE if part is True else KIND_FALSE, NULL, 0, used)
+        return False
 
     cdef bint _append(self, Kind kind, const void* source, size_t size, size_t* used) noexcept:
-        if size > TUPLE_ITEM_BYTES or used[0] + 2 + size > TUPLE_BYTES:
+        if size > FLAT_ITEM_BYTES or used[0] + 2 + size > FLAT_BYTES:
             return False
         self.scratch[used[0]] = <unsigned char> kind
         self.scratch[used[0] + 1] = <unsigned char> size
@@ -203,33 +255,37 @@ cdef class Encoder:
         return True
 
     cdef int _pickle(self, object item, Message* message) except -1:
+        if not self.knows_torch and "torch" in loaded_modules and torch_is_loaded():
+            self.knows_torch = True
+            self._make_picklers(plain_table())
         try:
             self._dump(item)
             return self._pack_pickle(item, message)
         finally:
             # The pickler's memo would keep the item alive and make the next pickle refer to it.
-            self.pickler.clear_memo()
+            self.clear_memo()
             if self.own_arrays_pickler is not None:
                 self.own_arrays_pickler.clear_memo()
-            self.chunks.pieces.clear()
-            self.buffers.clear()
+            self._forget()
+
+    cdef int _forget(self) except -1:
+        self.chunks.pieces.clear()
+        self.buffers.clear()
+        return 0
 
     cdef int _dump(self, object item) except -1:
-        if id(type(item)) not in self.cloudpickled:
+        refusal = None
+        if not self.cloudpickled or id(type(item)) not in self.cloudpickled:
             try:
                 self.saw_read_only = False
-                self.pickler.dump(item)
+                self.dump(item)
                 if self.saw_read_only and self._has_own_arrays_pickler():
-                    self.chunks.pieces.clear()
-                    self.buffers.clear()
+                    self._forget()
                     self.own_arrays_pickler.dump(item)
                 return 0
             except Exception as error:
                 refusal = error
-            self.chunks.pieces.clear()
-            self.buffers.clear()
-        else:
-            refusal = None
+            self._forget()
         import cloudpickle
         try:
             self.chunks.pieces.append(cloudpickle.dumps(item, 5, buffer_callback=self._keep_in_band))
@@ -245,10 +301,7 @@ cdef class Encoder:
         if self.own_arrays_pickler is None:
             table = own_arrays_table()
             if table is not None:
-                # The pickler looks at its table once, when it is initialised.
-                self.own_arrays_pickler = TablePickler.__new__(TablePickler)
-                self.own_arrays_pickler.dispatch_table = table
-                self.own_arrays_pickler.__init__(self.chunks, 5, buffer_callback=self._keep_in_band)
+                self.own_arrays_pickler = self._new_pickler(table)
         return self.own_arrays_pickler is not None
 
     cdef int _pack_pickle(self, object item, Message* message) except -1:
@@ -324,13 +377,24 @@ cdef object decode_plain(uint32_t kind, const unsigned char* at, uint64_t size):
     return kind == KIND_TRUE
 
 
-cdef object decode_tuple(const unsigned char* at, uint64_t size):
+cdef list decode_flat(const unsigned char* at, uint64_t size):
     cdef uint64_t used = 0
     cdef list parts = []
     while used < size:
         parts.append(decode_plain(at[used], at + used + 2, at[used + 1]))
         used += 2 + at[used + 1]
-    return tuple(parts)
+    return parts
+
+
+cdef dict decode_dict(const unsigned char* at, uint64_t size):
+    cdef uint64_t used = 0
+    cdef dict value = {}
+    while used < size:
+        key = decode_plain(at[used], at + used + 2, at[used + 1])
+        used += 2 + at[used + 1]
+        value[key] = decode_plain(at[used], at + used + 2, at[used + 1])
+        used += 2 + at[used + 1]
+    return value
 
 
 cdef object decode_buffers(Run run, Message* message, bint may_view):
@@ -357,7 +421,7 @@ cdef object decode_buffers(Run run, Message* message, bint may_view):
             copy(PyByteArray_AS_STRING(buffer), at + offset, size)
             buffers.append(buffer)
         offset += size
-    return pickle.loads(data, buffers=buffers)
+    return loads(data, buffers=buffers)
 
 
 cdef unsigned char* payload_of(Run run, Message* message) noexcept:
@@ -367,10 +431,14 @@ cdef unsigned char* payload_of(Run run, Message* message) noexcept:
 cdef object decode(Run run, Message* message, bint may_view):
     """The value, the reader's own and writable. With `may_view` its large buffers lie where the message lies."""
     cdef unsigned char* at = payload_of(run, message)
+    if message.kind < KIND_TUPLE:
+        return decode_plain(message.kind, at, message.size)
+    if message.kind == KIND_DICT:
+        return decode_dict(at, message.size)
+    if message.kind == KIND_LIST:
+        return decode_flat(at, message.size)
     if message.kind == KIND_TUPLE:
-        return decode_tuple(at, message.size)
+        return tuple(decode_flat(at, message.size))
     if message.kind == KIND_PICKLE:
-        return pickle.loads(PyMemoryView_FromMemory(<char*> at, message.size, PyBUF_READ))
-    if message.kind == KIND_BUFFERS:
-        return decode_buffers(run, message, may_view)
-    return decode_plain(message.kind, at, message.size)
+        return loads(PyMemoryView_FromMemory(<char*> at, message.size, PyBUF_READ))
+    return decode_buffers(run, message, may_view)

@@ -8,6 +8,7 @@ touches Python objects. The interface is `Core` in `pipeline_executor/interfaces
 
 import os
 import pickle
+import sys
 from multiprocessing.context import assert_spawning
 from multiprocessing.reduction import DupFd
 from threading import get_ident
@@ -37,7 +38,7 @@ from pipeline_executor.interfaces import (
     State,
 )
 from pipeline_executor.interfaces import Cause as AbortCause
-from pipeline_executor.reducers import own_arrays_table
+from pipeline_executor.reducers import own_arrays_table, plain_table, torch_is_loaded
 
 NAME = "compiled"
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections import ChainMap
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Table", "own_arrays_table"]
+__all__ = ["Table", "own_arrays_table", "plain_table", "torch_is_loaded"]
 
-Table = MutableMapping[type, Callable[[Any], Any]]
+Table = Mapping[type, Callable[[Any], Any]]
+
+
+class _Table(dict[type, Callable[[Any], Any]]):
+    """Ours first, then whatever is registered with `copyreg` at that moment."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        return copyreg.dispatch_table[kind]
+
+
+def plain_table() -> Table | None:
+    """The dispatch table of a pickler of messages; None where pickle's own, which is faster, does."""
+    return _Table(_tensor_reducers()) if torch_is_loaded() else None
 
 
 def own_arrays_table() -> Table | None:
-    """A pickler's dispatch table under which a read-only array arrives as the reader's own and writable.
+    """The same, under which a read-only array arrives as the reader's own and writable.
 
-    Pickle makes an array read-only again where it was so for the sender. A received array is a copy, so nothing speaks
-    for that; and whether `frombuffer` or `broadcast_to` made an array is nothing that the next step should notice.
+    Pickle makes an array read-only again where it was so for the sender. A received array is its reader's alone, so
+    nothing speaks for that; and whether `frombuffer` or `broadcast_to` made an array is nothing that the next step should
+    notice.
 
     Returns:
         The table. It costs a Python call for each object that is not of a built-in type: for messages that need
@@ -26,9 +38,61 @@ def own_arrays_table() -> Table | None:
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return None
-    own: Table = dict.fromkeys((numpy.ndarray, numpy.memmap), _reduce_own)
-    return ChainMap(own, copyreg.dispatch_table)
+    return _Table({numpy.ndarray: _reduce_own, numpy.memmap: _reduce_own, **_tensor_reducers()})
 
 
 def _reduce_own(array: Any) -> Any:
     return (array if array.flags.writeable else array.copy(order="K")).__reduce_ex__(5)
+
+
+# ---- PyTorch, whose own pickling copies a tensor's whole storage through `torch.save`, several times
+
+
+def torch_is_loaded() -> bool:
+    """Whether tensors can exist in this process."""
+    return hasattr(sys.modules.get("torch"), "nn")  # one of the last names that `import torch` gives it
+
+
+def _tensor_reducers() -> Table:
+    if not torch_is_loaded():
+        return {}
+    torch: Any = sys.modules["torch"]
+    return {torch.Tensor: _reduce_tensor, torch.nn.Parameter: _reduce_tensor}
+
+
+def _reduce_tensor(tensor: Any) -> Any:
+    """A tensor in this machine's memory travels as an array of what it shows, not of its whole storage."""
+    torch: Any = sys.modules["torch"]
+    if (
+        tensor.device.type != "cpu"
+        or tensor.layout is not torch.strided
+        or tensor.is_quantized
+        or tensor.__dict__
+        or tensor._backward_hooks
+    ):
+        return tensor.__reduce_ex__(5)
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    try:
+        array = plain.numpy()
+    except (TypeError, RuntimeError):  # numpy has no such type, as bfloat16
+        array = plain.view(_integers_of(plain.dtype.itemsize)).numpy()
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        array = array.copy()
+    is_parameter = type(tensor) is torch.nn.Parameter
+    return _rebuild_tensor, (array, tensor.dtype, tensor.requires_grad, is_parameter)
+
+
+def _rebuild_tensor(array: Any, dtype: Any, requires_grad: bool, is_parameter: bool) -> Any:
+    import torch
+
+    tensor = torch.from_numpy(array)
+    if tensor.dtype != dtype:
+        tensor = tensor.view(dtype)
+    if is_parameter:
+        return torch.nn.Parameter(tensor, requires_grad)
+    return tensor.requires_grad_(requires_grad)
+
+
+def _integers_of(itemsize: int) -> Any:
+    torch: Any = sys.modules["torch"]
+    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[itemsize]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline_executor.interfaces import MessageFault
-from pipeline_executor.reducers import Table, own_arrays_table
+from pipeline_executor.reducers import Table, own_arrays_table, plain_table
 
 __all__ = ["Encoder", "decode", "type_name"]
 
@@ -93,7 +93,10 @@ class Encoder:
         refusal: Exception | None = None
         if id(type(item)) not in self._cloudpickled:
             try:
-                pickled = pickle.dumps(item, 5, buffer_callback=keep_in_band)
+                if (table := plain_table()) is None:
+                    pickled = pickle.dumps(item, 5, buffer_callback=keep_in_band)
+                else:
+                    pickled = _TablePickler.dumps(item, table, keep_in_band)
                 if saw_read_only and (table := own_arrays_table()) is not None:
                     views.clear()
                     pickled = _TablePickler.dumps(item, table, keep_in_band)
