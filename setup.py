@@ -63,7 +63,8 @@ def core_extension() -> Extension:
         include_dirs=[CORE.as_posix(), (CORE / "include").as_posix()],
         define_macros=kill_points,
         # No -march=native: a wheel runs on other machines than the one that built it.
-        extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],
+        # -g0: what the interpreter was built with would add debugging information, three times the size of the code.
+        extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden"],
         language="c++",
         # Lets setuptools go on when the file is missing afterwards.
         optional=not REQUIRED,
