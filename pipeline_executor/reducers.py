@@ -28,8 +28,8 @@ def own_arrays_table() -> Table | None:
     """The same, under which a read-only array arrives as the reader's own and writable.
 
     Pickle makes an array read-only again where it was so for the sender. A received array is its reader's alone, so
-    nothing speaks for that; and whether `frombuffer` or `broadcast_to` made an array is nothing that the next step should
-    notice.
+    nothing speaks for that; and whether `frombuffer` or `broadcast_to` made an array is nothing that the next step
+    should notice.
 
     Returns:
         The table. It costs a Python call for each object that is not of a built-in type: for messages that need
