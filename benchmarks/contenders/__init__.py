@@ -1,0 +1,64 @@
+"""The contenders: one module for each library, in it a function for each way to use it.
+
+Such a function imports what is needed and returns a `Run`, which is what is timed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.pipeline import NotInstalledError, Run
+
+__all__ = ["CONTENDERS", "Contender", "prepare"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run a pipeline.
+
+    Attributes:
+        title: what reports call it.
+        prepare: "module:function" within this package.
+        module: what has to be installed, "" for the standard library and ourselves.
+    """
+
+    title: str
+    prepare: str
+    module: str = ""
+
+
+CONTENDERS = {
+    "compiled": Contender("pipeline_executor, compiled core", "ours:compiled"),
+    "pure": Contender("pipeline_executor, pure core", "ours:pure"),
+    "compiled-spawn": Contender("pipeline_executor, compiled core, spawn", "ours:compiled_spawn"),
+    "pure-spawn": Contender("pipeline_executor, pure core, spawn", "ours:pure_spawn"),
+    "one-process": Contender("one process, the generators chained", "bare:one_process"),
+    "pickle-limit": Contender("limit: cores / (hops × (dumps + loads))", "bare:one_process"),
+    "bare-processes": Contender("processes that share no data", "bare:separate_processes"),
+    "pipeline-lib": Contender("pipeline-lib, fork, shared memory", "of_pipeline_lib:fork", "pipeline_lib"),
+    "pipeline-lib-shared": Contender("pipeline-lib, fork, shared_buffer", "of_pipeline_lib:shared", "pipeline_lib"),
+    "pipeline-lib-threads": Contender("pipeline-lib, threads", "of_pipeline_lib:threads", "pipeline_lib"),
+    "pipeline-lib-spawn": Contender("pipeline-lib, spawn, shared memory", "of_pipeline_lib:spawn", "pipeline_lib"),
+    "queue": Contender("multiprocessing.Queue by hand", "queues:queue"),
+    "simple-queue": Contender("multiprocessing.SimpleQueue by hand", "queues:simple_queue"),
+    "faster-fifo": Contender("faster-fifo by hand", "queues:faster_fifo", "faster_fifo"),
+    "pool-imap": Contender("Pool.imap", "pools:pool_imap"),
+    "mpire": Contender("mpire, imap", "pools:mpire", "mpire"),
+    "pypeln": Contender("pypeln, processes", "of_pypeln:processes", "pypeln"),
+    "spdl": Contender("SPDL, threads", "of_spdl:threads", "spdl"),
+    "dataloader": Contender("PyTorch DataLoader, one hop", "of_torch:dataloader", "torch"),
+}
+
+
+def prepare(name: str) -> Run:
+    """Import what the contender needs. Raises NotInstalledError."""
+    contender = CONTENDERS[name]
+    module_name, _, function_name = contender.prepare.partition(":")
+    module = importlib.import_module(f"{__name__}.{module_name}")
+    function: Callable[[], Run] = getattr(module, function_name)
+    try:
+        return function()
+    except ImportError as error:
+        raise NotInstalledError(str(error)) from error

@@ -1,0 +1,57 @@
+"""pipeline_executor with either core. All its settings are the defaults."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from typing import Any
+
+from benchmarks.pipeline import NotInstalledError, Pipeline, Run
+
+
+def compiled() -> Run:
+    return _prepare("compiled", "fork")
+
+
+def pure() -> Run:
+    return _prepare("pure", "fork")
+
+
+def compiled_spawn() -> Run:
+    return _prepare("compiled", "spawn")
+
+
+def pure_spawn() -> Run:
+    return _prepare("pure", "spawn")
+
+
+def _prepare(core: str, start_method: str) -> Run:
+    # Spawned processes choose by the environment too.
+    os.environ["PIPELINE_EXECUTOR_CORE"] = core
+    from pipeline_executor import PipelineError, PipelineTask, backend, execute
+
+    try:
+        backend.select()
+    except PipelineError as error:
+        raise NotInstalledError(str(error)) from error
+    if start_method not in multiprocessing.get_all_start_methods():
+        raise NotInstalledError(f"this system has no start method {start_method!r}")
+
+    def run(pipeline: Pipeline) -> None:
+        in_flight = 1 if pipeline.takes_turns else None
+        tasks: list[PipelineTask[Any, Any]] = [
+            PipelineTask(pipeline.source, constants=pipeline.source_constants, packets_in_flight=in_flight)
+        ]
+        if pipeline.worker is not None:
+            tasks.append(
+                PipelineTask(
+                    pipeline.worker,
+                    constants=pipeline.worker_constants,
+                    num_procs=pipeline.replicas,
+                    packets_in_flight=in_flight,
+                )
+            )
+        tasks.append(PipelineTask(pipeline.sink, constants=pipeline.sink_constants))
+        execute(tasks, f"process-{start_method}")
+
+    return run

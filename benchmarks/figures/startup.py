@@ -1,0 +1,25 @@
+"""How long a pipeline takes for a single item: all that it costs to begin and to end."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from multiprocessing.sharedctypes import RawArray
+
+from benchmarks.contenders import prepare
+from benchmarks.figures import Figure, Task
+from benchmarks.workloads import WORKLOADS
+
+
+def measure(task: Task) -> Figure:
+    """Milliseconds, the median of the repeats. Detail: the first run, which imports what is imported at need."""
+    workload = WORKLOADS["small-ints"]
+    outcome = RawArray("d", 2)
+    run = prepare(task.contender)
+    durations_ms = []
+    for _ in range(task.repeats):
+        started = time.perf_counter()
+        run(workload.pipeline(1, outcome))
+        durations_ms.append((time.perf_counter() - started) * 1000)
+        workload.check(1, outcome)
+    return Figure(statistics.median(durations_ms), {"first": durations_ms[0]})
