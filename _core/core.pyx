@@ -36,6 +36,7 @@ from pipeline_executor.interfaces import (
     MessageFault,
     ReplicaBooks,
     State,
+    Waiting,
 )
 from pipeline_executor.interfaces import Cause as AbortCause
 from pipeline_executor.reducers import own_arrays_table, plain_table, torch_is_loaded

@@ -22,6 +22,7 @@ cdef class Ledger:
             at.items_out.load(acquire),
             at.wait_input_ns.load(acquire) * 1e-9,
             at.wait_room_ns.load(acquire) * 1e-9,
+            Waiting(at.waiting.load(acquire)),
         )
 
     def set_state(self, uint32_t entry, state):

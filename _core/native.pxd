@@ -61,6 +61,7 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
     cdef cppclass ReplicaEntry:
         atomic_u32 state
         atomic_u32 pid
+        atomic_u32 waiting
         atomic_u64 report_block
         atomic_u64 items_in
         atomic_u64 wait_input_ns

@@ -39,6 +39,7 @@ class TaskFailure:
         items_out: items that it had handed to the step after.
         item_index: the item that it held, counted among the replica's own inputs from 0.
         item_repr: a bounded repr of that item.
+        stack: the Python stack of its process when it crashed, or when it was found to be stuck, as text.
     """
 
     step: int
@@ -55,6 +56,7 @@ class TaskFailure:
     items_out: int = 0
     item_index: int | None = None
     item_repr: str | None = None
+    stack: str | None = None
 
     @property
     def where(self) -> str:
@@ -117,4 +119,12 @@ class MessageError(TaskError):
 
 
 class InactivityError(PipelineError):
-    """Nothing moved for `inactivity_timeout` seconds."""
+    """Nothing moved for `inactivity_timeout` seconds.
+
+    Attributes:
+        failures: one `TaskFailure` per replica that kept the others waiting, with its stack.
+    """
+
+    def __init__(self, message: str, failures: Sequence[TaskFailure] = ()) -> None:
+        super().__init__(message)
+        self.failures: tuple[TaskFailure, ...] = tuple(failures)

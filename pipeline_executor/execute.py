@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.report import RunReport, make_report
@@ -64,7 +65,10 @@ def execute(
         shutdown_timeout: seconds that steps which are still busy get to stop when the run is aborted; then they are
             killed.
         on_report: called once with the run's numbers when it has ended, well or not.
-        inactivity_timeout, progress, trace: not implemented yet.
+        inactivity_timeout: seconds; when nothing has moved for as long, no item taken or handed over by any step,
+            the run is stopped and an `InactivityError` names the step that keeps the others waiting, with its stack.
+            None: never.
+        progress, trace: not implemented yet.
 
     Returns:
         None when all is done, if the last step consumes; else a `PipelineResults`, an iterator over what it yields.
@@ -81,13 +85,23 @@ def execute(
 
     _refuse_while_starting()
     signatures = check_definition(
-        tasks, check_types=type_check_pipeline, others=_option_defects(parallelism, shutdown_timeout)
+        tasks,
+        check_types=type_check_pipeline,
+        others=_option_defects(parallelism, shutdown_timeout, inactivity_timeout),
     )
-    _refuse_unimplemented(tasks, parallelism, inactivity_timeout, progress, trace)
+    _refuse_unimplemented(tasks, parallelism, progress, trace)
     if parallelism == "sequential":
+        if inactivity_timeout is not None:
+            warnings.warn(
+                "inactivity_timeout is not applied under parallelism='sequential', where nobody is left to watch",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         stream = _start_sequential(tasks, signatures, on_report)
     else:
-        stream = _start_local(tasks, signatures, _start_method(parallelism), shutdown_timeout, on_report)
+        stream = _start_local(
+            tasks, signatures, _start_method(parallelism), shutdown_timeout, inactivity_timeout, on_report
+        )
     if stream is None:
         return None
     try:
@@ -120,6 +134,7 @@ def _start_local(
     signatures: Sequence[StepSignature],
     start_method: str,
     shutdown_timeout_s: float,
+    inactivity_timeout_s: float | None,
     on_report: Callable[[RunReport], object] | None,
 ) -> ResultStream | None:
     import multiprocessing
@@ -139,6 +154,7 @@ def _start_local(
         backend.select(),
         start_method,
         shutdown_timeout_s=shutdown_timeout_s,
+        inactivity_timeout_s=inactivity_timeout_s,
         on_end=_reporter(plan, on_report),
     )
 
@@ -179,7 +195,11 @@ def _start_method(parallelism: str) -> str:
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
-def _option_defects(parallelism: object, shutdown_timeout: object) -> list[Defect]:
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _option_defects(parallelism: object, shutdown_timeout: object, inactivity_timeout: object) -> list[Defect]:
     import multiprocessing
 
     from pipeline_executor.typecheck.defects import Defect
@@ -203,16 +223,20 @@ def _option_defects(parallelism: object, shutdown_timeout: object) -> list[Defec
                     f"Use 'process', or one of: {', '.join('process-' + method for method in available)}.",
                 )
             )
-    if (
-        isinstance(shutdown_timeout, bool)
-        or not isinstance(shutdown_timeout, (int, float))
-        or not shutdown_timeout >= 0
-    ):
+    if not _is_number(shutdown_timeout) or not shutdown_timeout >= 0:
         defects.append(
             Defect(
                 "execute(shutdown_timeout=...)",
                 f"it is {shutdown_timeout!r}, not a number of seconds",
                 "Give a number that is 0 or more.",
+            )
+        )
+    if inactivity_timeout is not None and (not _is_number(inactivity_timeout) or not inactivity_timeout > 0):
+        defects.append(
+            Defect(
+                "execute(inactivity_timeout=...)",
+                f"it is {inactivity_timeout!r}, not a number of seconds",
+                "Give a number above 0, or None to wait for ever.",
             )
         )
     return defects
@@ -221,14 +245,11 @@ def _option_defects(parallelism: object, shutdown_timeout: object) -> list[Defec
 def _refuse_unimplemented(
     tasks: Sequence[PipelineTask[Any, Any]],
     parallelism: str,
-    inactivity_timeout: float | None,
     progress: bool,
     trace: object,
 ) -> None:
     if parallelism in ("thread", "ray"):
         _not_implemented(f"parallelism={parallelism!r}")
-    if inactivity_timeout is not None:
-        _not_implemented("inactivity_timeout")
     if progress:
         _not_implemented("progress")
     if trace is not None:

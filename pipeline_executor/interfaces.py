@@ -36,6 +36,7 @@ __all__ = [
     "Sender",
     "State",
     "Supervisor",
+    "Waiting",
     "WorkerInfo",
 ]
 
@@ -67,6 +68,16 @@ class State(enum.IntEnum):
     """Its step raised; the report is in the ledger."""
     FINISHED = 5
     """It has done all its work and said so to both its edges."""
+
+
+class Waiting(enum.IntEnum):
+    """What a replica sleeps for."""
+
+    NOTHING = 0
+    """It works, or has not begun, or is at its end."""
+    INPUT = 1
+    ROOM = 2
+    """The step after it has to take what it has yielded."""
 
 
 class Cause(enum.IntEnum):
@@ -154,6 +165,7 @@ class ReplicaBooks:
     items_out: int
     wait_input_s: float
     wait_room_s: float
+    waiting: Waiting = Waiting.NOTHING
 
 
 @dataclass(frozen=True)

@@ -890,7 +890,6 @@ def test_big_constants_arrive_in_every_replica(parallelism: str) -> None:
         ("num_threads", {"num_threads": 2}, {}),
         ("progress", {}, {"progress": True}),
         ("trace", {}, {"trace": "trace.json"}),
-        ("inactivity_timeout", {}, {"inactivity_timeout": 5.0}),
         ("parallelism='thread'", {}, {"parallelism": "thread"}),
         ("parallelism='ray'", {}, {"parallelism": "ray"}),
     ],

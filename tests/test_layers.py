@@ -39,14 +39,18 @@ LAYERS: dict[str, set[str]] = {
     "engine": {
         "worker",
         "engines",
+        "engines.books",
         "engines.child",
         "engines.failures",
+        "engines.inactivity",
         "engines.lifeline",
         "engines.local",
+        "engines.memory_pressure",
         "engines.payload",
         "engines.processes",
         "engines.sequential",
         "engines.signals",
+        "engines.stacks",
     },
     "transport": {
         "_core",

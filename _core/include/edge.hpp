@@ -190,6 +190,7 @@ struct Edge {
   template <class Attempt>
   Status wait_for_room(Event& event, ReplicaEntry* me, Spin& spin, const Attempt& attempt) noexcept {
     const std::uint64_t since = monotonic_ns();
+    me->set_waiting(Waiting::room);
     Status status = Status::empty;
     const bool done = event.wait(
         [&]() noexcept {
@@ -197,6 +198,7 @@ struct Edge {
           return status != Status::empty;
         },
         spin);
+    me->set_waiting(Waiting::nothing);
     ReplicaEntry::add(me->wait_room_ns, monotonic_ns() - since);
     return done ? status : Status::interrupted;
   }
@@ -296,12 +298,14 @@ struct Edge {
   Status take(const Region& region, ReplicaEntry* me, Spin& spin) noexcept {
     Status status = Status::empty;
     const std::uint64_t since = monotonic_ns();
+    me->set_waiting(Waiting::input);
     const bool done = items.wait(
         [&]() noexcept {
           status = try_take(region, me);
           return status != Status::empty;
         },
         spin);
+    me->set_waiting(Waiting::nothing);
     ReplicaEntry::add(me->wait_input_ns, monotonic_ns() - since);
     return done ? status : Status::interrupted;
   }

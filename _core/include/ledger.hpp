@@ -19,9 +19,13 @@ enum class HandPhase : std::uint32_t {
   decoded = 2,  // the step has the item
 };
 
+// What a replica sleeps for, if it sleeps; interfaces.Waiting.
+enum class Waiting : std::uint32_t { nothing = 0, input = 1, room = 2 };
+
 struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint32_t> state;  // interfaces.State
   Atomic<std::uint32_t> pid;
+  Atomic<std::uint32_t> waiting;  // Waiting
   Atomic<std::uint64_t> report_block;  // arena block with the replica's own account of its failure; 0: none
 
   alignas(cache_line) Atomic<std::uint64_t> items_in;
@@ -31,6 +35,10 @@ struct ReplicaEntry {
 
   alignas(cache_line) Atomic<std::uint64_t> items_out;
   Atomic<std::uint64_t> wait_room_ns;
+
+  void set_waiting(Waiting what) noexcept {
+    waiting.store(static_cast<std::uint32_t>(what), std::memory_order_relaxed);
+  }
 
   static void add(Atomic<std::uint64_t>& counter, std::uint64_t amount) noexcept {
     counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_release);

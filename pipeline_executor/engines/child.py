@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.signals import set_child_signals
+from pipeline_executor.engines.stacks import StackFile
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.plan import Assignment
 from pipeline_executor.worker import run_replica
@@ -50,6 +51,7 @@ class Launch:
     Attributes:
         content: function and constants; under fork.
         payload: the same to be sent; under spawn and forkserver.
+        stack_file: where faulthandler writes; None where it cannot be passed on.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class Launch:
         env: Mapping[str, str],
         content: tuple[Callable[..., Any], Mapping[str, Any]],
         payload: Payload | None,
+        stack_file: StackFile | None,
     ) -> None:
         self.assignment = assignment
         self.run = run
         self.lifeline = lifeline
         self.env = env
+        self.stack_file = stack_file
         self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
         self._payload: Payload | None = payload
         self._received: SharedBytes | bytes | None = None
@@ -90,6 +94,8 @@ def run_child(launch: Launch) -> None:
             os.setpgid(0, 0)
     _forget_the_callers_thread_pools()
     launch.lifeline.hold()
+    if launch.stack_file is not None:
+        launch.stack_file.hold()
     set_child_signals(launch.run, launch.assignment)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=launch.run.disown)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import contextlib
 import pickle
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from pipeline_executor.engines.processes import ExitStatus
-from pipeline_executor.errors import MessageError, PipelineError, StoppedEarlyError, TaskDied, TaskError, TaskFailure
-from pipeline_executor.interfaces import Cause, Ledger, MessageFault, State
+from pipeline_executor.errors import (
+    InactivityError,
+    MessageError,
+    PipelineError,
+    StoppedEarlyError,
+    TaskDied,
+    TaskError,
+    TaskFailure,
+)
+from pipeline_executor.interfaces import Cause, Ledger, MessageFault, ReplicaBooks, State, Waiting
 from pipeline_executor.plan import Assignment, Plan
 from pipeline_executor.worker import FailureReport
 
@@ -18,6 +26,7 @@ __all__ = [
     "GUARD_HINT",
     "bounded_repr",
     "error_of",
+    "inactive",
     "message_error",
     "note_second",
     "raised",
@@ -36,11 +45,17 @@ whenever it is imported. Guard the call:
 """
 
 _DIED_ADVICE = {
-    "SIGKILL": "Likely the system ran out of memory and killed it, or somebody did: see the kernel's log (dmesg).",
+    "SIGKILL": "Somebody killed it. The kernel's counters name no process that it has killed for want of memory since "
+    "the run began.",
     "SIGSEGV": "Compiled code that the step uses accessed memory that it must not.",
     "SIGBUS": "Shared or mapped memory could not be provided: the system may be out of memory or disk.",
     "SIGABRT": "Compiled code that the step uses gave up: its last words are on standard error.",
 }
+
+_OUT_OF_MEMORY = (
+    "The kernel has killed a process for want of memory since the run began, and likely it was this one. Lower "
+    "num_procs, packets_in_flight or max_buffer_bytes, or what the step itself keeps."
+)
 
 _bounded = reprlib.Repr()
 _bounded.maxstring = _bounded.maxother = 200
@@ -54,7 +69,7 @@ def bounded_repr(item: object) -> str:
         return f"<cannot be shown: {type(error).__name__}>"
 
 
-def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None) -> TaskFailure:
+def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None, stack: str | None) -> TaskFailure:
     """All that the ledger and the process's end tell of a failed replica."""
     books = ledger.books(assignment.entry)
     report = _report(ledger, assignment.entry)
@@ -74,20 +89,34 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
         items_out=books.items_out,
         item_index=index,
         item_repr=shown,
+        stack=stack,
     )
 
 
 def error_of(
-    plan: Plan, ledger: Ledger, cause: Cause, culprit: int, failed: Sequence[int], died: Mapping[int, ExitStatus]
+    plan: Plan,
+    ledger: Ledger,
+    cause: Cause,
+    culprit: int,
+    failed: Sequence[int],
+    died: Mapping[int, ExitStatus],
+    stacks: Mapping[int, str],
+    *,
+    out_of_memory: bool,
 ) -> BaseException:
     """The exception for a run that was aborted because of `culprit`.
 
     Arguments:
         failed: the entries whose steps raised.
         died: the entries whose processes ended without finishing, and how.
+        stacks: what faulthandler has written, by entry.
+        out_of_memory: the kernel has killed some process for want of memory meanwhile.
     """
     order = [culprit, *(entry for entry in (*failed, *died) if entry != culprit)]
-    failures = [_failure_of(plan.assignments[entry], ledger, died.get(entry)) for entry in dict.fromkeys(order)]
+    failures = [
+        _failure_of(plan.assignments[entry], ledger, died.get(entry), stacks.get(entry) if entry in died else None)
+        for entry in dict.fromkeys(order)
+    ]
     if cause is Cause.STOPPED_EARLY:
         return stopped_early(failures)
     report = _report(ledger, culprit)
@@ -95,7 +124,7 @@ def error_of(
         if report.fault is not None:
             return message_error(failures, report.fault, plan)
         return raised(failures, _unpickled(report.exception))
-    text = _died_text(failures[0], died.get(culprit), ledger.books(culprit).state)
+    text = _died_text(failures[0], died.get(culprit), ledger.books(culprit).state, out_of_memory)
     return TaskDied(text + _others(failures[1:]), failures)
 
 
@@ -145,7 +174,7 @@ def _unpickled(data: bytes | None) -> BaseException | None:
     return error if isinstance(error, BaseException) else None
 
 
-def _died_text(first: TaskFailure, status: ExitStatus | None, state: State) -> str:
+def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_of_memory: bool) -> str:
     if state is State.CREATED and status is not None and status.exit_code == GUARD_EXIT_CODE:
         return f"{first.where} could not be started. {GUARD_HINT}"
     how = str(status) if status is not None else "ended"
@@ -160,7 +189,45 @@ def _died_text(first: TaskFailure, status: ExitStatus | None, state: State) -> s
     if status is not None and status.clean:
         return text + "\nIt ended with exit code 0 but had not finished: something in it called os._exit()."
     advice = _DIED_ADVICE.get(first.signal_name or "")
-    return f"{text}\n{advice}" if advice else text
+    if first.signal_name == "SIGKILL" and out_of_memory:
+        advice = _OUT_OF_MEMORY
+    if advice:
+        text += f"\n{advice}"
+    if first.stack:
+        text += f"\n\nits Python stack when it died (most recent call last):\n{first.stack}"
+    return text
+
+
+def inactive(
+    plan: Plan,
+    ledger: Ledger,
+    stuck: Mapping[int, ReplicaBooks],
+    stopped: Container[int],
+    stacks: Mapping[int, str],
+    timeout_s: float,
+) -> InactivityError:
+    """The error for a run in which nothing moved.
+
+    Arguments:
+        stuck: those that kept the others waiting, as they were before they were stopped.
+        stopped: those of them whose processes were stopped by a signal.
+    """
+    failures = [_failure_of(plan.assignments[entry], ledger, None, stacks.get(entry)) for entry in stuck]
+    lines = [f"nothing moved for {timeout_s:g} s, and the pipeline was stopped"]
+    for (entry, books), failure in zip(stuck.items(), failures, strict=True):
+        if entry in stopped:
+            what = "is stopped by a signal, as SIGSTOP or a debugger do it,"
+        elif books.pid == 0:
+            what = "has not reached its step: its process is still starting"
+        elif books.waiting is not Waiting.NOTHING:
+            what = f"waits for {'input' if books.waiting is Waiting.INPUT else 'the step after it'}"
+        else:
+            what = "is stuck"
+        lines.append(f"{failure.where} {what} {failure.progress}")
+        if failure.stack:
+            lines.append(f"its Python stack (most recent call last):\n{failure.stack}")
+    lines.append("If an item may take this long, raise inactivity_timeout.")
+    return InactivityError("\n".join(lines), failures)
 
 
 def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Plan) -> MessageError:

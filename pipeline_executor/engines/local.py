@@ -14,16 +14,21 @@ import multiprocessing
 import multiprocessing.context
 import multiprocessing.util
 import os
+import sys
 import threading
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from pipeline_executor.engines.books import check_books
 from pipeline_executor.engines.child import Launch
-from pipeline_executor.engines.failures import GUARD_HINT, error_of, note_second
+from pipeline_executor.engines.failures import GUARD_HINT, error_of, inactive, note_second
+from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.lifeline import Lifeline
+from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.processes import ExitStatus, ReplicaProcess, start_method_left_open
 from pipeline_executor.engines.signals import hold_signals
+from pipeline_executor.engines.stacks import StackFile, process_is_stopped
 from pipeline_executor.errors import MessageError, PipelineError
 from pipeline_executor.interfaces import Aborted, Cause, Core, OnEnd, ResultStream, State
 from pipeline_executor.plan import Plan
@@ -40,18 +45,29 @@ _KILL_PATIENCE_S = 5.0
 #: Seconds in which a step that waits wakes and begins to close. Who has not noticed by then is busy: it is interrupted.
 _NOTICE_S = 0.1
 
+#: Seconds that a process which is stuck gets to write its stack. It does so in its signal handler, at once, unless it
+#: is stopped or inside a system call that cannot be interrupted.
+_ANSWER_S = 0.5
+
 #: Seconds that no clock or system call finds too many.
 _LONGEST_S = 1e6
 
 
 def run_local(
-    plan: Plan, core: Core, start_method: str, *, shutdown_timeout_s: float, on_end: OnEnd | None
+    plan: Plan,
+    core: Core,
+    start_method: str,
+    *,
+    shutdown_timeout_s: float,
+    inactivity_timeout_s: float | None,
+    on_end: OnEnd | None,
 ) -> ResultStream | None:
     """Run a plan in processes of this machine.
 
     Arguments:
         start_method: "fork", "forkserver" or "spawn".
         shutdown_timeout_s: how long steps that are still busy may go on when the run is aborted.
+        inactivity_timeout_s: how long nothing may move; None for ever.
 
     Returns:
         None when all is done, if the last step consumes; else the stream of its outputs, the pipeline running.
@@ -75,7 +91,7 @@ def run_local(
     run = None
     try:
         with hold_signals():  # until the run is in somebody's hands
-            run = _LocalRun(plan, core, context, payloads, shutdown_timeout_s, on_end)
+            run = _LocalRun(plan, core, context, payloads, shutdown_timeout_s, inactivity_timeout_s, on_end)
             run.start()
         if plan.caller_entry is not None:
             return run
@@ -120,6 +136,7 @@ class _LocalRun:
         context: multiprocessing.context.BaseContext,
         payloads: list[Payload] | None,
         shutdown_timeout_s: float,
+        inactivity_timeout_s: float | None,
         on_end: OnEnd | None,
     ) -> None:
         self._plan = plan
@@ -130,6 +147,9 @@ class _LocalRun:
         self._started_at = time.monotonic()
         self._alive: dict[int, ReplicaProcess] = {}
         self._died: dict[int, ExitStatus] = {}
+        self._stack_files: dict[int, StackFile] = {}
+        self._memory_kills = OutOfMemoryKills()
+        self._inactivity = None if inactivity_timeout_s is None else InactivityWatch(inactivity_timeout_s)
         self._ended = False
         # One thread at a time works on the run; another may only abort it, which wakes the first.
         self._turn = threading.RLock()
@@ -153,13 +173,20 @@ class _LocalRun:
                 step = self._plan.steps[assignment.step]
                 content = (step.function, step.constants)
                 payload = self._payloads[step.index] if self._payloads is not None else None
-                launch = Launch(assignment, self._run, self._lifeline, step.env, content, payload)
+                stack_file = self._stack_file(assignment.entry)
+                launch = Launch(assignment, self._run, self._lifeline, step.env, content, payload, stack_file)
                 process = self._start_process(launch)
                 self._alive[assignment.entry] = process
                 self._supervisor.watch(assignment.entry, process.handle)
         except BaseException:
             self._abandon()
             raise
+
+    def _stack_file(self, entry: int) -> StackFile | None:
+        if sys.platform == "win32":  # a descriptor cannot be passed on there
+            return None
+        self._stack_files[entry] = StackFile()
+        return self._stack_files[entry]
 
     def _start_process(self, launch: Launch) -> ReplicaProcess:
         try:
@@ -176,7 +203,7 @@ class _LocalRun:
         with self._turn:
             try:
                 while self._alive and self._run.aborted() is None:
-                    self._attend(self._patience_s())
+                    self._attend_while_it_moves(self._patience_s())
             except BaseException:
                 self._abandon()
                 raise
@@ -193,6 +220,8 @@ class _LocalRun:
             raise StopIteration
         try:
             results = self._results
+            if self._inactivity is not None:
+                self._inactivity.restart()
             while not self._is_over() and self._run.aborted() is None:
                 found, item = results.poll()
                 if not found:
@@ -200,7 +229,7 @@ class _LocalRun:
                     found, item = results.poll()
                 if found:
                     return item
-                self._attend(None)
+                self._attend_while_it_moves(None)
         except StopIteration:
             self.wait()
             raise
@@ -248,6 +277,43 @@ class _LocalRun:
             elif not process.ordered_to_die:
                 self._died[entry] = status
                 self._run.abort(Cause.DIED, entry)
+
+    def _attend_while_it_moves(self, timeout_s: float | None) -> None:
+        """As `_attend`. Raises InactivityError when nothing has moved for too long."""
+        if self._inactivity is None:
+            self._attend(timeout_s)
+            return
+        interval_s = self._inactivity.interval_s
+        self._attend(interval_s if timeout_s is None else min(timeout_s, interval_s))
+        books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
+        if self._alive and self._run.aborted() is None and self._inactivity.is_over(books):
+            raise self._inactive(stuck_entries(books))
+
+    def _inactive(self, entries: list[int]) -> BaseException:
+        """Ask those that are stuck for their stacks, stop everything, and say who was stuck where."""
+        assert self._inactivity is not None
+        books = {entry: self._run.ledger.books(entry) for entry in entries}  # as they are now
+        stopped = {entry for entry in entries if process_is_stopped(books[entry].pid)}
+        asked = [
+            file
+            for entry, file in self._stack_files.items()
+            if entry in books and entry not in stopped and entry in self._alive and file.ask(self._alive[entry].pid)
+        ]
+        answer_until = time.monotonic() + _ANSWER_S
+        while self._alive and time.monotonic() < answer_until and not all(file.written for file in asked):
+            self._attend(_ANSWER_S / 50)
+        aborted = self._run.aborted()
+        if aborted is not None:  # one has ended meanwhile: that is what happened
+            self._shut_down()
+            return self._verdict(*aborted)
+        self._run.abort(Cause.CLOSED, 0)
+        self._shut_down()
+        return inactive(self._plan, self._run.ledger, books, stopped, self._stacks(), self._inactivity.timeout_s)
+
+    def _stacks(self) -> dict[int, str]:
+        """What the replicas' processes have left of their stacks. To be called when they have ended."""
+        read = {entry: file.read() for entry, file in self._stack_files.items() if file.written}
+        return {entry: stack for entry, stack in read.items() if stack is not None}
 
     def _patience_s(self) -> float | None:
         """How long to wait for the next event: for ever, unless all that still runs is what a step that stopped early
@@ -328,7 +394,8 @@ class _LocalRun:
                 self._shut_down()
                 error = self._verdict(*aborted)
             else:
-                self._check_the_books()
+                books = [self._run.ledger.books(entry) for entry in range(self._plan.layout.entries)]
+                check_books(self._plan, books, self._run.stopped)
         except BaseException:
             self._abandon()
             raise
@@ -345,31 +412,16 @@ class _LocalRun:
             for replica in self._plan.assignments
             if self._run.ledger.books(replica.entry).state is State.FAILED
         ]
-        return error_of(self._plan, self._run.ledger, cause, culprit, failed, self._died)
-
-    def _check_the_books(self) -> None:
-        """Rule R6: every replica has finished, and on each edge as many items were received as sent."""
-        books = [self._run.ledger.books(entry) for entry in range(self._plan.layout.entries)]
-        for replica in self._plan.assignments:
-            if books[replica.entry].state is not State.FINISHED and not self._unwanted(replica.step):
-                raise PipelineError(f"step {replica.step} {replica.task!r} ended without having finished: {books}")
-        for index in range(len(self._plan.layout.edges)):
-            sent = sum(books[replica.entry].items_out for replica in self._plan.steps[index].replicas)
-            received = (
-                sum(books[replica.entry].items_in for replica in self._plan.steps[index + 1].replicas)
-                if index + 1 < len(self._plan.steps)
-                else books[-1].items_in
-            )
-            # Where a step stopped early, as it may, items were dropped, and a producer that was killed may not have
-            # counted its last.
-            if sent != received and not self._run.stopped(index):
-                raise PipelineError(
-                    f"the books do not balance: step {index} {self._plan.steps[index].name!r} sent {sent} items, "
-                    f"{received} were received. This is an error of the library; please report it."
-                )
-
-    def _unwanted(self, step: int) -> bool:
-        return any(self._run.stopped(edge) for edge in range(step, len(self._plan.layout.edges)))
+        return error_of(
+            self._plan,
+            self._run.ledger,
+            cause,
+            culprit,
+            failed,
+            self._died,
+            self._stacks(),
+            out_of_memory=self._memory_kills.happened(),
+        )
 
     def _end(self) -> None:
         """Leave nothing behind. All processes have been reaped."""
@@ -381,6 +433,8 @@ class _LocalRun:
         self._results = None
         self._supervisor.close()
         self._lifeline.close()
+        for file in self._stack_files.values():
+            file.close()
         _close_payloads(self._payloads)
         self._run.close()
         if self._on_end is not None:

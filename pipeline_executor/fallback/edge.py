@@ -14,7 +14,6 @@ looks at the words first, so a release too many is harmless and a wait without a
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import SEM_VALUE_MAX  # type: ignore[attr-defined]
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_executor.fallback.arena import Arena
 from pipeline_executor.fallback.codec import Encoder, decode, type_name
 from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
-from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, MessageFault
+from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, MessageFault, Waiting
 
 if TYPE_CHECKING:
     from pipeline_executor.fallback.run import Run
@@ -178,9 +177,8 @@ class Sender:
         if self._heed():
             return False
         if not self._edge.room.acquire(block=False):
-            since = time.monotonic_ns()
-            self._edge.room.acquire()
-            self._me.waited_for_room(time.monotonic_ns() - since)
+            with self._me.waiting(Waiting.ROOM):
+                self._edge.room.acquire()
             return not self._heed()
         return True
 
@@ -195,7 +193,6 @@ class Sender:
         edge = self._edge
         pieces = self._encoder.encode(item)
         size = sum(map(len, pieces))
-        since = 0
         while True:
             with self._lock:
                 if edge.try_reserve_bytes(size):
@@ -205,12 +202,10 @@ class Sender:
                         edge.push(block, size)
                         self._me.count_out()
                     break
-            since = since or time.monotonic_ns()
-            edge.space.acquire()
+            with self._me.waiting(Waiting.ROOM):
+                edge.space.acquire()
             if self._heed():
                 return  # nobody wants it; the next reserve says so
-        if since:
-            self._me.waited_for_room(time.monotonic_ns() - since)
         if not block:
             raise MessageFault(
                 "memory", type_name(item), f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory"
@@ -271,9 +266,8 @@ class Receiver:
                 # A token that was taken is kept until it has been used: a signal handler may raise in between.
                 self._has_token = self._has_token or self._edge.items.acquire(block=False)
                 if not self._has_token:
-                    since = time.monotonic_ns()
-                    self._has_token = self._edge.items.acquire()
-                    self._me.waited_for_input(time.monotonic_ns() - since)
+                    with self._me.waiting(Waiting.INPUT):
+                        self._has_token = self._edge.items.acquire()
                     self._run.check(self._me)
                 with self._lock:
                     self._has_token = False

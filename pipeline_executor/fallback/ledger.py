@@ -6,11 +6,13 @@ replica; then room for each replica's report. Every word has one writer at a tim
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline_executor.fallback.memory import SharedMemory
-from pipeline_executor.interfaces import Hand, ReplicaBooks, State
+from pipeline_executor.interfaces import Hand, ReplicaBooks, State, Waiting
 
 __all__ = ["Entry", "Ledger"]
 
@@ -19,7 +21,7 @@ _ENTRY_WORDS = 16
 _REPORT_BYTES = 2**20  # address space; only what a report touches costs memory
 
 _ABORT, _BELL_ARMED = 0, 1
-_STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM, _PHASE, _HAND_EDGE, _HAND, _HAND_SIZE = range(10)
+_STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM, _PHASE, _HAND_EDGE, _HAND, _HAND_SIZE, _WAITING = range(11)
 
 EMPTY, TAKEN, DECODED = range(3)
 
@@ -40,11 +42,17 @@ class Entry:
     def count_out(self) -> None:
         self._words[self._at + _OUT] += 1
 
-    def waited_for_input(self, nanoseconds: int) -> None:
-        self._words[self._at + _WAIT_INPUT] += nanoseconds
-
-    def waited_for_room(self, nanoseconds: int) -> None:
-        self._words[self._at + _WAIT_ROOM] += nanoseconds
+    @contextlib.contextmanager
+    def waiting(self, what: Waiting) -> Iterator[None]:
+        """Around a wait: says what for, and counts the time."""
+        since = time.monotonic_ns()
+        self._words[self._at + _WAITING] = what
+        try:
+            yield
+        finally:
+            self._words[self._at + _WAITING] = Waiting.NOTHING
+            counter = _WAIT_INPUT if what is Waiting.INPUT else _WAIT_ROOM
+            self._words[self._at + counter] += time.monotonic_ns() - since
 
     def take_in_hand(self, edge: int, block: int, size: int) -> None:
         self._words[self._at + _HAND_EDGE] = edge
@@ -113,6 +121,7 @@ class Ledger:
             words[at + _OUT],
             words[at + _WAIT_INPUT] * 1e-9,
             words[at + _WAIT_ROOM] * 1e-9,
+            Waiting(words[at + _WAITING]),
         )
 
     def set_state(self, entry: int, state: State) -> None:

@@ -1,0 +1,48 @@
+"""When nothing moves in a pipeline: noticed from its books, without a thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from pipeline_executor.interfaces import ReplicaBooks, State, Waiting
+
+__all__ = ["InactivityWatch", "stuck_entries"]
+
+#: Looks within one timeout: it is noticed after the timeout, and at most a tenth of it later.
+_LOOKS = 10
+_SHORTEST_INTERVAL_S = 0.005
+
+
+class InactivityWatch:
+    """Looks at the books again and again.
+
+    Attributes:
+        timeout_s: seconds without any movement that are too many.
+        interval_s: seconds between two looks.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.interval_s = max(timeout_s / _LOOKS, _SHORTEST_INTERVAL_S)
+        self.restart()
+
+    def restart(self) -> None:
+        """What was until now does not count: nobody has waited for the pipeline."""
+        self._seen: list[tuple[State, int, int]] | None = None
+        self._since = time.monotonic()
+
+    def is_over(self, books: Sequence[ReplicaBooks]) -> bool:
+        """Whether nothing has moved for the timeout. An item taken, an item handed over, a replica's start or end are
+        movements."""
+        now = [(book.state, book.items_in, book.items_out) for book in books]
+        if now != self._seen:
+            self._seen, self._since = now, time.monotonic()
+        return time.monotonic() - self._since >= self.timeout_s
+
+
+def stuck_entries(books: Sequence[ReplicaBooks]) -> list[int]:
+    """Those that keep the others waiting: the replicas that have not ended and wait for nobody. All that have not ended
+    if each waits."""
+    running = [entry for entry, book in enumerate(books) if book.state < State.STOPPED]
+    return [entry for entry in running if books[entry].waiting is Waiting.NOTHING] or running

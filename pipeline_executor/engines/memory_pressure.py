@@ -1,0 +1,49 @@
+"""Whether the kernel has killed processes for want of memory: its own counters, nothing guessed.
+
+Sources: the kernel's documentation of cgroup v2 (`memory.events`), of cgroup v1 (`memory.oom_control`), and
+`oom_kill` in /proc/vmstat.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["OutOfMemoryKills"]
+
+
+class OutOfMemoryKills:
+    """Counts from when it was made."""
+
+    def __init__(self, root: str = "") -> None:
+        self._root = root
+        self._before = self._count()
+
+    def happened(self) -> bool:
+        return any(count > self._before.get(path, count) for path, count in self._count().items())
+
+    def _count(self) -> dict[str, int]:
+        return {path: self._counter(path) for path in ("/proc/vmstat", *self._of_this_group())}
+
+    def _of_this_group(self) -> list[str]:
+        paths = []
+        for line in self._read("/proc/self/cgroup").splitlines():
+            number, _, rest = line.partition(":")
+            controllers, _, path = rest.partition(":")
+            # The path is the host's; inside a container its group is often mounted as the root.
+            for group in {path.rstrip("/"), ""}:
+                if number == "0":
+                    paths.append(f"/sys/fs/cgroup{group}/memory.events")
+                elif "memory" in controllers.split(","):
+                    paths.append(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
+        return paths
+
+    def _counter(self, path: str) -> int:
+        found = re.search(r"^oom_kill (\d+)$", self._read(path), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    def _read(self, path: str) -> str:
+        try:
+            with open(self._root + path, encoding="ascii", errors="replace") as file:
+                return file.read()
+        except OSError:  # not this system, or not in this container
+            return ""
