@@ -16,7 +16,8 @@ cdef enum Kind:
     KIND_LIST      # likewise
     KIND_DICT      # likewise; a key, its value, a key, ...
     KIND_PICKLE
-    KIND_BUFFERS   # see Encoder._pack_buffers
+    KIND_BUFFERS   # see Encoder._pack_pickle
+    KIND_ARRAY     # see arrays.pxi
 
 cdef enum:
     FLAT_ITEMS = 32          # of a tuple, a list or a dict that is written as it is
@@ -150,20 +151,29 @@ cdef class Encoder:
             used = 0
             if self._flatten_list(<list> item, &used):
                 return self._pack(KIND_LIST, self.scratch, used, message, item)
+        elif knows_arrays() and kind is ndarray and pack_array(self, item, message):
+            return 0
         return self._pickle(item, message)
 
     cdef int _pack(self, Kind kind, const void* source, uint64_t size, Message* message, object item) except -1:
         message.kind = kind
         message.size = size
-        if size > self.limit:
-            raise self._too_large(item, size)
-        if size <= inline_capacity:
+        if size <= inline_capacity and size <= self.limit:
             message.in_block = 0
             if size:
                 memcpy(message.bytes, source, size)
         else:
-            copy(self._allocate(message, item), source, size)
+            copy(self._room(message, item), source, size)
         return 0
+
+    cdef unsigned char* _room(self, Message* message, object item) except NULL:
+        """Where the bytes of a message go whose kind and size are written."""
+        if message.size > self.limit:
+            raise self._too_large(item, message.size)
+        if message.size <= inline_capacity:
+            message.in_block = 0
+            return message.bytes
+        return self._allocate(message, item)
 
     cdef unsigned char* _allocate(self, Message* message, object item) except NULL:
         cdef Region* region = &self.run.region
@@ -317,15 +327,9 @@ cdef class Encoder:
         size = 16 + 8 * <uint64_t> len(self.buffers) + pickled
         for view in self.buffers:
             size = aligned(size) + <uint64_t> view.nbytes
-        if size > self.limit:
-            raise self._too_large(item, size)
         message.kind = KIND_BUFFERS
         message.size = size
-        if size <= inline_capacity:
-            to = message.bytes
-            message.in_block = 0
-        else:
-            to = self._allocate(message, item)
+        to = self._room(message, item)
         (<uint64_t*> to)[0] = len(self.buffers)
         (<uint64_t*> to)[1] = pickled
         for index, view in enumerate(self.buffers):
@@ -404,9 +408,7 @@ cdef object decode_buffers(Run run, Message* message, bint may_view):
     cdef list buffers = []
     cdef bytearray buffer
     cdef object whole = None
-    may_view = may_view and message.in_block and run.region.control().arena.is_large(
-        block_at(run.region.base, message.block)
-    )
+    may_view = may_view and lies_in_large_block(run, message)
     data = PyMemoryView_FromMemory(<char*> at + offset, pickled, PyBUF_READ)
     offset += pickled
     for index in range(count):
@@ -422,6 +424,10 @@ cdef object decode_buffers(Run run, Message* message, bint may_view):
             buffers.append(buffer)
         offset += size
     return loads(data, buffers=buffers)
+
+
+cdef bint lies_in_large_block(Run run, Message* message) noexcept:
+    return message.in_block and run.region.control().arena.is_large(block_at(run.region.base, message.block))
 
 
 cdef unsigned char* payload_of(Run run, Message* message) noexcept:
@@ -441,4 +447,6 @@ cdef object decode(Run run, Message* message, bint may_view):
         return tuple(decode_flat(at, message.size))
     if message.kind == KIND_PICKLE:
         return loads(PyMemoryView_FromMemory(<char*> at, message.size, PyBUF_READ))
+    if message.kind == KIND_ARRAY:
+        return decode_array(run, message, may_view)
     return decode_buffers(run, message, may_view)

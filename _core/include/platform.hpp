@@ -112,6 +112,9 @@ inline void spin_pause() noexcept {
 #endif
 }
 
+// Lets whoever is ready to run on this processor run first.
+inline void yield_processor() noexcept { sched_yield(); }
+
 // How many processors this process may use. Spinning pays only when the peer can run meanwhile.
 inline int usable_processors() noexcept {
   cpu_set_t set;

@@ -1,0 +1,112 @@
+# numpy arrays of the plain number types without pickle: type, order and shape, then the elements.
+#
+# A small array costs pickle some µs, for the names of numpy's functions and their calls; this is a tenth of that. All that
+# is not exactly an array of these types (subclasses, records, objects, dates, foreign byte order, strides with gaps)
+# is left to pickle. numpy is never imported before somebody else has imported it or an array arrives.
+
+# By the type's letter in the buffer protocol, complex ones by the second letter and 0x80. Number types are singletons
+# in numpy, so an array has one of them exactly if its dtype is one of these objects.
+cdef dict dtype_of_code = {}
+cdef object ndarray = None, empty_array = None
+
+cdef struct ArrayHead:
+    uint16_t code
+    uint8_t fortran
+    uint8_t dimensions
+    uint32_t unused
+    # then: int64 for each dimension, gap, elements
+
+
+cdef bint knows_arrays() except -1:
+    """Whether arrays can exist in this process."""
+    if ndarray is not None:
+        return True
+    if "numpy" not in loaded_modules or not hasattr(loaded_modules["numpy"], "ndarray"):
+        return False
+    learn_arrays()
+    return True
+
+
+cdef int learn_arrays() except -1:
+    global ndarray, empty_array
+    import numpy
+    for letter in "?bBhHiIlLqQefdg":
+        dtype_of_code[ord(letter)] = numpy.dtype(letter)
+    for letter, name in (("f", "F"), ("d", "D"), ("g", "G")):
+        dtype_of_code[ord(letter) | 0x80] = numpy.dtype(name)
+    empty_array = numpy.empty
+    ndarray = numpy.ndarray
+    return 0
+
+
+cdef uint64_t elements_offset(uint64_t dimensions, uint64_t size) noexcept:
+    cdef uint64_t offset = sizeof(ArrayHead) + 8 * dimensions
+    return offset if size < <uint64_t> LEAST_BUFFER else aligned(offset)
+
+
+cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
+    """Write an array; False if it is one for pickle."""
+    cdef Py_buffer view
+    cdef ArrayHead head
+    cdef unsigned char* to
+    cdef uint64_t offset
+    cdef const char* letters
+    try:
+        PyObject_GetBuffer(item, &view, PyBUF_FULL_RO)
+    except Exception:   # numpy has types that the buffer protocol has not; ValueError, BufferError, ...
+        return False
+    try:
+        letters = view.format
+        if letters[0] == c"Z" and letters[1] != 0 and letters[2] == 0:
+            head.code = <uint16_t> (letters[1] | 0x80)
+        elif letters[0] != 0 and letters[1] == 0:
+            head.code = <uint16_t> letters[0]
+        else:
+            return False
+        if item.dtype is not dtype_of_code.get(head.code):
+            return False
+        head.fortran = not PyBuffer_IsContiguous(&view, c"C")
+        if head.fortran and not PyBuffer_IsContiguous(&view, c"F"):
+            return False
+        head.dimensions = <uint8_t> view.ndim
+        head.unused = 0
+        offset = elements_offset(view.ndim, view.len)
+        message.kind = KIND_ARRAY
+        message.size = offset + <uint64_t> view.len
+        to = encoder._room(message, item)
+        memcpy(to, &head, sizeof(head))
+        memcpy(to + sizeof(head), view.shape, 8 * view.ndim)
+        if view.len:
+            copy(to + offset, view.buf, view.len)
+        return True
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef object decode_array(Run run, Message* message, bint may_view):
+    cdef const unsigned char* at = payload_of(run, message)
+    cdef const ArrayHead* head = <const ArrayHead*> at
+    cdef const int64_t* shape = <const int64_t*> (at + sizeof(ArrayHead))
+    cdef uint64_t index, size, offset
+    cdef Py_buffer view
+    cdef list lengths = []
+    if ndarray is None:
+        learn_arrays()
+    dtype = dtype_of_code[head.code]
+    size = dtype.itemsize
+    for index in range(head.dimensions):
+        lengths.append(shape[index])
+        size *= <uint64_t> shape[index]
+    order = "F" if head.fortran else "C"
+    offset = elements_offset(head.dimensions, size)
+    if may_view and size >= LEAST_VIEW and lies_in_large_block(run, message):
+        elements = PyMemoryView_FromObject(lease(run, message.block))[offset:offset + size]
+        return ndarray(lengths, dtype, elements, 0, None, order)
+    array = empty_array(lengths, dtype, order)
+    PyObject_GetBuffer(array, &view, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE)
+    try:
+        if size:
+            copy(view.buf, at + offset, size)
+    finally:
+        PyBuffer_Release(&view)
+    return array
