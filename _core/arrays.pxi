@@ -83,6 +83,10 @@ cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
         PyBuffer_Release(&view)
 
 
+cdef bint offset_beyond(uint64_t whole, uint64_t dimensions, uint64_t size) noexcept:
+    return size > whole or elements_offset(dimensions, size) + size > whole
+
+
 cdef object decode_array(Run run, Message* message, bint may_view):
     cdef const unsigned char* at = payload_of(run, message)
     cdef const ArrayHead* head = <const ArrayHead*> at
@@ -97,11 +101,12 @@ cdef object decode_array(Run run, Message* message, bint may_view):
     for index in range(head.dimensions):
         lengths.append(shape[index])
         size *= <uint64_t> shape[index]
+    if offset_beyond(message.size, head.dimensions, size):
+        raise ValueError("the message is damaged")
     order = "F" if head.fortran else "C"
     offset = elements_offset(head.dimensions, size)
     if may_view and size >= LEAST_VIEW and lies_in_large_block(run, message):
-        elements = PyMemoryView_FromObject(lease(run, message.block))[offset:offset + size]
-        return ndarray(lengths, dtype, elements, 0, None, order)
+        return ndarray(lengths, dtype, part(lease(run, message.block), offset, size), 0, None, order)
     array = empty_array(lengths, dtype, order)
     PyObject_GetBuffer(array, &view, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE)
     try:

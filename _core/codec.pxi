@@ -27,6 +27,7 @@ cdef uint64_t BUFFER_ALIGNMENT = 64
 cdef Py_ssize_t LEAST_BUFFER = 1024           # bytes; a smaller one costs less inside the pickle
 cdef uint64_t LEAST_VIEW = 1 << 13            # bytes; a smaller one costs less copied, and holds no block
 cdef Py_ssize_t MOST_REMEMBERED = 256
+cdef uint64_t LEAST_SHARE = 32                # of a message; a lesser part would hold much for little
 cdef uint64_t NOGIL_COPY = 1 << 16            # bytes; from here on others may run during the copy
 
 cdef object loads = pickle.loads
@@ -176,7 +177,7 @@ cdef class Encoder:
         return self._allocate(message, item)
 
     cdef unsigned char* _allocate(self, Message* message, object item) except NULL:
-        cdef Region* region = &self.run.region
+        cdef Region* region = self.run._open()
         cdef uint64_t block = region.control().arena.allocate(region.base, message.size)
         if block == 0:
             raise MessageFault(
@@ -407,17 +408,22 @@ cdef object decode_buffers(Run run, Message* message, bint may_view):
     cdef uint64_t offset = 16 + 8 * count, size, index
     cdef list buffers = []
     cdef bytearray buffer
-    cdef object whole = None
+    cdef Lease whole = None
     may_view = may_view and lies_in_large_block(run, message)
+    # The block was another process's to write: one that died may have written beyond what it should.
+    if count > message.size // 8 or pickled > message.size or offset + pickled > message.size:
+        raise ValueError("the message is damaged")
     data = PyMemoryView_FromMemory(<char*> at + offset, pickled, PyBUF_READ)
     offset += pickled
     for index in range(count):
         size = (<const uint64_t*> at)[2 + index]
         offset = aligned(offset)
-        if may_view and size >= LEAST_VIEW:
+        if size > message.size or offset + size > message.size:
+            raise ValueError("the message is damaged")
+        if may_view and size >= LEAST_VIEW and size >= message.size // LEAST_SHARE:
             if whole is None:
-                whole = PyMemoryView_FromObject(lease(run, message.block))
-            buffers.append(whole[offset:offset + size])
+                whole = lease(run, message.block)
+            buffers.append(PyMemoryView_FromObject(part(whole, offset, size)))
         else:
             buffer = PyByteArray_FromStringAndSize(NULL, size)
             copy(PyByteArray_AS_STRING(buffer), at + offset, size)

@@ -68,6 +68,7 @@ cdef class Sender:
         cdef Region* region = self.run._open()
         cdef Message message
         self.encoder.encode(item, &message)
+        region = self.run._open()   # the item's own code may have closed the run, or forked
         cdef Status status = self.edge.reserve_bytes_now(region[0], message)
         while status != Status.ok:
             if status == Status.stopped:   # nobody wants it; the next reserve says so
@@ -176,7 +177,7 @@ cdef class Receiver:
         finally:
             self.busy = False
             self.run.decodings -= 1
-            self.run._unmap()
+            self.run._settle()
 
 
 cdef int check_wait(Status status, ReplicaEntry* me) except -1:

@@ -59,4 +59,9 @@ cdef class Ledger:
         cdef ReplicaEntry* at = self._entry(entry)
         if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
             raise LookupError(f"replica {entry} holds no item")
-        return decode(self.run, &at.hand, False)
+        self.run.decodings += 1   # the item's own code may close the run
+        try:
+            return decode(self.run, &at.hand, False)
+        finally:
+            self.run.decodings -= 1
+            self.run._settle()

@@ -20,12 +20,19 @@ cdef extern from "<atomic>" namespace "std" nogil:
 cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
     int memory_create(size_t size) noexcept
     void* memory_map(int fd, size_t size) noexcept
-    bool_t memory_map_privately(int fd, void* base, size_t size) noexcept
+    bool_t memory_map_privately(int fd, uint64_t offset, void* at, size_t size) noexcept
+    bool_t memory_map_again(int fd, uint64_t offset, void* at, size_t size) noexcept
+    void memory_copy_pages(void* at, size_t size) noexcept
+    void memory_punch(int fd, uint64_t offset, uint64_t size) noexcept
     bool_t memory_copy_privately(void* at, size_t size) noexcept
     void memory_unmap(void* base, size_t size) noexcept
     void memory_close(int fd) noexcept
-    void memory_give_back(void* at, size_t size) noexcept
-    uint64_t page_bytes() noexcept
+
+    cdef struct Span:
+        uint64_t start
+        uint64_t stop
+
+    void sort_spans(Span* begin, Span* end) noexcept
     uint64_t physical_memory_bytes() noexcept
     int bell_create() noexcept
     void bell_silence(int bell) noexcept

@@ -74,7 +74,8 @@ cdef class Run:
     cdef void* mapped         # outlives region.base while a message is being decoded or viewed
     cdef uint32_t decodings   # under way
     cdef void* leases         # see lease.pxi; the first of a list
-    cdef bint forked          # while there were leases
+    cdef bint is_disowned     # this process is a fork of one whose run it is
+    cdef bint is_trimmed      # closed, and all but the leased blocks given back
     cdef readonly object ledger
 
     def __cinit__(self):
@@ -131,19 +132,23 @@ cdef class Run:
     def disown(self):
         # Not unmapped: Python code of this process may be in the middle of a use.
         self.region.base = NULL
+        self.is_disowned = True
 
     def close(self):
         self.region.base = NULL
         bell, self.bell = self.bell, -1
         if bell >= 0:
             os.close(bell)
-        if self.leases != NULL and self.decodings == 0:   # what is being decoded has to stay where it is
-            keep_only_leased(self)
-        self._unmap()
+        self._settle()
 
-    cdef void _unmap(self) noexcept:
-        """Give the memory back, once the run is closed and nobody reads there."""
-        if self.region.base != NULL or self.decodings or self.leases != NULL:
+    cdef void _settle(self):
+        """Give back what is no longer needed, once the run is closed and no message is being decoded."""
+        if self.region.base != NULL or self.decodings:
+            return
+        if self.leases != NULL:
+            if self.memory >= 0 and not self.is_disowned and not self.is_trimmed:
+                self.is_trimmed = True
+                keep_only_leased(self)
             return
         if self.mapped != NULL:
             memory_unmap(self.mapped, self.size)

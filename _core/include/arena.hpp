@@ -6,9 +6,9 @@
 // against the ABA problem: a pop that slept can only be fooled if exactly 2^32 changes passed meanwhile.
 //
 // A large block is one whose payload has whole pages of its own. There are two free lists for each class of large blocks:
-// warm ones keep their pages, cold ones have given them back to the system. What lies warm and unused is kept below
-// what was in use at some moment of the last second or two, so that a steady flow never faults pages in again,
-// and what a burst has left behind is given back.
+// warm ones keep their pages, cold ones have given them back to the system. What is in use and what lies warm are together
+// kept near what was in use at some moment of the last second or two, so that a steady flow never faults pages in
+// again, and what a burst has left behind is given back.
 //
 // A process that dies inside loses at most the block that it was taking or giving back; the lists stay whole,
 // because each is changed by one compare-and-swap.
@@ -145,49 +145,61 @@ struct Arena {
       push(free_lists[block->size_class], block, offset / unit);
   }
 
-  std::uint64_t allocate_large(unsigned char* base, unsigned size_class) noexcept {
+  // May give a block of a larger class than was asked for, and says so.
+  std::uint64_t allocate_large(unsigned char* base, unsigned& size_class) noexcept {
+    std::uint64_t number = pop_warm(base, size_class);
+    const bool was_warm = number != 0;
+    if (number == 0 && (number = pop(cold_lists[size_class], base)) == 0 &&
+        (number = grow(units_of(size_class), page / unit)) == 0) {
+      // Every address has been given to some class: take what another has left.
+      while (number == 0 && ++size_class < classes)
+        if ((number = pop_warm(base, size_class)) == 0) number = pop(cold_lists[size_class], base);
+      if (number == 0) return 0;
+    }
     const std::uint64_t bytes = units_of(size_class) * unit;
-    std::uint64_t number = pop(free_lists[size_class], base);
-    if (number != 0)
-      large_warm.fetch_sub(bytes, std::memory_order_relaxed);
-    else if ((number = pop(cold_lists[size_class], base)) == 0)
-      number = grow(units_of(size_class), page / unit);
-    if (number == 0) return 0;
     const std::uint64_t in_use = large_in_use.fetch_add(bytes, std::memory_order_relaxed) + bytes;
     if (in_use > recent_peak.load(std::memory_order_relaxed)) recent_peak.store(in_use, std::memory_order_relaxed);
+    if (!was_warm) trim(base, in_use);
+    return number;
+  }
+
+  std::uint64_t pop_warm(unsigned char* base, unsigned size_class) noexcept {
+    const std::uint64_t number = pop(free_lists[size_class], base);
+    if (number != 0) large_warm.fetch_sub(units_of(size_class) * unit, std::memory_order_relaxed);
     return number;
   }
 
   void free_large(unsigned char* base, Block* block, std::uint64_t number) noexcept {
     const std::uint64_t bytes = bytes_of(block), now = monotonic_ns();
-    const std::uint64_t in_use = large_in_use.fetch_sub(bytes, std::memory_order_relaxed);
+    const std::uint64_t before = large_in_use.fetch_sub(bytes, std::memory_order_relaxed);
     if (now - peak_since.load(std::memory_order_relaxed) > peak_span_ns) {
       peak_since.store(now, std::memory_order_relaxed);
-      recent_peak.store(in_use, std::memory_order_relaxed);
+      recent_peak.store(before, std::memory_order_relaxed);
     }
-    const std::uint64_t peak = recent_peak.load(std::memory_order_relaxed);
-    const std::uint64_t most_warm = peak > least_kept_warm ? peak : least_kept_warm;
-    if (large_warm.fetch_add(bytes, std::memory_order_relaxed) + bytes <= most_warm) {
-      push(free_lists[block->size_class], block, number);
-      return;
-    }
-    cool(base, block, number);
-    // What an earlier burst has left; a few for each call, so that no call takes long.
-    for (unsigned size_class = classes, turns = 4; turns > 0 && size_class-- > 0;) {
-      if (large_warm.load(std::memory_order_relaxed) <= most_warm || units_of(size_class) < large_units) return;
-      const std::uint64_t left = pop(free_lists[size_class], base);
-      if (left == 0) continue;
-      cool(base, at(base, left * unit), left);
+    large_warm.fetch_add(bytes, std::memory_order_relaxed);
+    push(free_lists[block->size_class], block, number);
+    trim(base, before - bytes);
+  }
+
+  // Gives back what lies warm beyond the recent use; a few blocks for each call, so that no call takes long.
+  void trim(unsigned char* base, std::uint64_t in_use) noexcept {
+    const std::uint64_t most = recent_peak.load(std::memory_order_relaxed) + least_kept_warm;
+    unsigned size_class = classes;
+    for (unsigned turns = 4; turns > 0; --turns) {
+      if (large_warm.load(std::memory_order_relaxed) + in_use <= most) return;
+      std::uint64_t number = 0;  // of the largest
+      while (number == 0) {
+        if (size_class == 0 || units_of(--size_class) < large_units) return;
+        number = pop_warm(base, size_class);
+      }
+      cool(base, at(base, number * unit), number);
       ++size_class;  // there may be more of this class
-      --turns;
     }
   }
 
-  // Gives the pages of a block back that has been counted as warm and is on no list.
+  // Gives the pages of a block back that is on no list.
   void cool(unsigned char* base, Block* block, std::uint64_t number) noexcept {
-    const std::uint64_t bytes = bytes_of(block);
-    large_warm.fetch_sub(bytes, std::memory_order_relaxed);
-    memory_give_back(base + number * unit + page, bytes - page);  // all but the header's page
+    memory_give_back(base + number * unit + page, bytes_of(block) - page);  // all but the header's page
     push(cold_lists[block->size_class], block, number);
   }
 

@@ -337,8 +337,10 @@ struct Edge {
     } else if (!entitled) {
       std::uint32_t none = nobody;
       // What this replica has consumed lies before the present tail; what lies there or after comes too late.
+      // The latest tail there is, which a load need not give: an older one would count items as coming too late that
+      // another replica has taken already.
       if (first_quitter.compare_exchange_strong(none, replica, std::memory_order_relaxed))
-        quit_position.store(tail.load(std::memory_order_relaxed), std::memory_order_release);
+        quit_position.store(tail.fetch_add(0, std::memory_order_relaxed), std::memory_order_release);
     }
     KILL_POINT("reading ends");
     const bool last = consumers_left.fetch_sub(1, std::memory_order_acq_rel) == 1;

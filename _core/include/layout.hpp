@@ -5,6 +5,7 @@
 // Everything is addressed by offset from the start, because each process maps the region elsewhere.
 #pragma once
 
+#include <algorithm>
 #include <new>
 
 #include "edge.hpp"
@@ -81,6 +82,15 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
   }
   for (std::uint32_t index = 0; index < replicas; ++index)
     new (base + at.entries_offset + index * sizeof(ReplicaEntry)) ReplicaEntry();
+}
+
+// A stretch of the region, by offsets.
+struct Span {
+  std::uint64_t start, stop;
+};
+
+inline void sort_spans(Span* begin, Span* end) noexcept {
+  std::sort(begin, end, [](const Span& left, const Span& right) { return left.start < right.start; });
 }
 
 }  // namespace pipeline_executor

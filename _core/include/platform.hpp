@@ -29,6 +29,11 @@ namespace pipeline_executor {
 
 // ---- memory -------------------------------------------------------------------------------------
 
+inline std::uint64_t page_bytes() noexcept {
+  const long page = sysconf(_SC_PAGESIZE);
+  return page > 0 ? static_cast<std::uint64_t>(page) : 4096;
+}
+
 // Creates anonymous shared memory of `size` bytes, all zero and sparse: a page costs memory once touched.
 // Its size is sealed, so that no process can truncate it under a reader. Returns a descriptor that is closed
 // on exec, or -1 with errno set.
@@ -50,24 +55,46 @@ inline void* memory_map(int fd, std::size_t size) noexcept {
   return base == MAP_FAILED ? nullptr : base;
 }
 
-// Puts in the place of a mapping one through which this process, and what it forks, changes nothing for others, nor they for
-// it, once either writes. What was written before is kept. False if the system refuses; then nothing is changed.
-inline bool memory_map_privately(int fd, void* base, std::size_t size) noexcept {
-  return mmap(base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd, 0) != MAP_FAILED;
+// Puts a private mapping in the place of whole pages of a shared one: what is written there from now on, by this process or one
+// that it forks, is its own. Nothing that was written before is lost, also not by another thread at this moment.
+// False if the system refuses; then nothing is changed.
+inline bool memory_map_privately(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
+  // Made elsewhere and moved, because a refused MAP_FIXED may leave a hole.
+  void* made = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset));
+  if (made == MAP_FAILED) return false;
+  if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
+  munmap(made, size);
+  return false;
+}
+
+// The way back. What was written to the private mapping is gone.
+inline bool memory_map_again(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
+  void* made = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(offset));
+  if (made == MAP_FAILED) return false;
+  if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
+  munmap(made, size);
+  return false;
+}
+
+// Makes every page of a private mapping this process's own, while others may be writing there.
+inline void memory_copy_pages(void* at, std::size_t size) noexcept {
+  const std::uint64_t page = page_bytes();
+  for (std::size_t offset = 0; offset < size; offset += page)
+    __atomic_fetch_or(static_cast<unsigned char*>(at) + offset, 0, __ATOMIC_RELAXED);
 }
 
 inline void memory_unmap(void* base, std::size_t size) noexcept { munmap(base, size); }
 
 inline void memory_close(int fd) noexcept { close(fd); }
 
-inline std::uint64_t page_bytes() noexcept {
-  const long page = sysconf(_SC_PAGESIZE);
-  return page > 0 ? static_cast<std::uint64_t>(page) : 4096;
-}
-
 // Frees the memory of whole pages, for all processes that share it; they read as zero afterwards. Where the system
 // cannot, the pages stay, which is not an error.
 inline void memory_give_back(void* at, std::size_t size) noexcept { madvise(at, size, MADV_REMOVE); }
+
+// Frees the memory of whole pages by their place in the file.
+inline void memory_punch(int fd, std::uint64_t offset, std::uint64_t size) noexcept {
+  fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(size));
+}
 
 // Puts private memory with the same content in the place of whole pages of shared memory, in this process alone. False
 // if the system has no memory for it; then nothing is changed. Nobody else may write there meanwhile.

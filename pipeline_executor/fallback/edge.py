@@ -192,6 +192,7 @@ class Sender:
         self._run.check_open()
         edge = self._edge
         pieces = self._encoder.encode(item)
+        self._run.check_open()  # the item's own code may have closed the run, or forked
         size = sum(map(len, pieces))
         while True:
             with self._lock:

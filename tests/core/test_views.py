@@ -6,18 +6,21 @@ have to keep it; that the compiled one does it without copying is tested for tha
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import pickle
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from edge_rig import POSIX, children, open_edge, open_run, put
 
-from pipeline_executor.interfaces import Aborted, Cause
-from tests.core.edge_rig import POSIX, children, open_edge, put
+from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -43,6 +46,17 @@ def shared_bytes() -> int:
         elif ours and first == "Rss:":
             total_kib += int(line.split()[1])
     return total_kib * 1024
+
+
+def region_bytes() -> int:
+    """Bytes of memory that the regions of this process's runs take, mapped or not."""
+    descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    found = 0
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # the one with which the folder was read
+            if "memfd:pipeline_executor " in os.readlink(f"/proc/self/fd/{descriptor}"):
+                found += os.fstat(descriptor).st_blocks * 512
+    return found
 
 
 @pytest.fixture
@@ -289,3 +303,189 @@ def change_and_tell(arrays: list[np.ndarray], pipe: object) -> None:
     for array in arrays:
         array[:] = -1
     pipe.send(told)  # type: ignore[attr-defined]
+
+
+@needs_fork
+@linux_only
+def test_forks_during_a_run_change_nothing_for_forks_after_it(compiled: None) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        kept = []
+        for number in range(4):
+            put(sender, array_of(number))
+            kept.append(receiver.poll()[1])
+            assert in_a_fork(lambda: is_all(kept[-1], len(kept) - 1))
+        put(sender, array_of(4))
+        kept.append(receiver.poll()[1])  # this one was never there at a fork
+    assert region_bytes() < 2 * LARGE  # copied at the forks, so the region need not keep them
+
+    def change() -> bool:
+        for array in kept:
+            array[:] = -1
+        return True
+
+    assert in_a_fork(change)
+    for number, array in enumerate(kept):
+        assert is_all(array, number)
+        array += 1
+    assert in_a_fork(lambda: all(is_all(array, number + 1) for number, array in enumerate(kept)))
+
+
+def in_a_fork(check: Callable[[], bool]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+@needs_fork
+def test_threads_that_fork_at_once_do_not_wait_for_each_others_children(core: str) -> None:
+    # The children end when the threads have all come back from their forks.
+    reader, writer = os.pipe()
+    with open_edge() as (_, [sender], [receiver]):
+        put(sender, array_of(1))
+        _, held = receiver.poll()
+        pids: list[int] = []
+
+        def fork() -> None:
+            for _ in range(5):
+                pid = os.fork()
+                if pid == 0:
+                    os.close(writer)
+                    os.read(reader, 1)
+                    os._exit(0 if is_all(held, 1) else 1)
+                pids.append(pid)
+
+        threads = [threading.Thread(target=fork) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.close(writer)
+        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 15
+    os.close(reader)
+
+
+# ---- odd ends
+
+
+@linux_only
+def test_garbage_collected_while_a_run_is_closed_is_no_trouble(compiled: None) -> None:
+    with open_edge(limit_items=2048) as (run, [sender], [receiver]):
+        put(sender, *(np.full(2**14, number) for number in range(1200)))
+        cycle: list[object] = [receiver.poll()[1] for _ in range(1200)]
+        cycle.append(cycle)
+        del cycle  # dies in whatever allocates next
+        run.close()
+    gc.collect()
+    assert shared_bytes() == 0
+
+
+@linux_only
+def test_a_small_part_of_a_message_does_not_hold_the_whole(compiled: None) -> None:
+    with open_edge() as (_, [sender], [receiver]):
+        kept = []
+        for number in range(50):
+            put(sender, (array_of(number), np.full(2000, number)))
+            kept.append(receiver.poll()[1][1])
+        assert shared_bytes() < 10 * LARGE
+    assert all(is_all(array, number) for number, array in enumerate(kept))
+
+
+class OwnBytes(bytearray):
+    """As in the documentation of pickle: takes the very object that the buffer is of."""
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        return type(self)._reconstruct, (pickle.PickleBuffer(self),), None
+
+    @classmethod
+    def _reconstruct(cls, source: Any) -> OwnBytes:
+        with memoryview(source) as view:
+            found = view.obj
+            return found if type(found) is cls else cls(found)
+
+
+@pytest.mark.parametrize("size", [10, 5_000, 60_000, 100_000, 1_000_000])
+def test_an_objects_buffer_is_exactly_its_own(core: str, size: int) -> None:
+    sent = OwnBytes(random.Random(size).randbytes(size))
+    with open_edge() as (_, [sender], [receiver]):
+        put(sender, sent, [sent, np.arange(size), sent])
+        assert receiver.poll()[1] == sent
+        first, between, _ = receiver.poll()[1]
+        assert first == sent
+        np.testing.assert_array_equal(between, np.arange(size))
+
+
+class ClosesTheRun:
+    def __init__(self) -> None:
+        self.array = array_of(0)
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state)
+        if to_close:
+            to_close.pop().close()
+
+
+to_close: list[Any] = []
+
+
+@linux_only
+def test_a_run_that_is_closed_while_it_decodes_gives_its_memory_back(compiled: None) -> None:
+    with open_edge() as (run, [sender], [receiver]):
+        put(sender, *(array_of(number) for number in range(20)), ClosesTheRun())
+        kept, *_ = [receiver.poll()[1] for _ in range(20)]
+        del _
+        to_close.append(run)
+        with pytest.raises(Aborted):
+            receiver.poll()
+        assert shared_bytes() < 2 * LARGE
+        assert is_all(kept, 0)
+
+
+@linux_only
+def test_item_in_hand_that_closes_the_run_is_decoded_to_its_end(compiled: None) -> None:
+    with open_edge() as (run, [sender], [receiver]):
+        put(sender, ClosesTheRun())
+        receiver.poll()
+        to_close.append(run)
+        assert is_all(run.ledger.item_in_hand(1).array, 0)
+        with pytest.raises(ValueError, match="the run is closed"):
+            run.aborted()
+
+
+class Forks:
+    def __reduce__(self) -> Any:
+        pid = os.fork()
+        if pid == 0:
+            forked.append(0)
+        else:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        return int, ()
+
+
+forked: list[int] = []
+
+
+def send_something_that_forks(run: Any) -> None:
+    """In a process of its own, for what it registers stays. Its fork ends with 7 if it may not go on with the send."""
+    os.register_at_fork(after_in_child=run.disown)
+    sender, receiver = run.sender(0, 0, None), run.receiver(0, 1)
+    try:
+        put(sender, Forks())
+        assert not forked
+        assert receiver.poll() == (True, 0)
+    except ValueError:
+        os._exit(7 if forked else 8)
+    finally:
+        if forked:
+            os._exit(9)
+
+
+@needs_fork
+def test_a_fork_by_an_items_own_code_cannot_send(core: str) -> None:
+    with open_run(EdgeLayout(1, 1)) as run, children() as started:
+        process = started.start(send_something_that_forks, run)
+        process.join()
+        assert process.exitcode == 0
