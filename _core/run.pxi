@@ -75,6 +75,7 @@ cdef class Run:
     cdef uint32_t decodings   # under way
     cdef void* leases         # see lease.pxi; the first of a list
     cdef bint is_disowned     # this process is a fork of one whose run it is
+    cdef object owner         # the process that made the run: when it closes the run, nobody else uses it
     cdef bint is_trimmed      # closed, and all but the leased blocks given back
     cdef readonly object ledger
 
@@ -92,6 +93,7 @@ cdef class Run:
             return False
         self.size = size
         self.mapped = self.region.base
+        self.owner = os.getpid()
         return True
 
     def __reduce__(self):
@@ -146,7 +148,7 @@ cdef class Run:
         if self.region.base != NULL or self.decodings:
             return
         if self.leases != NULL:
-            if self.memory >= 0 and not self.is_disowned and not self.is_trimmed:
+            if self.owner == os.getpid() and not self.is_disowned and not self.is_trimmed:
                 self.is_trimmed = True
                 keep_only_leased(self)
             return

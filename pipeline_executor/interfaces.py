@@ -49,8 +49,9 @@ MOST_PACKETS_IN_FLIGHT = 2**20
 #: Likewise of bytes: more than a run's shared memory can be.
 MOST_BYTES = 2**40
 
-#: Bytes that wait between two steps unless a task says otherwise.
-DEFAULT_BUFFER_BYTES = 64 * 2**20
+#: Bytes that wait between two steps unless a task says otherwise: a few large messages, which processors' caches still
+#: hold when they are read.
+DEFAULT_BUFFER_BYTES = 16 * 2**20
 
 
 class State(enum.IntEnum):

@@ -63,34 +63,54 @@ def _tensor_reducers() -> Table:
 def _reduce_tensor(tensor: Any) -> Any:
     """A tensor in this machine's memory travels as an array of what it shows, not of its whole storage."""
     torch: Any = sys.modules["torch"]
-    if (
-        tensor.device.type != "cpu"
-        or tensor.layout is not torch.strided
-        or tensor.is_quantized
-        or tensor.__dict__
-        or tensor._backward_hooks
-    ):
+    if tensor.device.type != "cpu" or tensor.is_quantized or tensor.__dict__ or tensor._backward_hooks:
+        return tensor.__reduce_ex__(5)
+    if tensor.layout is torch.sparse_coo:
+        # torch's own way keeps every tensor that is unpickled in a list, which only torch.load empties.
+        parts = tensor.detach()
+        return _rebuild_sparse, (parts._indices(), parts._values(), parts.shape, parts.is_coalesced(), *_rest(tensor))
+    if tensor.layout is not torch.strided:
         return tensor.__reduce_ex__(5)
     plain = tensor.detach().resolve_conj().resolve_neg()
+    # The order of its dimensions in memory decides which of torch's kernels run, and how fast: it is kept.
+    order = sorted(range(plain.dim()), key=plain.stride, reverse=True)
+    plain = plain.permute(order)
+    if not plain.is_contiguous():
+        plain = plain.contiguous()
     try:
         array = plain.numpy()
     except (TypeError, RuntimeError):  # numpy has no such type, as bfloat16
         array = plain.view(_integers_of(plain.dtype.itemsize)).numpy()
-    if not (array.flags.c_contiguous or array.flags.f_contiguous):
-        array = array.copy()
-    is_parameter = type(tensor) is torch.nn.Parameter
-    return _rebuild_tensor, (array, tensor.dtype, tensor.requires_grad, is_parameter)
+    return _rebuild_tensor, (array, tensor.dtype, order, *_rest(tensor))
 
 
-def _rebuild_tensor(array: Any, dtype: Any, requires_grad: bool, is_parameter: bool) -> Any:
+def _rest(tensor: Any) -> tuple[bool, bool]:
+    return tensor.requires_grad, type(tensor) is sys.modules["torch"].nn.Parameter
+
+
+def _rebuild_tensor(array: Any, dtype: Any, order: list[int], requires_grad: bool, is_parameter: bool) -> Any:
     import torch
 
     tensor = torch.from_numpy(array)
     if tensor.dtype != dtype:
         tensor = tensor.view(dtype)
-    if is_parameter:
-        return torch.nn.Parameter(tensor, requires_grad)
-    return tensor.requires_grad_(requires_grad)
+    back = [order.index(dimension) for dimension in range(len(order))]
+    return _finish(tensor.permute(back), requires_grad, is_parameter)
+
+
+def _rebuild_sparse(
+    indices: Any, values: Any, shape: Any, is_coalesced: bool, requires_grad: bool, is_parameter: bool
+) -> Any:
+    import torch
+
+    tensor = torch.sparse_coo_tensor(indices, values, shape, check_invariants=False, is_coalesced=is_coalesced)
+    return _finish(tensor, requires_grad, is_parameter)
+
+
+def _finish(tensor: Any, requires_grad: bool, is_parameter: bool) -> Any:
+    import torch
+
+    return torch.nn.Parameter(tensor, requires_grad) if is_parameter else tensor.requires_grad_(requires_grad)
 
 
 def _integers_of(itemsize: int) -> Any:

@@ -24,6 +24,9 @@ import pytest
 #: of this suite takes a tenth of it on a slow machine.
 WATCHDOG_S = 120
 
+#: Likewise for a test that is marked as slow.
+SLOW_WATCHDOG_S = 1800
+
 CORES = ["compiled", "pure"]
 START_METHODS = multiprocessing.get_all_start_methods()
 PROCESS_PARALLELISMS = [f"process-{method}" for method in START_METHODS]
@@ -42,9 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
+def watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
     """Dump all stacks and stop if a test hangs."""
-    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=_uncaptured_stderr)
+    limit_s = SLOW_WATCHDOG_S if request.node.get_closest_marker("slow") else WATCHDOG_S
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=_uncaptured_stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 

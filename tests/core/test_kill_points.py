@@ -35,12 +35,14 @@ POINTS = [
 ]
 
 SCRIPT = """
-import json, sys
+import json, sys, time
 import psutil
 from pipeline_executor import PipelineTask, TaskDied, backend, execute
 
-def source(size):
+def source(size, waits):
     for item in range(4000):
+        if waits and item % 20 == 0:   # the others have to wait for it
+            time.sleep(0.001)
         yield bytes(size) + b"%d" % item
 
 def worker(items, fails):
@@ -49,16 +51,18 @@ def worker(items, fails):
             raise ValueError("so that the abort is passed")
         yield item
 
-def sink(items):
-    for item in items:
-        pass
+def sink(items, waits):
+    for index, item in enumerate(items):
+        if waits and index % 20 == 10:
+            time.sleep(0.001)
 
 def run(point, step, after, size, method):
     # A bound of 4 makes all of them wait now and then.
+    waits = point in ("about to park", "about to wake")
     tasks = [
-        PipelineTask(source, {"size": size}, packets_in_flight=4, name="step 0"),
+        PipelineTask(source, {"size": size, "waits": waits}, packets_in_flight=4, name="step 0"),
         PipelineTask(worker, {"fails": point == "aborted"}, packets_in_flight=4, name="step 1"),
-        PipelineTask(sink, name="step 2"),
+        PipelineTask(sink, {"waits": waits}, name="step 2"),
     ]
     env = {"PIPELINE_EXECUTOR_KILL_AT": point, "PIPELINE_EXECUTOR_KILL_AFTER": str(after)}
     tasks[step] = PipelineTask(**{**vars(tasks[step]), "env": env})
