@@ -1,0 +1,36 @@
+// Takes the place of _core/include/platform.hpp in the model check: parking and the bell are the scheduler's.
+//
+// There is one processor, so nobody spins before it sleeps; and no clock.
+#pragma once
+
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+
+#include "atomic.hpp"
+
+namespace pipeline_executor {
+
+enum class ParkResult { woken, interrupted };
+
+inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected) noexcept {
+  return model::park(word, expected) ? ParkResult::interrupted : ParkResult::woken;
+}
+inline void unpark(Atomic<std::uint32_t>* word, int how_many) noexcept { model::unpark(word, how_many); }
+constexpr int unpark_everyone = INT_MAX;
+
+inline std::uint64_t page_bytes() noexcept { return 4096; }
+inline void memory_give_back(void* at, std::size_t size) noexcept {  // pages that read as zero afterwards
+  for (std::size_t index = 0; index < size / 8; ++index) static_cast<std::uint64_t*>(at)[index] = 0;
+}
+
+inline void spin_pause() noexcept {}
+inline void yield_processor() noexcept {}
+inline int usable_processors() noexcept { return 1; }
+inline void back_off(unsigned) noexcept { model::back_off(); }
+inline std::uint64_t monotonic_ns() noexcept { return 0; }
+
+inline void bell_ring(int) noexcept { model::bell_ring(); }
+inline void bell_silence(int) noexcept { model::bell_silence(); }
+
+}  // namespace pipeline_executor

@@ -1,0 +1,425 @@
+"""A model check of the compiled core's lock-free code: `model/checker.hpp` says how it works and what it leaves out.
+
+The real headers are compiled against an `atomic.hpp` and a `platform.hpp` of the checker, and it tries all orders of
+steps and all values that the memory model allows, for small numbers of threads and messages and within bounds on how
+often a thread is preempted and how often a load returns an old value.
+
+A checker that finds nothing proves little, so the headers are also weakened in one place at a time, and it must say
+what is wrong then. And `model/litmus.cpp` asks the checker for the outcomes of programs whose outcomes are known.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+MODEL = Path(__file__).parent / "model"
+INCLUDE = Path(__file__).parents[2] / "_core" / "include"
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the headers are for Linux only"),
+    pytest.mark.skipif(not INCLUDE.is_dir(), reason="the tests run without the sources of the core"),
+]
+
+UNBOUNDED = "preemptions=255 stale_loads=255"
+# A consumer leaves when another has taken all that came so far: it has lost nothing (rule R3).
+QUIT_LATE = "quit_late leave_after=0 consumers=2 limit=2 preemptions=3 stale_loads=1"
+# A consumer may die while it copies a message out of the cell that a producer waits for.
+DEATH_IN_COPY = "death deaths=1 consumers=2 messages=3 limit=2 preemptions=1 stale_loads=0"
+
+# Those with bounds would take too long without. The numbers in `Bounds` apply unless others are given.
+CHECKS = [
+    f"complete {UNBOUNDED}",
+    "complete messages=2 preemptions=3 stale_loads=2 weak_failures=1 interruptions=1",
+    "complete messages=3 limit=2 preemptions=2 stale_loads=2",
+    "complete messages=2 limit=2 blocks=1",
+    "complete messages=12 limit=8 preemptions=1 stale_loads=1",  # sleeping producers are not woken for each credit
+    "complete messages=2 limit=2 max_bytes=16 interruptions=1",
+    "complete producers=2 preemptions=2 stale_loads=1",
+    "complete producers=2 preemptions=1 stale_loads=1 weak_failures=1",
+    "complete producers=2 preemptions=1 stale_loads=1 interruptions=1",
+    "complete producers=2 limit=2 max_bytes=16 preemptions=1 stale_loads=1",
+    "complete consumers=2",
+    "complete consumers=2 messages=3 limit=2 preemptions=1 stale_loads=2",
+    "complete producers=2 consumers=2 preemptions=0 stale_loads=1",
+    "both_work producers=2 consumers=2 limit=2 preemptions=1 stale_loads=2",
+    f"quit leave_after=0 {UNBOUNDED}",
+    f"quit leave_after=1 {UNBOUNDED}",
+    "quit leave_after=1 messages=2 preemptions=3 stale_loads=3",
+    "quit leave_after=0 producers=2",
+    "quit leave_after=1 producers=2 limit=2 preemptions=1",
+    "quit leave_after=1 messages=2 consumers=2 preemptions=1",
+    "quit leave_after=0 leavers=2 consumers=2",
+    QUIT_LATE,
+    f"stop leave_after=0 messages=2 {UNBOUNDED}",
+    "stop leave_after=1 messages=2 producers=2 preemptions=1",
+    "stop leave_after=1 messages=2 consumers=2 preemptions=1",
+    "stop leave_after=0 messages=2 limit=2 max_bytes=16",
+    "abort messages=2 limit=2 max_bytes=16",
+    "abort interruptions=1",
+    "abort producers=2 preemptions=1 stale_loads=1",
+    "fail leave_after=1 deaths=1",
+    "death deaths=1",
+    "death deaths=1 consumers=2 preemptions=1 stale_loads=1",
+    DEATH_IN_COPY,
+    "bell messages=2 preemptions=3",
+    "bell producers=2 preemptions=1",
+    "bell_abort",
+    "observe",
+    "blocks producers=2 consumers=0 weak_failures=1",
+    f"references producers=2 consumers=0 {UNBOUNDED}",
+]
+
+DEEP_CHECKS = [
+    "complete messages=2 preemptions=5 stale_loads=4",
+    "complete producers=2 preemptions=2 stale_loads=2",
+    "complete consumers=2 preemptions=3 stale_loads=3",
+    "complete consumers=2 messages=3 limit=2 preemptions=2 stale_loads=1",
+    "complete producers=2 consumers=2 preemptions=1 stale_loads=1",
+    "both_work producers=2 consumers=2 limit=2 preemptions=2 stale_loads=2",
+    f"quit leave_after=1 messages=2 {UNBOUNDED}",
+    "quit leave_after=1 messages=2 consumers=2 preemptions=2 stale_loads=2",
+    "quit leave_after=1 producers=2 limit=2 preemptions=2 stale_loads=2",
+    "stop leave_after=1 messages=2 producers=2 preemptions=2 stale_loads=2",
+    f"abort {UNBOUNDED}",
+    "abort producers=2 preemptions=1 stale_loads=2",
+    "fail leave_after=1 deaths=1 preemptions=4 stale_loads=3",
+    "death deaths=1 preemptions=4 stale_loads=3",
+    "death deaths=1 producers=2 preemptions=1 stale_loads=1",
+    "bell producers=2 preemptions=2 stale_loads=2",
+    f"bell_abort {UNBOUNDED}",
+    "blocks producers=2 consumers=0 preemptions=4 stale_loads=3",
+    "blocks producers=3 consumers=0 preemptions=1 stale_loads=1",
+    f"complete {UNBOUNDED} weak_failures=2 interruptions=2",
+]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One place of the headers made weaker: `old` becomes `new`. It stands there `times` times."""
+
+    file: str
+    old: str
+    new: str
+    check: str  # where it shows
+    says: str = ""  # part of what the checker then says
+    times: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}: {' '.join(self.old.split())} -> {' '.join(self.new.split()) or 'nothing'}"
+
+
+HANGS = "everybody waits for ever"
+RACES = "data race"
+RELAXED = "std::memory_order_relaxed"
+ACQUIRE = "std::memory_order_acquire"
+RELEASE = "std::memory_order_release"
+ACQ_REL = "std::memory_order_acq_rel"
+
+BOTH_WORK = "both_work producers=2 consumers=2 limit=2 preemptions=1 stale_loads=2"
+WRAPS = "complete consumers=2 messages=3 limit=2 preemptions=2 stale_loads=1"  # a cell is used twice
+TWO_PRODUCERS = "complete producers=2 limit=2 preemptions=1 stale_loads=1"
+BLOCKS = "blocks producers=2 consumers=0"
+REFERENCES = "references producers=2 consumers=0"
+STOP = "stop leave_after=1 messages=2 producers=2 preemptions=1"
+QUIT = "quit leave_after=0 limit=2"
+QUIT_BOTH = "quit leave_after=0 leavers=2 consumers=2"
+
+
+def without(file: str, old: str, check: str, says: str = "", keep: str = "", times: int = 1) -> Change:
+    """`old` taken away, but for `keep`."""
+    return Change(file, old, keep, check, says, times)
+
+
+def weaker(file: str, place: str, orders: tuple[str, str], check: str, says: str = "") -> Change:
+    """An access with another memory order. `place` names the access, with {} for the order."""
+    return Change(file, place.format(orders[0]), place.format(orders[1]), check, says)
+
+
+# The checker must find each of these.
+FAULTS = [
+    # sleeping and waking
+    without(
+        "event.hpp", "fence_seq_cst();                                                      //", "complete", HANGS, "//"
+    ),
+    without("event.hpp", "fence_seq_cst();  // pairs with wait's fence", "complete", HANGS),
+    without("event.hpp", f"sequence.fetch_add(1, {RELEASE});", "complete", HANGS),
+    weaker("event.hpp", "sequence.fetch_add(1, {})", (RELEASE, RELAXED), "abort", HANGS),
+    without("event.hpp", "unpark(&sequence, how_many);", "complete", HANGS),
+    without("event.hpp", "if (ready()) break;", "complete", HANGS),
+    without("event.hpp", f"waiters.fetch_add(1, {RELAXED});", "complete", HANGS),
+    without("edge.hpp", "items.notify(1);  //", "complete", HANGS, "//"),
+    without("edge.hpp", "if (consumers > 1) pass_on(region, position + 1);", BOTH_WORK, HANGS),
+    without("edge.hpp", "fence_seq_cst();  // pairs with Event::wait's", "complete messages=2", HANGS),
+    without("edge.hpp", "room.notify(1);", "complete producers=2 preemptions=1 stale_loads=1", HANGS),
+    without(
+        "edge.hpp", "bytes.notify(unpark_everyone);\n    }", "complete messages=2 limit=2 max_bytes=16", HANGS, "}"
+    ),
+    without("edge.hpp", "items.notify(unpark_everyone);\n      if", "complete", HANGS, "if"),
+    without("edge.hpp", "edge(index)->wake_everybody();", "abort", HANGS, ";"),
+    without("edge.hpp", "items.wake(unpark_everyone);", "abort", HANGS),
+    without("edge.hpp", "room.wake(unpark_everyone);", "abort messages=2", HANGS),
+    without("edge.hpp", "bytes.wake(unpark_everyone);", "abort messages=2 limit=2 max_bytes=16", HANGS),
+    without("edge.hpp", "room.notify(unpark_everyone);", "stop leave_after=1 messages=2", HANGS),
+    # the caller's bell
+    without("edge.hpp", "fence_seq_cst();  // pairs with the fence before ring_if_armed", "bell", HANGS),
+    without("edge.hpp", "if (rings_bell) region.ring_if_armed();\n    }", "bell", HANGS, "}"),
+    without("edge.hpp", "if (rings_bell) region.ring_if_armed();\n    //", "bell", HANGS, "//"),
+    without("edge.hpp", "bell_ring(bell);\n  return", "bell_abort", HANGS, "return"),
+    # the ring
+    weaker("edge.hpp", "slot->turn.store(position + 1, {})", (RELEASE, RELAXED), "complete", RACES),
+    weaker("edge.hpp", "turn = slot->turn.load({})", (ACQUIRE, RELAXED), "complete", RACES),
+    weaker("edge.hpp", "slot->turn.store(position + mask + 1, {})", (RELEASE, RELAXED), WRAPS, RACES),
+    weaker("edge.hpp", "slot->turn.load({}) != position", (ACQUIRE, RELAXED), WRAPS, RACES),
+    Change(
+        "edge.hpp",
+        f"position = tail.fetch_add(1, {RELAXED});",
+        f"tail.store((position = tail.load({RELAXED})) + 1, {RELAXED});",
+        TWO_PRODUCERS,
+    ),
+    Change(
+        "edge.hpp",
+        f"if (head.compare_exchange_weak(position, position + 1, {RELAXED})) break;",
+        f"head.store(position + 1, {RELAXED}); break;",
+        "complete consumers=2 messages=2 limit=2",
+        "arrived twice",
+    ),
+    # credits
+    Change(
+        "edge.hpp",
+        f"if (acquired.compare_exchange_weak(taken, taken + 1, {RELAXED})) break;",
+        f"acquired.store(taken + 1, {RELAXED}); break;",
+        "complete producers=2 preemptions=1 stale_loads=1",
+        "more items are in flight",
+    ),
+    weaker("edge.hpp", "released_seen = released.load({})", (ACQUIRE, RELAXED), "complete messages=2", RACES),
+    weaker("edge.hpp", "released.store(given_back, {})", (RELEASE, RELAXED), "complete messages=2", RACES),
+    weaker(
+        "edge.hpp",
+        "given_back = released.fetch_add(1, {})",
+        (RELEASE, RELAXED),
+        "complete consumers=2 messages=2",
+        RACES,
+    ),
+    # the end
+    weaker("edge.hpp", "ended = producers_left.load({})", (ACQUIRE, RELAXED), "complete limit=2"),
+    Change("edge.hpp", "return ended ?", f"return producers_left.load({ACQUIRE}) == 0 ?", "complete limit=2"),
+    Change(  # the count goes down before the last message is published
+        "edge.hpp", 'KILL_POINT("position claimed");', f"producers_left.fetch_sub(1, {ACQ_REL});", "complete limit=2"
+    ),
+    # rule R3
+    without(
+        "edge.hpp",
+        "fence_seq_cst();\n    const std::uint32_t quitter",
+        QUIT,
+        "nobody noticed",
+        "const std::uint32_t quitter",
+    ),
+    without("event.hpp", "fence_seq_cst();  // pairs with wait's fence", QUIT),
+    Change(
+        "edge.hpp",
+        f"quit_position.store(tail.fetch_add(0, {RELAXED}), {RELEASE})",
+        f"quit_position.store(tail.fetch_add(0, {RELAXED}), {RELAXED})",
+        QUIT,
+        "in the name of",
+    ),
+    Change(  # an old tail: an item that another replica has taken seems to come too late
+        "edge.hpp",
+        f"quit_position.store(tail.fetch_add(0, {RELAXED})",
+        f"quit_position.store(tail.load({RELAXED})",
+        QUIT_LATE,
+    ),
+    weaker("edge.hpp", "position >= quit_position.load({})", (ACQUIRE, RELAXED), QUIT, "in the name of"),
+    Change("edge.hpp", f"position >= quit_position.load({ACQUIRE})", "false", QUIT),
+    Change(
+        "edge.hpp",
+        f"head.load({RELAXED}) != tail.load({RELAXED})",
+        "false",
+        "quit leave_after=1 messages=2 limit=2",
+        "an item was left",
+    ),
+    weaker("edge.hpp", "consumers_left.fetch_sub(1, {})", (ACQ_REL, ACQUIRE), QUIT_BOTH),
+    # the abort
+    weaker("edge.hpp", "compare_exchange_strong(none, word, {})", (ACQ_REL, RELAXED), "abort", RACES),
+    weaker("edge.hpp", "abort_word.load({})", (ACQUIRE, RELAXED), "abort", RACES),
+    without(
+        "edge.hpp",
+        "if (region.aborted()) return Status::aborted;\n      back_off",
+        DEATH_IN_COPY,
+        "turns in a loop",
+        "back_off",
+    ),
+    # the ledger
+    weaker("edge.hpp", "HandPhase::taken), {})", (RELEASE, RELAXED), "observe", "not counted"),
+    # the arena
+    without("arena.hpp", "((head >> 32) + 1) << 32 | ", BLOCKS, "two owners", times=2),
+    weaker("arena.hpp", "head, changed, {}, " + RELAXED + ")", (RELEASE, RELAXED), BLOCKS, RACES),
+    weaker("arena.hpp", "list.load({})", (ACQUIRE, RELAXED), BLOCKS),
+    weaker("arena.hpp", "head, changed, " + ACQUIRE + ", {})", (ACQUIRE, RELAXED), BLOCKS),
+    Change(
+        "arena.hpp",
+        f"!top.compare_exchange_weak(seen, first + count, {RELAXED})",
+        f"(top.store(first + count, {RELAXED}), false)",
+        BLOCKS,
+    ),
+    weaker("arena.hpp", "references.load({})", (ACQUIRE, RELAXED), REFERENCES, RACES),
+    weaker("arena.hpp", "references.fetch_sub(1, {})", (ACQ_REL, ACQUIRE), REFERENCES, RACES),
+    weaker("arena.hpp", "references.fetch_sub(1, {})", (ACQ_REL, RELEASE), REFERENCES, RACES),
+]
+
+# Orders and fences that are stronger than they need be, because others beside them do the same. The checker must find
+# nothing: then a change that takes away what they lean on shows here.
+REDUNDANT = [
+    weaker("event.hpp", "sequence.load({})", (ACQUIRE, RELAXED), "abort"),
+    without("edge.hpp", "fence_seq_cst();\n    if (items.waiters", BOTH_WORK, keep="if (items.waiters"),
+    weaker("edge.hpp", "producers_left.fetch_sub(1, {})", (ACQ_REL, RELAXED), "complete limit=2"),
+    weaker("edge.hpp", "producers_left.fetch_sub(1, {})", (ACQ_REL, RELAXED), TWO_PRODUCERS),
+    weaker(
+        "edge.hpp", "released.fetch_add(1, {});", (RELEASE, RELAXED), "complete producers=2 preemptions=1 stale_loads=1"
+    ),
+    weaker("edge.hpp", "stopped.store(1, {})", (RELEASE, RELAXED), STOP),
+    Change("edge.hpp", f"stopped.load({ACQUIRE})", f"stopped.load({RELAXED})", STOP, times=4),
+    weaker("edge.hpp", "consumers_left.fetch_sub(1, {})", (ACQ_REL, RELEASE), QUIT_BOTH),
+    weaker("ledger.hpp", "+ amount, {})", (RELEASE, RELAXED), "observe"),
+    weaker("arena.hpp", "head, changed, {}, " + ACQUIRE + ")", (ACQUIRE, RELAXED), BLOCKS),
+]
+
+# What each program of model/litmus.cpp can end with. Under C++20 the last two have one outcome more, 11.
+LITMUS = {
+    "store_buffering": "00 01 10 11",
+    "store_buffering_with_fences": "01 10 11",
+    "store_buffering_with_one_fence": "00 01 10 11",
+    "message_passing": "00 01 10 11",
+    "message_passing_released": "00 01 11",
+    "message_passing_released_only": "00 01 10 11",
+    "message_passing_with_fences": "00 01 11",
+    "release_sequence": "00 01 11 20 21 31",
+    "coherence": "00 01 02 11 12 22",
+    "independent_reads_acquired": " ".join(f"{outcome:04b}" for outcome in range(16)),
+    "independent_reads_with_fences": " ".join(f"{outcome:04b}" for outcome in range(16) if outcome != 0b1010),
+    "read_modify_write": "01 10",
+    "strong_exchange": "01 10",
+    "load_buffering": "00 01 10",
+    "two_writes_each": "12 21 22",
+}
+
+# Needs all that the checker needs of a system: the compiler's instrumentation, and fibers.
+PROBE = """
+#include <ucontext.h>
+static void nothing() {}
+int main() {
+  ucontext_t context;
+  if (getcontext(&context) != 0) return 1;
+  makecontext(&context, nothing, 0);
+  return 0;
+}
+"""
+
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+
+
+class Checker:
+    """Builds the checker against the headers as they are or changed, and runs scenarios."""
+
+    def __init__(self, compiler: list[str], folder: Path) -> None:
+        self.compiler = compiler
+        self.folder = folder
+        self.common = [
+            self.compile(MODEL / f"{name}.cpp", "-O3", *WARNINGS) for name in ("explore", "weak_memory", "races")
+        ]
+        self.builds = 0
+
+    def compile(self, source: Path, *flags: str, into: Path | None = None) -> Path:
+        target = (into or self.folder) / f"{source.stem}.o"
+        self.call(*flags, f"-I{MODEL}", "-c", str(source), "-o", str(target))
+        return target
+
+    def call(self, *arguments: str) -> None:
+        # Fortified, longjmp refuses to change to another stack.
+        command = [*self.compiler, "-std=c++17", "-g", "-U_FORTIFY_SOURCE", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+
+    def build(self, *sources: str, change: Change | None = None) -> Path:
+        """The program of these sources, with `change` made in the headers."""
+        self.builds += 1
+        folder = self.folder / f"build_{self.builds}"
+        folder.mkdir()
+        for header in [*INCLUDE.glob("*.hpp"), *(MODEL / "replaced").glob("*.hpp")]:  # the latter last
+            shutil.copy(header, folder)
+        if change is not None:
+            header = folder / change.file
+            text = header.read_text()
+            assert text.count(change.old) == change.times, f"the text to be changed is not there any more: {change}"
+            header.write_text(text.replace(change.old, change.new))
+        # Only the instrumentation of plain accesses is wanted, not the library that goes with it.
+        flags = ["-O1", "-fsanitize=thread", f"-I{folder}", *(WARNINGS if change is None else [])]
+        objects = [self.compile(MODEL / f"{source}.cpp", *flags, into=folder) for source in sources]
+        program = folder / "program"
+        self.call(*map(str, objects), *map(str, self.common), "-o", str(program))
+        return program
+
+    def run(self, program: Path, check: str = "") -> subprocess.CompletedProcess[str]:
+        result = subprocess.run([program, *check.split()], capture_output=True, text=True, check=False)
+        assert result.returncode in {0, 1}, result.stderr
+        print(f"{check}: {result.stdout}")
+        return result
+
+
+@pytest.fixture(scope="session")
+def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
+    folder = tmp_path_factory.mktemp("model")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    source, built = folder / "probe.cpp", folder / "probe.o"
+    source.write_text(PROBE)
+    for arguments in (["-fsanitize=thread", "-c", "-o", built], ["-o", folder / "probe"]):
+        command = [*compiler.split(), *map(str, arguments), str(source)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            pytest.skip(f"the checker cannot be built here: {result.stderr.strip()[-300:]}")
+    return Checker(compiler.split(), folder)
+
+
+@pytest.fixture(scope="session")
+def scenarios(checker: Checker) -> Path:
+    return checker.build("rig", "scenarios")
+
+
+def test_checker_shows_just_the_outcomes_that_the_memory_model_allows(checker: Checker) -> None:
+    result = checker.run(checker.build("litmus"))
+    assert dict(line.split(" ", 1) for line in result.stdout.splitlines()) == LITMUS
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_model_check_finds_no_fault(checker: Checker, scenarios: Path, check: str) -> None:
+    result = checker.run(scenarios, check)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", DEEP_CHECKS)
+def test_model_check_finds_no_fault_in_more_executions(checker: Checker, scenarios: Path, check: str) -> None:
+    result = checker.run(scenarios, check)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("change", FAULTS, ids=str)
+def test_model_check_finds_the_fault_when_the_headers_are_weakened(checker: Checker, change: Change) -> None:
+    result = checker.run(checker.build("rig", "scenarios", change=change), change.check)
+    assert result.returncode == 1, f"not found: {change}"
+    assert change.says in result.stdout
+
+
+@pytest.mark.parametrize("change", REDUNDANT, ids=str)
+def test_model_check_finds_no_fault_where_another_order_does_the_same(checker: Checker, change: Change) -> None:
+    result = checker.run(checker.build("rig", "scenarios", change=change), change.check)
+    assert result.returncode == 0, result.stdout
