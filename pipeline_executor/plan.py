@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.interfaces import (
     DEFAULT_BUFFER_BYTES,
@@ -15,8 +15,11 @@ from pipeline_executor.interfaces import (
     Run,
     RunLayout,
 )
-from pipeline_executor.task import PipelineTask
-from pipeline_executor.typecheck.signature import StepSignature
+
+# A plan's parts are all that a replica's process needs of this module.
+if TYPE_CHECKING:
+    from pipeline_executor.task import PipelineTask
+    from pipeline_executor.typecheck.signature import StepSignature
 
 __all__ = ["Assignment", "Plan", "StepPlan", "make_plan"]
 

@@ -220,7 +220,7 @@ struct Edge {
       if (region.aborted()) return Status::aborted;
       back_off(turn);
     }
-    slot->message = message;
+    slot->message.copy_from(message);
     slot->turn.store(position + 1, std::memory_order_release);  // pairs with the load in try_take
     KILL_POINT("published");
     ReplicaEntry::add(me->items_out, 1);
@@ -271,7 +271,7 @@ struct Edge {
       if (head.compare_exchange_weak(position, position + 1, std::memory_order_relaxed)) break;
     }
     KILL_POINT("position taken");
-    me->hand = slot->message;
+    me->hand.copy_from(slot->message);
     slot->turn.store(position + mask + 1, std::memory_order_release);  // pairs with the load in publish
     KILL_POINT("cell freed");
     ReplicaEntry::add(me->items_in, 1);  // first: who finds an item in hand finds it counted
