@@ -50,6 +50,7 @@ def execute(
     type_check_pipeline: bool = True,
     inactivity_timeout: float | None = None,
     shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT,
+    keep_failed_item: str | os.PathLike[str] | None = None,
     progress: bool = False,
     trace: object = None,
     on_report: Callable[[RunReport], object] | None = None,
@@ -68,6 +69,8 @@ def execute(
         inactivity_timeout: seconds; when nothing has moved for as long, no item taken or handed over by any step,
             the run is stopped and an `InactivityError` names the step that keeps the others waiting, with its stack.
             None: never.
+        keep_failed_item: a path; if a step fails, the item that it held is written there, with the step's constants, so
+            that `python -m pipeline_executor replay PATH` runs the step on that item alone. The file is a pickle.
         progress, trace: not implemented yet.
 
     Returns:
@@ -97,10 +100,16 @@ def execute(
                 RuntimeWarning,
                 stacklevel=2,
             )
-        stream = _start_sequential(tasks, signatures, on_report)
+        stream = _start_sequential(tasks, signatures, keep_failed_item, on_report)
     else:
         stream = _start_local(
-            tasks, signatures, _start_method(parallelism), shutdown_timeout, inactivity_timeout, on_report
+            tasks,
+            signatures,
+            _start_method(parallelism),
+            shutdown_timeout,
+            inactivity_timeout,
+            keep_failed_item,
+            on_report,
         )
     if stream is None:
         return None
@@ -114,13 +123,19 @@ def execute(
 def _start_sequential(
     tasks: Sequence[PipelineTask[Any, Any]],
     signatures: Sequence[StepSignature],
+    kept_item_path: str | os.PathLike[str] | None,
     on_report: Callable[[RunReport], object] | None,
 ) -> ResultStream | None:
     from pipeline_executor.engines.sequential import run_sequential
     from pipeline_executor.plan import make_plan
 
     plan = make_plan(tasks, signatures, replicate=False)
-    return run_sequential(plan, message_check=_message_check, on_end=_reporter(plan, on_report))
+    return run_sequential(
+        plan,
+        message_check=_message_check,
+        kept_item_path=kept_item_path,
+        on_end=_reporter(plan, on_report),
+    )
 
 
 def _message_check(limit: int) -> Callable[[Any], object]:
@@ -135,6 +150,7 @@ def _start_local(
     start_method: str,
     shutdown_timeout_s: float,
     inactivity_timeout_s: float | None,
+    kept_item_path: str | os.PathLike[str] | None,
     on_report: Callable[[RunReport], object] | None,
 ) -> ResultStream | None:
     import multiprocessing
@@ -155,6 +171,7 @@ def _start_local(
         start_method,
         shutdown_timeout_s=shutdown_timeout_s,
         inactivity_timeout_s=inactivity_timeout_s,
+        kept_item_path=kept_item_path,
         on_end=_reporter(plan, on_report),
     )
 

@@ -98,7 +98,6 @@ def error_of(
     ledger: Ledger,
     cause: Cause,
     culprit: int,
-    failed: Sequence[int],
     died: Mapping[int, ExitStatus],
     stacks: Mapping[int, str],
     *,
@@ -107,11 +106,11 @@ def error_of(
     """The exception for a run that was aborted because of `culprit`.
 
     Arguments:
-        failed: the entries whose steps raised.
         died: the entries whose processes ended without finishing, and how.
         stacks: what faulthandler has written, by entry.
         out_of_memory: the kernel has killed some process for want of memory meanwhile.
     """
+    failed = [replica.entry for replica in plan.assignments if ledger.books(replica.entry).state is State.FAILED]
     order = [culprit, *(entry for entry in (*failed, *died) if entry != culprit)]
     failures = [
         _failure_of(plan.assignments[entry], ledger, died.get(entry), stacks.get(entry) if entry in died else None)

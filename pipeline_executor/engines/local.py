@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.books import check_books
 from pipeline_executor.engines.child import Launch
+from pipeline_executor.engines.failed_item import keep_item_of_failed_replica
 from pipeline_executor.engines.failures import GUARD_HINT, error_of, inactive, note_second
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.lifeline import Lifeline
@@ -60,6 +61,7 @@ def run_local(
     *,
     shutdown_timeout_s: float,
     inactivity_timeout_s: float | None,
+    kept_item_path: str | os.PathLike[str] | None,
     on_end: OnEnd | None,
 ) -> ResultStream | None:
     """Run a plan in processes of this machine.
@@ -68,6 +70,7 @@ def run_local(
         start_method: "fork", "forkserver" or "spawn".
         shutdown_timeout_s: how long steps that are still busy may go on when the run is aborted.
         inactivity_timeout_s: how long nothing may move; None for ever.
+        kept_item_path: where the item of a step that fails is written; None: it is not.
 
     Returns:
         None when all is done, if the last step consumes; else the stream of its outputs, the pipeline running.
@@ -91,7 +94,9 @@ def run_local(
     run = None
     try:
         with hold_signals():  # until the run is in somebody's hands
-            run = _LocalRun(plan, core, context, payloads, shutdown_timeout_s, inactivity_timeout_s, on_end)
+            run = _LocalRun(
+                plan, core, context, payloads, shutdown_timeout_s, inactivity_timeout_s, kept_item_path, on_end
+            )
             run.start()
         if plan.caller_entry is not None:
             return run
@@ -137,9 +142,11 @@ class _LocalRun:
         payloads: list[Payload] | None,
         shutdown_timeout_s: float,
         inactivity_timeout_s: float | None,
+        kept_item_path: str | os.PathLike[str] | None,
         on_end: OnEnd | None,
     ) -> None:
         self._plan = plan
+        self._kept_item_path = kept_item_path
         self._context = context
         self._payloads = payloads
         self._shutdown_timeout_s = min(shutdown_timeout_s, _LONGEST_S)
@@ -308,7 +315,8 @@ class _LocalRun:
             return self._verdict(*aborted)
         self._run.abort(Cause.CLOSED, 0)
         self._shut_down()
-        return inactive(self._plan, self._run.ledger, books, stopped, self._stacks(), self._inactivity.timeout_s)
+        ledger = self._run.ledger
+        return self._with_item(inactive(self._plan, ledger, books, stopped, self._stacks(), self._inactivity.timeout_s))
 
     def _stacks(self) -> dict[int, str]:
         """What the replicas' processes have left of their stacks. To be called when they have ended."""
@@ -407,21 +415,21 @@ class _LocalRun:
             raise error
 
     def _verdict(self, cause: Cause, culprit: int) -> BaseException:
-        failed = [
-            replica.entry
-            for replica in self._plan.assignments
-            if self._run.ledger.books(replica.entry).state is State.FAILED
-        ]
-        return error_of(
+        error = error_of(
             self._plan,
             self._run.ledger,
             cause,
             culprit,
-            failed,
             self._died,
             self._stacks(),
             out_of_memory=self._memory_kills.happened(),
         )
+        return self._with_item(error)
+
+    def _with_item(self, error: BaseException) -> BaseException:
+        if self._kept_item_path is not None:
+            keep_item_of_failed_replica(self._kept_item_path, error, self._plan, self._run.ledger)
+        return error
 
     def _end(self) -> None:
         """Leave nothing behind. All processes have been reaped."""

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline_executor.engines.failed_item import keep_failed_item
 from pipeline_executor.engines.failures import bounded_repr, message_error, note_second, raised, stopped_early
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.interfaces import (
@@ -33,8 +34,13 @@ from pipeline_executor.worker import set_thread_worker_info, text_of
 __all__ = ["run_sequential"]
 
 
-def run_sequential(plan: Plan, *, message_check: MessageCheck, on_end: OnEnd | None) -> ResultStream | None:
+def run_sequential(
+    plan: Plan, *, message_check: MessageCheck, kept_item_path: str | os.PathLike[str] | None, on_end: OnEnd | None
+) -> ResultStream | None:
     """Run a plan in the calling process.
+
+    Arguments:
+        kept_item_path: where the item of a step that fails is written; None: it is not.
 
     Returns:
         None when all is done, if the last step consumes; else the stream of its outputs, made as they are asked for.
@@ -50,7 +56,7 @@ def run_sequential(plan: Plan, *, message_check: MessageCheck, on_end: OnEnd | N
                 RuntimeWarning,
                 stacklevel=4,  # the caller of execute
             )
-    run = _SequentialRun(plan, message_check, on_end)
+    run = _SequentialRun(plan, message_check, kept_item_path, on_end)
     if plan.caller_entry is not None:
         return run
     run.consume()
@@ -135,8 +141,15 @@ def _call(step: StepPlan, source: _Link | None) -> Any:
 
 
 class _SequentialRun:
-    def __init__(self, plan: Plan, message_check: MessageCheck, on_end: OnEnd | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        message_check: MessageCheck,
+        kept_item_path: str | os.PathLike[str] | None,
+        on_end: OnEnd | None,
+    ) -> None:
         self._plan = plan
+        self._kept_item_path = kept_item_path
         self.message_check = message_check
         self._on_end = on_end
         self._started_at = time.monotonic()
@@ -161,6 +174,8 @@ class _SequentialRun:
             self.error = message_error([failure], error, self._plan)
         else:
             self.error = raised([failure], error)
+        if self._kept_item_path is not None and source is not None and failure.item_index is not None:
+            keep_failed_item(self._kept_item_path, self.error, step, failure.item_index, source.item)
 
     def _failure(self, step: StepPlan, source: _Link | None, error: BaseException | None) -> TaskFailure:
         import traceback

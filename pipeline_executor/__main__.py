@@ -1,0 +1,12 @@
+"""`python -m pipeline_executor replay FILE [MODULE:FUNCTION] [--pdb]`: see `replay`."""
+
+from __future__ import annotations
+
+import sys
+
+from pipeline_executor.replay import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    sys.exit(main())

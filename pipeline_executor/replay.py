@@ -1,0 +1,95 @@
+"""Run a step on one item alone, in this process: the item that `execute(..., keep_failed_item=...)` has kept.
+
+The file is a pickle. Loading it runs what it says: trust it as you trust code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pdb
+import pickle
+import reprlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline_executor.engines.failed_item import FORMAT
+from pipeline_executor.interfaces import WorkerInfo
+from pipeline_executor.worker import set_worker_info
+
+__all__ = ["main", "replay"]
+
+
+def replay(function: Callable[..., Any], kept: dict[str, Any]) -> list[Any]:
+    """Run the step on the kept item.
+
+    Arguments:
+        kept: what the file holds.
+
+    Returns:
+        What the step yields for it; nothing for a sink.
+
+    Raises whatever the step raises.
+    """
+    set_worker_info(WorkerInfo(kept["task"], 0, 1))
+    try:
+        result = function(iter([kept["item"]]), **kept["constants"])
+        return [] if result is None else list(result)
+    finally:
+        set_worker_info(None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m pipeline_executor`. Returns the exit code: 0 if the step passed, 1 if it raised, 2 if it could not be
+    run."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline_executor")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("replay", help="run a step on the item that keep_failed_item has written")
+    command.add_argument("file", help="a pickle: trust it as you trust code")
+    command.add_argument("function", nargs="?", help="MODULE:FUNCTION; the one that failed unless given")
+    command.add_argument("--pdb", action="store_true", help="stop in the debugger where the step raises")
+    options = parser.parse_args(arguments)
+    sys.path.insert(0, "")  # the step's module may lie here
+    try:
+        kept = _load(options.file)
+        function = _find(options.function or kept["function"])
+    except (OSError, ValueError, ImportError, AttributeError, pickle.UnpicklingError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    print(f"step {kept['step']} {kept['task']!r} on its item {kept['item_index']}: {reprlib.repr(kept['item'])}")
+    if kept["constants_missing"]:
+        print(f"could not be kept: the constants {', '.join(kept['constants_missing'])}", file=sys.stderr)
+    try:
+        outputs = replay(function, kept)
+    except Exception as error:
+        traceback.print_exc()
+        if options.pdb:
+            pdb.post_mortem(error.__traceback__)
+        return 1
+    for output in outputs:
+        print(f"it yields {reprlib.repr(output)}")
+    print("it raised nothing")
+    return 0
+
+
+def _load(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        kept = pickle.load(file)
+    if not isinstance(kept, dict) or kept.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a file of this version's keep_failed_item")
+    return kept
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module, _, path = name.partition(":")
+    if not path or "<" in path:
+        raise ValueError(f"{name!r} cannot be imported: name the step as MODULE:FUNCTION")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"{name} is not a function")
+    function: Callable[..., Any] = found
+    return function
