@@ -20,7 +20,7 @@ LIMIT_COLOUR = "#9aa5b1"
 PEER_COLOUR = "#d8973c"
 
 _OURS = ("compiled", "pure", "compiled-spawn", "pure-spawn")
-_LIMITS = ("one-process", "pickle-limit", "bare-processes")
+_LIMITS = ("one-process", "pickle-limit", "copy-limit", "bare-spawn", "bare-processes")
 
 
 def draw_charts(found: Mapping[str, Any], folder: Path) -> list[Path]:

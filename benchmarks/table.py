@@ -114,6 +114,7 @@ ROWS: tuple[Row, ...] = (
         (
             Entry("compiled", 5_000, 1_000),
             Entry("pure", 1_500, 300),
+            Entry("copy-limit", 5_000, 1_000, figure="copy_limit"),
             Entry("pipeline-lib", 1_500, 300),
             Entry("pipeline-lib-shared", 2_000, 400),
             Entry("pipeline-lib-threads", 5_000, 1_000),
@@ -216,7 +217,7 @@ ROWS: tuple[Row, ...] = (
         "startup",
         "ms",
         Better.LOWER,
-        (Entry("compiled-spawn"), Entry("pure-spawn"), Entry("pipeline-lib-spawn")),
+        (Entry("compiled-spawn"), Entry("pure-spawn"), Entry("bare-spawn"), Entry("pipeline-lib-spawn")),
         (Goal(Kind.AT_MOST_TIMES, 0.4, "pipeline-lib-spawn", subject="compiled-spawn"),),
         detail="first",
         repeats=3,

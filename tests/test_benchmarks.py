@@ -40,7 +40,7 @@ from benchmarks.run import FORMAT, run_rows
 from benchmarks.table import ROWS
 from benchmarks.workloads import WORKLOADS, WrongResultError
 
-OURS = ["compiled", "pure", "compiled-spawn", "pure-spawn", "one-process", "pickle-limit"]
+OURS = ["compiled", "pure", "compiled-spawn", "pure-spawn", "one-process", "pickle-limit", "copy-limit", "bare-spawn"]
 
 #: Seconds that a measurement may take here; no test comes near it unless it is meant to.
 PATIENCE_S = 60.0

@@ -278,8 +278,8 @@ struct Edge {
     me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::taken), std::memory_order_release);
     if (counts(me->hand)) {
       const std::uint64_t left = buffered_bytes.fetch_sub(me->hand.size, std::memory_order_relaxed) - me->hand.size;
-      // Not for each message of a full queue. Whoever waits is woken in the end: an empty queue has no bytes.
-      if (left <= max_bytes / 2) bytes.notify(unpark_everyone);
+      // Not for each small message of a full queue. Whoever waits is woken in the end: an empty queue has no bytes.
+      if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) bytes.notify(unpark_everyone);
     }
     if (consumers > 1) pass_on(region, position + 1);
     return Status::ok;

@@ -62,8 +62,9 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
     edge->limit = plan.limit;
     // Waking a producer for each free credit would cost a system call for each item of a full queue. The
     // delay must not leave a consumer idle: an idle consumer means an empty queue, so all credits are
-    // free but those of the other consumers and of the producers, and these are fewer than half.
-    edge->room_hysteresis = plan.limit >= 4 * (std::uint64_t{plan.producers} + plan.consumers) ? plan.limit / 2 : 1;
+    // free but those of the other consumers and of the producers, and these are fewer than half. A small
+    // limit is kept to exactly: whoever sets one wants so many items made ahead.
+    edge->room_hysteresis = plan.limit >= 8 * (std::uint64_t{plan.producers} + plan.consumers) ? plan.limit / 2 : 1;
     edge->max_bytes = plan.max_bytes;
     edge->producers = plan.producers;
     edge->consumers = plan.consumers;

@@ -36,6 +36,8 @@ CONTENDERS = {
     "pure-spawn": Contender("pipeline_executor, pure core, spawn", "ours:pure_spawn"),
     "one-process": Contender("one process, the generators chained", "bare:one_process"),
     "pickle-limit": Contender("limit: cores / (hops × (dumps + loads))", "bare:one_process"),
+    "copy-limit": Contender("limit: one copy for each hop", "bare:one_process", "numpy"),
+    "bare-spawn": Contender("limit: three processes that do nothing, spawn", "bare:nothing_spawned"),
     "bare-processes": Contender("processes that share no data", "bare:separate_processes"),
     "pipeline-lib": Contender("pipeline-lib, fork, shared memory", "of_pipeline_lib:fork", "pipeline_lib"),
     "pipeline-lib-shared": Contender("pipeline-lib, fork, shared_buffer", "of_pipeline_lib:shared", "pipeline_lib"),

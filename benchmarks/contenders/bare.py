@@ -36,6 +36,25 @@ def separate_processes() -> Run:
     return run
 
 
+def nothing_spawned() -> Run:
+    """Three processes that are started and end at once; the items stay here. What no pipeline of three can beat."""
+    context = multiprocessing.get_context("spawn")
+
+    def run(pipeline: Pipeline) -> None:
+        processes = [context.Process(target=_do_nothing) for _ in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        pipeline.end(pipeline.work(pipeline.start()))
+
+    return run
+
+
+def _do_nothing() -> None:
+    pass
+
+
 def _work_on_share(pipeline: Pipeline, share: int) -> None:
     mine = (item for index, item in enumerate(pipeline.start()) if index % pipeline.replicas == share)
     deque(pipeline.work(mine), maxlen=0)

@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 __all__ = ["MODULES", "Figure", "Task", "measure"]
 
 #: The modules of this package that have `measure`.
-MODULES = ("stream", "bandwidth", "duration", "pickle_limit", "latency", "startup", "import_time", "scaling", "blocked")
+MODULES = (
+    "stream",
+    "bandwidth",
+    "duration",
+    "pickle_limit",
+    "copy_limit",
+    "latency",
+    "startup",
+    "import_time",
+    "scaling",
+    "blocked",
+)
 
 
 @dataclass(frozen=True)

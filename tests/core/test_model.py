@@ -39,7 +39,7 @@ CHECKS = [
     "complete messages=2 preemptions=3 stale_loads=2 weak_failures=1 interruptions=1",
     "complete messages=3 limit=2 preemptions=2 stale_loads=2",
     "complete messages=2 limit=2 blocks=1",
-    "complete messages=12 limit=8 preemptions=1 stale_loads=1",  # sleeping producers are not woken for each credit
+    "complete messages=20 limit=16 preemptions=1 stale_loads=1",  # sleeping producers are not woken for each credit
     "complete messages=2 limit=2 max_bytes=16 interruptions=1",
     "complete producers=2 preemptions=2 stale_loads=1",
     "complete producers=2 preemptions=1 stale_loads=1 weak_failures=1",
@@ -160,7 +160,7 @@ FAULTS = [
     without("edge.hpp", "room.notify(1);", "complete producers=2 preemptions=1 stale_loads=1", HANGS),
     without(
         "edge.hpp",
-        "if (left <= max_bytes / 2) bytes.notify(unpark_everyone);",
+        "if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) bytes.notify(unpark_everyone);",
         "complete messages=2 limit=2 max_bytes=16",
         HANGS,
     ),

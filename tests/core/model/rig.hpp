@@ -11,7 +11,7 @@ namespace rig {
 
 using namespace pipeline_executor;
 
-constexpr unsigned most_messages = 16;  // of all producers
+constexpr unsigned most_messages = 24;  // of all producers
 constexpr std::uint64_t nothing = UINT64_MAX;
 
 struct Setting {
