@@ -166,10 +166,7 @@ def test_message_lists_all_defects_with_step_and_line() -> None:
             "    Set num_procs to an int of 1 or more.",
             f"  {step_1} -> {step_2}",
             "    produces Iterable[list[bool]], accepts Iterable[list[int]]",
-            (
-                "    Make the two agree: let 'tokenize' yield list[int], "
-                "or write batches: Iterable[list[bool]] in 'count'."
-            ),
+            "    list is invariant: bool is not int here. Accept Sequence[int] instead.",
         ]
     )
     assert len(caught.value.defects) == 4

@@ -7,12 +7,28 @@ from __future__ import annotations
 
 import collections.abc
 import enum
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Absent", "Scope", "Unresolved", "is_union", "peel", "resolve", "show", "unresolved_names"]
+from pipeline_executor.typecheck.guarded import guarded_import
+
+__all__ = [
+    "Absent",
+    "Scope",
+    "Unresolved",
+    "class_scope",
+    "is_alias",
+    "own_annotations",
+    "peel",
+    "resolve",
+    "resolve_bound",
+    "show",
+    "type_parameters",
+    "unresolved_names",
+]
 
 # Far above any annotation that a person writes; bounds the time that a self-referring one can cost.
 _MAX_LAYERS = 100
@@ -88,7 +104,11 @@ def resolve(annotation: object, scope: Scope) -> object:
     becomes `Unresolved` as a whole.
     """
     inner_names = dict(scope.inner_names)
+    module_names = scope.module_names
     if isinstance(annotation, ForwardRef):
+        # That of a typed dictionary's base tells where it was written.
+        module = sys.modules.get(str(annotation.__forward_module__))
+        module_names = module_names if module is None else vars(module)
         # From 3.14 on it brings along the parts of its expression that could be evaluated.
         inner_names.update(getattr(annotation, "__extra_names__", None) or {})
         annotation = annotation.__forward_arg__
@@ -97,9 +117,9 @@ def resolve(annotation: object, scope: Scope) -> object:
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     for _ in range(_MAX_LAYERS):
         try:
-            return get_type_hints(holder, scope.module_names, inner_names, include_extras=True)["it"]
+            return get_type_hints(holder, module_names, inner_names, include_extras=True)["it"]
         except NameError as error:
-            found = _substitute_for(error.name, scope, placeholder=written is not None)
+            found = _substitute_for(error.name, scope, module_names, placeholder=written is not None)
             if error.name is None or error.name in inner_names or found is None:
                 break
             inner_names[error.name] = found
@@ -108,11 +128,14 @@ def resolve(annotation: object, scope: Scope) -> object:
     return annotation if written is None else Unresolved(written)
 
 
-def _substitute_for(name: str | None, scope: Scope, *, placeholder: bool) -> object:
+def _substitute_for(name: str | None, scope: Scope, module_names: dict[str, Any], *, placeholder: bool) -> object:
     if name is None:
         return None
     if name in scope.last_resort:
         return scope.last_resort[name]
+    imported = guarded_import(name, module_names)
+    if imported is not None:
+        return imported
     # Linters move `from collections.abc import Iterable` under TYPE_CHECKING. Without this most of
     # such a module's steps would lose their check.
     if name in collections.abc.__all__:
@@ -122,46 +145,57 @@ def _substitute_for(name: str | None, scope: Scope, *, placeholder: bool) -> obj
     return Unresolved(name) if placeholder else None
 
 
+def class_scope(class_: type[Any]) -> Scope:
+    """Where the names in the body of a class are looked up."""
+    module = sys.modules.get(class_.__module__)
+    inner = {name: value for name, value in vars(class_).items() if isinstance(value, type)}
+    return Scope({} if module is None else vars(module), type_parameters(class_), {class_.__name__: class_, **inner})
+
+
+def resolve_bound(annotation: object, module_name: str) -> object:
+    """Turn the bound of a type variable, which may be a text, into the type that it means."""
+    module = sys.modules.get(module_name)
+    return resolve(annotation, Scope({} if module is None else vars(module), {}, {}))
+
+
+def type_parameters(generic: object) -> dict[str, Any]:
+    """What `class C[T]` or `def f[T]` declares, by name."""
+    # Absent before 3.12, and a descriptor in the classes of the interpreter itself.
+    parameters = getattr(generic, "__type_params__", ())
+    return {parameter.__name__: parameter for parameter in parameters} if isinstance(parameters, tuple) else {}
+
+
+def own_annotations(class_: type[Any]) -> Mapping[str, Any]:
+    """The annotations in the body of a class, without those of its bases."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(class_, format=annotationlib.Format.FORWARDREF)
+    else:
+        annotations = vars(class_).get("__annotations__", {})
+        return annotations if isinstance(annotations, dict) else {}
+
+
 def peel(annotation: object) -> object:
-    """Take off what does not matter to assignability: `Annotated`, qualifiers, type aliases."""
+    """Take off what does not matter to assignability: `Annotated`, and qualifiers such as `Final`."""
     for _ in range(_MAX_LAYERS):
         if annotation is None:
             return types.NoneType
         origin = get_origin(annotation)
-        if origin is Annotated or origin in _QUALIFIERS:
-            annotation = get_args(annotation)[0]
-        elif _is_alias(annotation):
-            annotation = annotation.__value__  # type: ignore[attr-defined]
-        elif origin is not None and _is_alias(origin):
-            annotation = _expand(origin, get_args(annotation))
-        else:
+        if origin is not Annotated and getattr(origin, "_name", None) not in _QUALIFIERS:
             return annotation
+        annotation = get_args(annotation)[0]
     return Any
 
 
-_QUALIFIERS: tuple[object, ...] = tuple(
-    getattr(typing, name)
-    for name in ("ClassVar", "Final", "NotRequired", "ReadOnly", "Required")
-    if hasattr(typing, name)
-)
+# By name: typing_extensions has twins of those that an interpreter lacks.
+_QUALIFIERS = frozenset({"ClassVar", "Final", "NotRequired", "ReadOnly", "Required"})
 
 
-def _is_alias(annotation: object) -> bool:
+def is_alias(annotation: object) -> bool:
+    """True for a type alias that a `type` statement made."""
     # By name: `typing` has the class from 3.12 on, typing_extensions its own twin.
     return type(annotation).__name__ == "TypeAliasType"
-
-
-def _expand(alias: Any, arguments: tuple[object, ...]) -> object:
-    value = alias.__value__
-    given = dict(zip(alias.__type_params__, arguments, strict=False))
-    parameters = getattr(value, "__parameters__", ())
-    # The value lists its parameters in the order of their use, the alias in that of their declaration.
-    return value[tuple(given[parameter] for parameter in parameters)] if parameters else value
-
-
-def is_union(annotation: object) -> bool:
-    """True for `A | B`, `Union[A, B]` and `Optional[A]`."""
-    return get_origin(annotation) in (Union, types.UnionType)
 
 
 def unresolved_names(annotation: object) -> tuple[str, ...]:
@@ -222,7 +256,7 @@ def _text(annotation: Any, qualified: bool) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is None:
         return _name(annotation, qualified)
-    if is_union(annotation):
+    if origin in (Union, types.UnionType):
         return " | ".join(_text(argument, qualified) for argument in arguments)
     if origin is Literal:
         return f"Literal[{', '.join(repr(value) for value in arguments)}]"

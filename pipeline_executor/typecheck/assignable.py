@@ -1,277 +1,212 @@
 """Whether a value of one type may be handed to what accepts another.
 
-This is the part of the typing specification's assignability that is cheap and certain: equality,
-subclasses, unions, the numeric promotions, and type arguments by variance. Whatever it cannot judge
-(type variables, protocols, typed dictionaries, names that exist for the type checker alone) passes: a
-rightly typed pipeline is never refused, and a wrongly typed one may slip through here.
+The relation is a table: for each pair of kinds of type there is one case, with the rule that decides it. The first case
+that fits decides, so the table is read from top to bottom. Each rule of `rules` names the section of the typing
+specification which it implements.
 
 Source: https://typing.python.org/en/latest/spec/concepts.html#summary-of-type-relations
 """
 
 from __future__ import annotations
 
-import collections
-import collections.abc as abc
-import contextlib
-import enum
-import types
-import typing
-from abc import ABCMeta
-from collections.abc import Mapping
-from typing import Any, Literal, Never, NewType, NoReturn, get_args, get_origin
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
-from pipeline_executor.typecheck.annotations import Absent, is_union, peel
-from pipeline_executor.typecheck.streams import element_types
+from pipeline_executor.typecheck import rules
+from pipeline_executor.typecheck.bases import Variance
+from pipeline_executor.typecheck.forms import (
+    Alias,
+    ClassObject,
+    Distinct,
+    Dynamic,
+    Form,
+    Function,
+    Instance,
+    LiteralValue,
+    NeverForm,
+    Parameters,
+    Record,
+    Tuple,
+    UnionForm,
+    Variable,
+)
+from pipeline_executor.typecheck.reading import read
 
-__all__ = ["is_assignable"]
+__all__ = ["Binder", "Relation", "TooLargeError", "is_assignable"]
 
-# Bounds the time that a recursive alias can cost; annotations that people write need a few dozen.
-_MAX_STEPS = 10_000
+# Bounds the time that types which refer to themselves can cost; annotations that people write need a few dozen.
+_MAX_STEPS = 20_000
+# Bounds the depth of the recursion, well below what the interpreter allows.
+_MAX_DEPTH = 100
+
+
+class TooLargeError(Exception):
+    """The two types are too large to be compared in reasonable time."""
+
+
+class Binder(Protocol):
+    """What is told of the types that variables are compared with."""
+
+    def at_least(self, variable: Variable, form: Form) -> bool:
+        """Note that the variable must stand for `form` or more; returns whether it may."""
+
+    def at_most(self, variable: Variable, form: Form) -> bool:
+        """Note that the variable must stand for `form` or less; returns whether it may."""
+
+    def attempt(self, question: Callable[[], bool]) -> bool:
+        """Answer a question, and forget what was noted on the way if the answer is no."""
 
 
 def is_assignable(produced: object, accepted: object) -> bool:
     """Tell whether every value of type `produced` is also one of type `accepted`.
 
+    Type variables, on either side, are taken for types that nothing is known of; `solve` finds what they stand for.
+
     Arguments:
-        produced: a resolved annotation, the type of what is handed over.
-        accepted: a resolved annotation, the type of what is asked for.
+        produced: a resolved annotation or a `Form`, the type of what is handed over.
+        accepted: the same, the type of what is asked for.
 
-    Returns:
-        False where it is certain that a type checker would refuse. Never raises.
+    Raises:
+        TooLargeError: the answer would take too long.
+
+    Shown by tests/typecheck/test_assignable.py, test_pairs.py and test_against_mypy.py.
     """
-    try:
-        return _Relation().holds(produced, accepted)
-    except Exception:  # metaclasses, __eq__ and aliases run the user's code; what fails cannot be judged
-        return True
+    return Relation().holds(read(produced), read(accepted))
 
 
-class _GaveUpError(Exception):
-    """The two types are too large to be compared in reasonable time."""
+class Relation:
+    """One question, with the steps that are left to answer it."""
 
-
-class _Relation:
-    """One question and the steps that are left to answer it."""
-
-    def __init__(self) -> None:
+    def __init__(self, binder: Binder | None = None) -> None:
+        self._binder = binder
         self._steps_left = _MAX_STEPS
+        self._depth = 0
+        self._assumed: set[tuple[Form, Form]] = set()
+        self._verdicts: dict[tuple[Form, Form], bool] = {}
 
-    def holds(self, produced: object, accepted: object) -> bool:
+    def holds(self, produced: Form, accepted: Form) -> bool:
+        """As `is_assignable`, between forms."""
         self._steps_left -= 1
-        if self._steps_left < 0:
-            raise _GaveUpError
-        produced, accepted = peel(produced), peel(accepted)
-        if _passes_unseen(produced, accepted) or produced == accepted:
+        if self._steps_left < 0 or self._depth > _MAX_DEPTH:
+            raise TooLargeError("the types are too large to be compared")
+        # Invariance asks in both directions, so that without this each layer of a type would double the work. What is
+        # found while something is assumed, or noted, holds only then.
+        pair = (produced, accepted) if self._binder is None and not self._assumed else None
+        known = None if pair is None else self._verdicts.get(pair)
+        if known is not None:
+            return known
+        self._depth += 1
+        try:
+            verdict = self._decide(produced, accepted)
+        finally:
+            self._depth -= 1
+        if pair is not None:
+            self._verdicts[pair] = verdict
+        return verdict
+
+    def _decide(self, produced: Form, accepted: Form) -> bool:
+        for case in _CASES:
+            if isinstance(produced, case.produced) and isinstance(accepted, case.accepted):
+                verdict = case.rule(self, produced, accepted)
+                if verdict is not None:
+                    return verdict
+        return False
+
+    def holds_both_ways(self, left: Form, right: Form) -> bool:
+        """Whether two types are equivalent, as an invariant type argument asks for."""
+        return self.holds(left, right) and self.holds(right, left)
+
+    def holds_for(self, variance: Variance, mine: Form, theirs: Form) -> bool:
+        """Whether one type argument may stand where another is asked for."""
+        match variance:
+            case Variance.COVARIANT:
+                return self.holds(mine, theirs)
+            case Variance.CONTRAVARIANT:
+                return self.holds(theirs, mine)
+            case Variance.INVARIANT:
+                return self.holds_both_ways(mine, theirs)
+            case Variance.UNKNOWN:
+                return self.holds(mine, theirs) or self.holds(theirs, mine)
+
+    def assuming(self, produced: Form, accepted: Form, question: Callable[[], bool]) -> bool:
+        """Answer a question about types that may lead back to themselves: there, the answer is taken to be yes.
+
+        https://typing.python.org/en/latest/spec/protocol.html#recursive-protocols
+        """
+        pair = (produced, accepted)
+        if pair in self._assumed:
             return True
-        if is_union(produced):
-            return all(self.holds(member, accepted) for member in get_args(produced))
-        if get_origin(produced) is Literal and len(get_args(produced)) > 1:
-            # Before a union is looked into: each literal may fit another member of it.
-            return all(self.holds(Literal[value], accepted) for value in get_args(produced))
-        if is_union(accepted):
-            return any(self.holds(produced, member) for member in get_args(accepted))
-        if isinstance(produced, NewType):
-            return self.holds(produced.__supertype__, accepted)
-        if isinstance(accepted, NewType):
-            return _class_of(produced) is None and get_origin(produced) is not Literal
-        if get_origin(produced) is Literal or get_origin(accepted) is Literal:
-            return self._literal(produced, accepted)
-        return self._classes(produced, accepted)
+        self._assumed.add(pair)
+        holds = False
+        try:
+            holds = question()
+            return holds
+        finally:
+            if not holds:
+                self._assumed.discard(pair)
 
-    def _literal(self, produced: object, accepted: object) -> bool:
-        """https://typing.python.org/en/latest/spec/literal.html"""
-        if get_origin(produced) is not Literal:
-            class_ = _class_of(produced)
-            if class_ is types.NoneType:
-                return None in get_args(accepted)
-            # bool and an Enum are the union of their literals; whether all are there is not counted.
-            return class_ is None or class_ is bool or issubclass(class_, enum.Enum)
-        if get_origin(accepted) is not Literal:
-            return all(self.holds(type(value), accepted) for value in get_args(produced))
-        allowed = [(type(value), value) for value in get_args(accepted)]
-        return all((type(value), value) in allowed for value in get_args(produced))
+    def any_holds(self, produced: Form, accepted: Iterable[Form]) -> bool:
+        """Whether one of several types accepts."""
+        for form in accepted:
+            question = functools.partial(self.holds, produced, form)
+            if question() if self._binder is None else self._binder.attempt(question):
+                return True
+        return False
 
-    def _classes(self, produced: object, accepted: object) -> bool:
-        from_class, to_class = _class_of(produced), _class_of(accepted)
-        if from_class is None or to_class is None or _is_beyond(from_class, to_class):
-            return True
-        if _is_typed_dict(to_class):
-            return _is_typed_dict(from_class)
-        if _is_typed_dict(from_class):
-            # https://typing.python.org/en/latest/spec/typeddict.html#assignability
-            return self.holds(Mapping[str, object], accepted)
-        if _is_promoted(from_class, to_class):
-            return True
-        if from_class is type and not issubclass(type, to_class):
-            # A class object is an instance of its metaclass, which its annotation does not show.
-            return issubclass(to_class, type) or isinstance(to_class, ABCMeta)
-        if not issubclass(from_class, to_class):
-            return False
-        return self._arguments(produced, from_class, accepted, to_class)
+    def at_least(self, variable: Variable, form: Form) -> bool:
+        """A variable is asked for, and a type is there."""
+        return self._binder is None or self._binder.at_least(variable, form)
 
-    def _arguments(self, produced: object, from_class: type[Any], accepted: object, to_class: type[Any]) -> bool:
-        have, want = get_args(produced), get_args(accepted)
-        if from_class is tuple and to_class is tuple:
-            return self._tuples(produced, accepted)
-        if not want or to_class in _NEVER_COMPARED:
-            return True
-        if from_class is to_class:
-            return self._by_variance(to_class, have, want)
-        if from_class in _KEYED and to_class in _KEYED:
-            keyed = (*have, int) if from_class is collections.Counter else have
-            return self._by_variance(to_class, keyed, want)
-        if to_class in _COVARIANT and len(want) == 1:
-            elements = element_types(from_class, have)
-            return elements is None or all(self.holds(element, want[0]) for element in elements)
-        if from_class in _SINGLE and to_class in _SINGLE:
-            return self._by_variance(to_class, have, want)
-        return True
-
-    def _tuples(self, produced: object, accepted: object) -> bool:
-        """https://typing.python.org/en/latest/spec/tuples.html"""
-        if typing.Tuple in (produced, accepted) or tuple in (produced, accepted):  # noqa: UP006
-            return True
-        have, want = get_args(produced), get_args(accepted)
-        if element_types(tuple, have) is None or element_types(tuple, want) is None:
-            return True
-        if want[1:] == (Ellipsis,):
-            return all(self.holds(item, want[0]) for item in have if item is not Ellipsis)
-        if have[1:] == (Ellipsis,):
-            return peel(have[0]) is Any
-        return len(have) == len(want) and all(map(self.holds, have, want))
-
-    def _by_variance(self, class_: type[Any], have: tuple[object, ...], want: tuple[object, ...]) -> bool:
-        """https://typing.python.org/en/latest/spec/generics.html#variance"""
-        if len(have) != len(want):  # bare, or variadic
-            return True
-        parameters = getattr(class_, "__parameters__", ())
-        for position, (mine, theirs) in enumerate(zip(have, want, strict=True)):
-            parameter = parameters[position] if len(parameters) == len(want) else None
-            match _variance(class_, position, parameter):
-                case _Variance.COVARIANT:
-                    agree = self.holds(mine, theirs)
-                case _Variance.CONTRAVARIANT:
-                    agree = self.holds(theirs, mine)
-                case _Variance.INVARIANT:
-                    agree = self.holds(mine, theirs) and self.holds(theirs, mine)
-                case _Variance.UNKNOWN:
-                    agree = self.holds(mine, theirs) or self.holds(theirs, mine)
-            if not agree:
-                return False
-        return True
+    def at_most(self, variable: Variable, form: Form) -> bool:
+        """A type is asked for, and a variable is there."""
+        return self._binder is None or self._binder.at_most(variable, form)
 
 
-class _Variance(enum.Enum):
-    COVARIANT = enum.auto()
-    CONTRAVARIANT = enum.auto()
-    INVARIANT = enum.auto()
-    UNKNOWN = enum.auto()
+class _Case(NamedTuple):
+    """One line of the table: the kinds of type that a rule is for.
+
+    Attributes:
+        produced: the kind of what is produced.
+        accepted: the kind of what is accepted.
+        rule: returns None where it cannot tell, for the next line that fits.
+    """
+
+    produced: type[Form]
+    accepted: type[Form]
+    rule: Callable[[Relation, Any, Any], bool | None]
 
 
-def _variance(class_: type[Any], position: int, parameter: object) -> _Variance:
-    if class_ in _INVARIANT or (class_ in _VALUE_COVARIANT and position == 0):
-        return _Variance.INVARIANT
-    if class_ in _COVARIANT or class_ in _VALUE_COVARIANT or _path_of(class_) in _COVARIANT_BY_NAME:
-        return _Variance.COVARIANT
-    if parameter is None or getattr(parameter, "__infer_variance__", False):
-        return _Variance.UNKNOWN
-    if getattr(parameter, "__covariant__", False):
-        return _Variance.COVARIANT
-    if getattr(parameter, "__contravariant__", False):
-        return _Variance.CONTRAVARIANT
-    return _Variance.INVARIANT
-
-
-def _passes_unseen(produced: object, accepted: object) -> bool:
-    if produced is accepted or accepted is object:
-        return True
-    if any(side is anything for side in (produced, accepted) for anything in (Any, Absent.ANNOTATION)):
-        return True
-    if produced is Never or produced is NoReturn:
-        return True
-    # A class with Any among its bases may be anything.
-    return isinstance(produced, type) and Any in produced.__mro__
-
-
-def _class_of(annotation: object) -> type[Any] | None:
-    origin = get_origin(annotation)
-    class_ = annotation if origin is None else origin
-    return class_ if isinstance(class_, type) else None
-
-
-def _is_beyond(from_class: type[Any], to_class: type[Any]) -> bool:
-    """True where only the members of a class, or its stub, could tell."""
-    if getattr(to_class, "_is_protocol", False):
-        return True
-    # In its stubs numpy's sized numbers are aliases of the abstract ones: floating[Any] may be float32.
-    if from_class.__module__ == "numpy" and from_class in to_class.__mro__[1:]:
-        return True
-    if to_class is abc.Hashable:
-        # Type checkers overlook the missing __hash__ of a class that defines __eq__.
-        return from_class.__module__ != "builtins"
-    # Files are instances of these for type checkers, never at run time.
-    return to_class in (typing.IO, typing.TextIO, typing.BinaryIO)
-
-
-def _is_promoted(from_class: type[Any], to_class: type[Any]) -> bool:
-    """https://typing.python.org/en/latest/spec/special-types.html#special-cases-for-float-and-complex"""
-    if to_class is complex:
-        return issubclass(from_class, (int, float))
-    return to_class is float and issubclass(from_class, int)
-
-
-def _is_typed_dict(class_: type[Any]) -> bool:
-    # By its shape: `typing.is_typeddict` does not know the twin of typing_extensions.
-    return issubclass(class_, dict) and hasattr(class_, "__required_keys__")
-
-
-def _path_of(class_: type[Any]) -> str:
-    return f"{class_.__module__}.{class_.__qualname__}"
-
-
-_KEYED: frozenset[object] = frozenset(
-    {
-        abc.Mapping,
-        abc.MutableMapping,
-        collections.ChainMap,
-        collections.Counter,
-        collections.OrderedDict,
-        collections.UserDict,
-        collections.defaultdict,
-        dict,
-        types.MappingProxyType,
-    }
+_CASES = (
+    _Case(Form, Form, rules.equal),
+    _Case(Form, Variable, rules.to_variable),
+    _Case(Form, Dynamic, rules.dynamic),
+    _Case(Dynamic, Form, rules.dynamic),
+    _Case(Variable, Form, rules.from_variable),
+    _Case(NeverForm, Form, rules.never),
+    _Case(Form, Instance, rules.to_object),
+    _Case(Alias, Form, rules.from_alias),
+    _Case(Form, Alias, rules.to_alias),
+    _Case(UnionForm, Form, rules.from_union),
+    _Case(Form, UnionForm, rules.to_union),
+    _Case(Distinct, Distinct, rules.between_distinct),
+    _Case(Distinct, Form, rules.from_distinct),
+    _Case(Form, Distinct, rules.to_distinct),
+    _Case(LiteralValue, LiteralValue, rules.between_literals),
+    _Case(LiteralValue, Form, rules.from_literal),
+    _Case(Form, LiteralValue, rules.to_literal),
+    _Case(Record, Record, rules.between_records),
+    _Case(Tuple, Tuple, rules.between_tuples),
+    _Case(Instance, Tuple, rules.to_tuple),
+    _Case(Function, Function, rules.between_functions),
+    _Case(Parameters, Parameters, rules.between_parameters),
+    _Case(Form, Function, rules.to_function),
+    _Case(ClassObject, ClassObject, rules.between_class_objects),
+    _Case(Instance, ClassObject, rules.to_class_object),
+    _Case(Function, Instance, rules.function_to_protocol),
+    _Case(ClassObject, Form, rules.from_class_object),
+    _Case(Form, Instance, rules.to_protocol),
+    _Case(Instance, Instance, rules.promoted),
+    _Case(Form, Instance, rules.nominal),
+    _Case(Form, Record, rules.nominal),
 )
-_VALUE_COVARIANT: frozenset[object] = frozenset({abc.Mapping, types.MappingProxyType})
-_SINGLE: frozenset[object] = frozenset(
-    {
-        abc.MutableSequence,
-        abc.MutableSet,
-        collections.UserList,
-        collections.deque,
-        list,
-        set,
-    }
-)
-_INVARIANT = (_KEYED - _VALUE_COVARIANT) | _SINGLE
-_COVARIANT: frozenset[object] = frozenset(
-    {
-        abc.Awaitable,
-        abc.Collection,
-        abc.Container,
-        abc.ItemsView,
-        abc.Iterable,
-        abc.Iterator,
-        abc.KeysView,
-        abc.Reversible,
-        abc.Sequence,
-        abc.Set,
-        abc.ValuesView,
-        contextlib.AbstractContextManager,
-        frozenset,
-        type,
-    }
-)
-# The arguments of a Callable are lists, and compare in the opposite direction.
-_NEVER_COMPARED: frozenset[object] = frozenset({abc.Callable})
-# Not imported for their sake: what is not loaded is in no annotation either.
-_COVARIANT_BY_NAME = frozenset({"numpy.ndarray", "numpy.dtype"})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Never, NoReturn
 
 from pipeline_executor.task import PipelineTask
-from pipeline_executor.typecheck.annotations import Absent, show, unresolved_names
-from pipeline_executor.typecheck.assignable import is_assignable
+from pipeline_executor.typecheck.annotations import Absent
 from pipeline_executor.typecheck.defects import Defect, Finding, definition_error
+from pipeline_executor.typecheck.edges import ANY_ITEM, check_edge, settled, stream_findings, streams_of
+from pipeline_executor.typecheck.forms import Form
 from pipeline_executor.typecheck.options import option_findings
 from pipeline_executor.typecheck.signature import (
     StepSignature,
@@ -20,10 +18,6 @@ from pipeline_executor.typecheck.signature import (
 )
 
 __all__ = ["check_definition"]
-
-_SWITCH_OFF = "or pass type_check_pipeline=False to go without the check."
-_ANY_ITEM = "<type of one item>"
-_PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def check_definition(
@@ -51,12 +45,23 @@ def check_definition(
     _require_list(tasks, others)
     defects: list[Defect] = list(others)
     signatures: list[StepSignature | None] = []
+    item: Form | Absent = Absent.ANNOTATION  # what the step before yields, its variables settled
     for index, task in enumerate(tasks):
-        signature, found = _check_task(task, index, is_last=index == len(tasks) - 1, check_types=check_types)
-        defects += found
-        before = signatures[-1] if signatures else None
-        if check_types and before is not None and signature is not None:
-            defects += _check_edge(before, signature)
+        is_last = index == len(tasks) - 1
+        signature, title, findings = _check_task(task, index, is_last=is_last)
+        edge_defects: list[Defect] = []
+        if check_types and signature is not None:
+            streams = streams_of(signature)
+            findings += stream_findings(signature, streams, item, is_last=is_last)
+            before = signatures[-1] if signatures else None
+            if before is not None:
+                edge_defects, item = check_edge(before, item, signature, streams)
+            else:
+                item = settled(streams.gives)
+        if isinstance(task, PipelineTask):
+            findings += option_findings(task, is_source=index == 0)
+        defects += [Defect(title, *finding) for finding in findings]
+        defects += edge_defects
         signatures.append(signature)
     if defects:
         raise definition_error(defects)
@@ -74,36 +79,30 @@ def _require_list(tasks: object, others: Sequence[Defect]) -> None:
     raise definition_error([*others, Defect("the pipeline", what, advice)])
 
 
-def _check_task(
-    task: object, index: int, *, is_last: bool, check_types: bool
-) -> tuple[StepSignature | None, list[Defect]]:
+def _check_task(task: object, index: int, *, is_last: bool) -> tuple[StepSignature | None, str, list[Finding]]:
+    """Check a task by itself, but for its settings and its streams."""
     if not isinstance(task, PipelineTask):
         what = f"is of type {type(task).__name__}, not a PipelineTask"
-        advice = "Wrap it: PipelineTask(generator, constants={...})."
-        return None, [Defect(f"step {index}", what, advice)]
-    findings: list[Finding] = []
-    signature: StepSignature | None = None
+        return None, f"step {index}", [Finding(what, "Wrap it: PipelineTask(generator, constants={...}).")]
     try:
         signature = inspect_step(task, index, is_last=is_last)
     except UnreadableStepError as error:
-        title = error.title
-        findings.append(Finding(error.what, error.advice))
-    else:
-        title = signature.title
-        findings += _arguments(signature, task.constants)
-        findings += _end_of_stream(signature, is_last=is_last)
-        if check_types:
-            findings += _input_annotation(signature)
-            findings += _return_annotation(signature, is_last=is_last)
-    findings += option_findings(task, is_source=index == 0)
-    return signature, [Defect(title, *finding) for finding in findings]
+        return None, error.title, [Finding(error.what, error.advice)]
+    return (
+        signature,
+        signature.title,
+        [
+            *_arguments(signature, task.constants),
+            *_end_of_stream(signature, is_last=is_last),
+        ],
+    )
 
 
 def _arguments(signature: StepSignature, constants: object) -> Iterator[Finding]:
     if signature.has_input and signature.stream_name is None:
         yield Finding(
             "has no argument by position that could take the stream of the step before",
-            f"Make the stream its first argument: def {_identifier(signature)}(items: Iterable[{_ANY_ITEM}], ...).",
+            f"Make the stream its first argument: def {_identifier(signature)}(items: Iterable[{ANY_ITEM}], ...).",
         )
     for name in signature.unreachable:
         yield Finding(
@@ -155,77 +154,9 @@ def _end_of_stream(signature: StepSignature, *, is_last: bool) -> Iterator[Findi
     if signature.consumes and not is_last and not never_returns:
         yield Finding(
             "returns None, but the step after it needs a stream",
-            f"Yield items and write -> Iterable[{_ANY_ITEM}], or make it the last step.",
+            f"Yield items and write -> Iterable[{ANY_ITEM}], or make it the last step.",
         )
-
-
-def _input_annotation(signature: StepSignature) -> Iterator[Finding]:
-    name = signature.stream_name
-    if name is None:
-        return
-    if signature.input_item is Absent.ANNOTATION:
-        yield Finding(
-            f"argument {name!r} takes the stream and has no annotation",
-            f"Write {name}: Iterable[{_ANY_ITEM}], {_SWITCH_OFF}",
-        )
-    elif signature.input_item is Absent.STREAM:
-        yield Finding(
-            f"argument {name!r} is annotated {show(signature.stream_annotation)}, but is given an iterator",
-            f"Write {name}: Iterable[{_ANY_ITEM}]: a step takes the items of the step before one by one.",
-        )
-
-
-def _return_annotation(signature: StepSignature, *, is_last: bool) -> Iterator[Finding]:
-    if signature.consumes and signature.return_annotation is not Absent.ANNOTATION:
-        return
-    none_if_last = ", or -> None for a last step that only consumes" if is_last else ""
-    if signature.output_item is Absent.ANNOTATION:
-        yield Finding(
-            "has no annotation that tells what it returns",
-            f"Write -> Iterable[{_ANY_ITEM}]{none_if_last}, {_SWITCH_OFF}",
-        )
-    elif signature.output_item is Absent.STREAM:
-        verb = "yields" if signature.is_generator else "returns a value"
-        yield Finding(
-            f"{verb}, but is annotated to return {show(signature.return_annotation)}, which is no stream",
-            f"Write -> Iterable[{_ANY_ITEM}]{'' if signature.is_generator else none_if_last}.",
-        )
-
-
-def _check_edge(before: StepSignature, after: StepSignature) -> list[Defect]:
-    produced, accepted = before.output_item, after.input_item
-    if isinstance(produced, Absent) or isinstance(accepted, Absent) or after.stream_name is None:
-        return []  # a defect of one of the two steps by itself
-    title = f"{before.title} -> {after.title}"
-    if not is_assignable(produced, accepted):
-        # Two classes of one name in different modules would read as if there were no difference.
-        qualified = show(produced) == show(accepted)
-        gives, takes = show(produced, qualified=qualified), show(accepted, qualified=qualified)
-        return [
-            Defect(
-                title,
-                f"produces Iterable[{gives}], accepts Iterable[{takes}]",
-                f"Make the two agree: let {before.name!r} yield {takes}, "
-                f"or write {after.stream_name}: Iterable[{gives}] in {after.name!r}.",
-            )
-        ]
-    names = unresolved_names(before.return_annotation) + unresolved_names(after.stream_annotation)
-    if names and show(produced) != show(accepted):
-        _warn(
-            f"{title}: {', '.join(dict.fromkeys(names))} cannot be resolved at run time, so what the one "
-            "produces was not fully compared with what the other accepts. "
-            "Import it outside of `if TYPE_CHECKING:` to have it checked."
-        )
-    return []
 
 
 def _identifier(signature: StepSignature) -> str:
     return signature.name if signature.name.isidentifier() else "step"
-
-
-def _warn(text: str) -> None:
-    # The line to show is that of the caller, who is outside of this package.
-    if sys.version_info >= (3, 12):
-        warnings.warn(text, UserWarning, skip_file_prefixes=(_PACKAGE_DIR,))
-    else:
-        warnings.warn(text, UserWarning, stacklevel=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import collections.abc as abc
 import enum
+import io
 import types
 import typing
 from decimal import Decimal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Generic, Literal, Never, NewType, Protocol, T
 import pytest
 
 from pipeline_executor.typecheck.annotations import Absent, Unresolved
-from pipeline_executor.typecheck.assignable import _Relation, is_assignable
+from pipeline_executor.typecheck.assignable import TooLargeError, is_assignable
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -156,7 +157,6 @@ RIGHT: list[tuple[Any, Any]] = [
     (T, int),
     (int, T),
     (list[T], list[int]),  # type: ignore[valid-type]
-    (int, Closes),
     (Movie, Movie),
     (Movie, abc.Mapping[str, object]),
     (abc.Callable[[int], str], abc.Callable[..., Any]),
@@ -165,8 +165,10 @@ RIGHT: list[tuple[Any, Any]] = [
     (typing.ForwardRef("Later"), int),
     (IntBox, Box[int]),
     (Mocked, int),
-    (Path, typing.IO[str]),
-    (tuple[int, *tuple[str, ...]], tuple[int, str]),
+    (tuple[int, str], tuple[int, *tuple[str, ...]]),
+    (typing.TextIO, typing.IO[str]),
+    (io.StringIO, typing.TextIO),
+    (io.BytesIO, typing.IO[bytes]),
     (typing.LiteralString, str),
     (type[Child], abc.Callable[[], Base]),
     (Base, abc.Hashable),
@@ -232,13 +234,11 @@ WRONG: list[tuple[Any, Any]] = [
     (int, abc.Callable[[int], str]),
     (dict[str, int], abc.Hashable),
     (list[list[bool]], list[list[int]]),
+    (int, Closes),
+    (Path, typing.IO[str]),
+    (io.StringIO, typing.BinaryIO),
+    (tuple[int, *tuple[str, ...]], tuple[int, str]),
 ]
-
-
-@pytest.mark.parametrize(("produced", "accepted"), RIGHT + WRONG, ids=str)
-def test_assignable_judges_without_an_internal_error(produced: Any, accepted: Any) -> None:
-    # What fails passes, so that an error of its own would look like a verdict.
-    _Relation().holds(produced, accepted)
 
 
 @pytest.mark.parametrize(("produced", "accepted"), RIGHT, ids=str)
@@ -285,9 +285,14 @@ def test_assignable_judges_deep_annotations() -> None:
     assert not is_assignable(_nested(bool, 50), _nested(int, 50))
 
 
-def test_assignable_gives_up_where_the_answer_would_take_for_ever() -> None:
-    # Invariance asks in both directions, so that each layer doubles the work.
+def test_assignable_asks_each_question_once() -> None:
+    # Invariance asks in both directions, so that each layer would double the work.
     assert is_assignable(_nested(tuple[int, Any], 60), _nested(tuple[Any, int], 60))
+
+
+def test_assignable_gives_up_where_the_answer_would_take_for_ever() -> None:
+    with pytest.raises(TooLargeError):
+        is_assignable(_nested(tuple[int, Any], 120), _nested(tuple[Any, int], 120))
 
 
 def test_assignable_knows_numpy_arrays_as_covariant() -> None:
