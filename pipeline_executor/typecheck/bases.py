@@ -60,7 +60,7 @@ def as_instance_of(form: Form, class_: AnyClass) -> Form | None:
 def direct_bases(form: Form) -> tuple[Form, ...]:
     """What a type derives from by its class statement, or by the stubs of the standard library."""
     if isinstance(form, Tuple):
-        return (Instance(abc.Sequence, (_items(form),)),)
+        return (Instance(abc.Sequence, (union_of(form.parts()),)),)
     if not isinstance(form, (Instance, Record)):
         return ()
     class_ = form.class_
@@ -102,11 +102,6 @@ def _named_tuple(class_: AnyClass, fields: tuple[Any, ...], variables: dict[Any,
     )
 
 
-def _items(form: Tuple) -> Form:
-    items = form.parts()
-    return DYNAMIC if DYNAMIC in items else union_of(items)
-
-
 def builtin_member(form: Form, name: str) -> Form | None:
     """The type of a method that a builtin class has and does not annotate, where the tables know it."""
     own = class_of(form)
@@ -115,7 +110,9 @@ def builtin_member(form: Form, name: str) -> Form | None:
             continue
         base = as_instance_of(form, class_)
         if isinstance(base, Instance):
-            return read(annotation, dict(zip(parameters_of(class_), base.arguments, strict=False)))
+            return read(
+                annotation, {typing.Self: form, **dict(zip(parameters_of(class_), base.arguments, strict=False))}
+            )
     return None
 
 

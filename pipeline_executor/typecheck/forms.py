@@ -213,10 +213,7 @@ class ClassObject(Form):
         return (self.of,)
 
     def rebuilt(self, parts: tuple[Form, ...]) -> Form:
-        (of,) = parts
-        if isinstance(of, UnionForm):
-            return union_of(tuple(ClassObject(member) for member in of.members))
-        return ClassObject(of)
+        return ClassObject(*parts)
 
 
 @final

@@ -113,6 +113,8 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
         declared = PROTOCOL_MEMBERS.get(class_, {})
         if name not in declared and name not in vars(class_) and name not in own_annotations(class_):
             continue
+        if name.startswith("__") and vars(class_).get(name, ...) is None and name != "__hash__":
+            return None  # a special method that a class takes back from its bases
         variables: dict[object, Form] = {typing.Self: form if self_form is None else self_form}
         base = as_instance_of(form, class_)
         if isinstance(base, (Instance, Record)):

@@ -120,8 +120,7 @@ def _callable(arguments: tuple[Any, ...], variables: Variables) -> Form:
 
 
 def _type(arguments: tuple[Any, ...], variables: Variables) -> Form:
-    of = read(arguments[0], variables) if arguments else DYNAMIC
-    return ClassObject(of).rebuilt((of,))
+    return ClassObject(read(arguments[0], variables) if arguments else DYNAMIC)
 
 
 # What stands for a type by itself, or when it is subscripted.

@@ -32,6 +32,7 @@ from pipeline_executor.typecheck.forms import (
     UnionForm,
     Variable,
     union_of,
+    variables_in,
 )
 from pipeline_executor.typecheck.members import constructor_of, is_protocol, member_of, members_of_protocol
 from pipeline_executor.typecheck.reading import expand
@@ -100,11 +101,11 @@ def from_variable(relation: Relation, produced: Variable, accepted: Form) -> boo
 
 
 def dynamic(relation: Relation, produced: Form, accepted: Form) -> bool:
-    """`Any` is assignable to every type, and every type to it.
+    """`Any` is assignable to every type, and every type to it; a variable that is given it stands for it.
 
     https://typing.python.org/en/latest/spec/special-types.html#any
     """
-    return True
+    return all(relation.at_least(variable, DYNAMIC) for variable in variables_in(accepted))
 
 
 def never(relation: Relation, produced: NeverForm, accepted: Form) -> bool:
@@ -210,10 +211,12 @@ def to_literal(relation: Relation, produced: Form, accepted: LiteralValue) -> bo
 
 
 def _values_of(form: Form) -> Form | None:
-    """The union of the literals of a type that has finitely many values.
+    """A type as the union of its literals, or of its classes, where it is one.
 
     https://typing.python.org/en/latest/spec/enums.html#enum-literal-expansion
     """
+    if isinstance(form, ClassObject) and isinstance(form.of, UnionForm):
+        return union_of(tuple(ClassObject(member) for member in form.of.members))
     class_ = form.class_ if isinstance(form, Instance) else None
     if class_ is bool:
         return union_of((LiteralValue(True), LiteralValue(False)))

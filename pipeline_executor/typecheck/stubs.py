@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import collections.abc as abc
 import contextlib
+import enum
 import io
 import os
 import re
@@ -63,7 +64,9 @@ def is_of_stubs(class_: AnyClass) -> bool:
     return class_.__module__ in _INTERPRETER_MODULES or class_ in _STUBS
 
 
-_INTERPRETER_MODULES = frozenset({"builtins", "collections", "collections.abc", "typing", "types", "re", "io", "_io"})
+_INTERPRETER_MODULES = frozenset(
+    {"builtins", "collections", "collections.abc", "typing", "types", "re", "io", "_io", "enum"}
+)
 
 _STUBS: dict[object, Stub] = {
     # collections.abc
@@ -212,6 +215,7 @@ BUILTIN_MEMBERS: dict[tuple[object, str], Any] = {
     (dict, "__len__"): Callable[[], int],
     (dict, "__reversed__"): Callable[[], abc.Iterator[K]],
     (types.MappingProxyType, "__reversed__"): Callable[[], abc.Iterator[K_co]],
+    (enum.Flag, "__iter__"): Callable[[], abc.Iterator[typing.Self]],
     (list, "copy"): Callable[[], list[T]],
     (dict, "copy"): Callable[[], dict[K, V]],
     (set, "copy"): Callable[[], set[T]],
