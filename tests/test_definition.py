@@ -352,8 +352,8 @@ def test_argument_wrong(generator: Any, constants: Any, expected: list[str]) -> 
 @pytest.mark.parametrize(
     ("constants", "advice"),
     [
-        ({"langage": 1, "language": 1}, "Did you mean 'language'? Its arguments are: language, size."),
-        ({"zzz": 1, "language": 1}, "Its arguments are: language, size."),
+        ({"langage": 1, "language": "en"}, "Did you mean 'language'? Its arguments are: language, size."),
+        ({"zzz": 1, "language": "en"}, "Its arguments are: language, size."),
     ],
 )
 def test_unknown_constant_gets_a_suggestion(constants: dict[str, Any], advice: str) -> None:

@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
         "typecheck.bases",
         "typecheck.callables",
         "typecheck.check",
+        "typecheck.constants",
         "typecheck.defects",
         "typecheck.edges",
         "typecheck.explain",

@@ -21,10 +21,10 @@ __all__ = [
     "Unresolved",
     "class_scope",
     "is_alias",
+    "module_scope",
     "own_annotations",
     "peel",
     "resolve",
-    "resolve_bound",
     "show",
     "type_parameters",
     "unresolved_names",
@@ -147,15 +147,15 @@ def _substitute_for(name: str | None, scope: Scope, module_names: dict[str, Any]
 
 def class_scope(class_: type[Any]) -> Scope:
     """Where the names in the body of a class are looked up."""
-    module = sys.modules.get(class_.__module__)
     inner = {name: value for name, value in vars(class_).items() if isinstance(value, type)}
-    return Scope({} if module is None else vars(module), type_parameters(class_), {class_.__name__: class_, **inner})
+    module_names = module_scope(class_.__module__).module_names
+    return Scope(module_names, type_parameters(class_), {class_.__name__: class_, **inner})
 
 
-def resolve_bound(annotation: object, module_name: str) -> object:
-    """Turn the bound of a type variable, which may be a text, into the type that it means."""
-    module = sys.modules.get(module_name)
-    return resolve(annotation, Scope({} if module is None else vars(module), {}, {}))
+def module_scope(name: str | None) -> Scope:
+    """Where the names in a module are looked up; nowhere, where it is not loaded."""
+    module = sys.modules.get(name or "")
+    return Scope({} if module is None else vars(module), {}, {})
 
 
 def type_parameters(generic: object) -> dict[str, Any]:

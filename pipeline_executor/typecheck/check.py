@@ -7,6 +7,7 @@ from typing import Any, Never, NoReturn
 
 from pipeline_executor.task import PipelineTask
 from pipeline_executor.typecheck.annotations import Absent
+from pipeline_executor.typecheck.constants import constant_findings
 from pipeline_executor.typecheck.defects import Defect, Finding, definition_error
 from pipeline_executor.typecheck.edges import ANY_ITEM, check_edge, settled, stream_findings, streams_of
 from pipeline_executor.typecheck.forms import Form
@@ -52,6 +53,7 @@ def check_definition(
         edge_defects: list[Defect] = []
         if check_types and signature is not None:
             streams = streams_of(signature)
+            findings += constant_findings(signature, task.constants if isinstance(task.constants, Mapping) else None)
             findings += stream_findings(signature, streams, item, is_last=is_last)
             before = signatures[-1] if signatures else None
             if before is not None:
@@ -62,6 +64,8 @@ def check_definition(
             findings += option_findings(task, is_source=index == 0)
         defects += [Defect(title, *finding) for finding in findings]
         defects += edge_defects
+        if signature is None:
+            item = Absent.ANNOTATION
         signatures.append(signature)
     if defects:
         raise definition_error(defects)

@@ -18,7 +18,7 @@ from pipeline_executor.typecheck.solve import solve, without_variables
 from pipeline_executor.typecheck.streams import item_of, stream_of
 from pipeline_executor.typecheck.writing import write
 
-__all__ = ["ANY_ITEM", "Streams", "check_edge", "judged", "settled", "stream_findings", "streams_of"]
+__all__ = ["ANY_ITEM", "Streams", "check_edge", "judged", "settled", "stream_findings", "streams_of", "warn"]
 
 ANY_ITEM = "<type of one item>"
 _SWITCH_OFF = "or pass type_check_pipeline=False to go without the check."
@@ -44,7 +44,7 @@ def judged(title: str, question: Callable[[], _Answer], otherwise: _Answer) -> _
     try:
         return question()
     except Exception as error:
-        _warn(
+        warn(
             f"{title}: its annotations cannot be judged ({type(error).__name__}: {_text_of(error)}), "
             "so they were not checked."
         )
@@ -169,14 +169,15 @@ def _compare(
 def _warn_of_unresolved(title: str, before: StepSignature, given: Form, after: StepSignature, takes: Form) -> None:
     names = unresolved_names(before.return_annotation) + unresolved_names(after.stream_annotation)
     if names and write(given) != write(takes):
-        _warn(
+        warn(
             f"{title}: {', '.join(dict.fromkeys(names))} cannot be resolved at run time, so what the one "
             "produces was not fully compared with what the other accepts. "
             "Import it outside of `if TYPE_CHECKING:` to have it checked."
         )
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Warn, in the caller's name, of what could not be checked."""
     # The line to show is that of the caller, who is outside of this package.
     if sys.version_info >= (3, 12):
         warnings.warn(text, UserWarning, skip_file_prefixes=(_PACKAGE_DIR,))

@@ -12,7 +12,7 @@ import collections.abc as abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline_executor.typecheck.annotations import resolve_bound
+from pipeline_executor.typecheck.annotations import module_scope, resolve
 from pipeline_executor.typecheck.assignable import Relation
 from pipeline_executor.typecheck.bases import Variance, as_instance_of, class_of, direct_bases, variances_of
 from pipeline_executor.typecheck.forms import (
@@ -140,12 +140,12 @@ def _within_declaration(variable: Any, candidate: Form) -> Form | None:
 def bound_of(variable: TypeVar) -> Form | None:
     """The upper bound of a type variable; None without one."""
     bound = variable.__bound__
-    return None if bound is None else read(resolve_bound(bound, variable.__module__))
+    return None if bound is None else read(resolve(bound, module_scope(variable.__module__)))
 
 
 def constraints_of(variable: TypeVar) -> list[Form]:
     """The types that a type variable is constrained to."""
-    return [read(resolve_bound(constraint, variable.__module__)) for constraint in variable.__constraints__]
+    return [read(resolve(constraint, module_scope(variable.__module__))) for constraint in variable.__constraints__]
 
 
 def join(left: Form, right: Form) -> Form:
