@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Never, TypedDict, Unpack, overload
 
 __all__ = ["PipelineTask"]
 
 if TYPE_CHECKING:
-    # With defaults, so that `tasks = [PipelineTask(load), ...]` needs no annotation: a type checker cannot infer a
-    # task's input from its function. At run time there are no defaults before Python 3.13.
+    # With defaults, so that a bare `PipelineTask` in an annotation is one of any types. At run time there are no
+    # defaults before Python 3.13.
     from typing_extensions import TypeVar
 
-    In = TypeVar("In", default=Any)
-    Out = TypeVar("Out", default=Any)
+    In_contra = TypeVar("In_contra", contravariant=True, default=Any)
+    Out_co = TypeVar("Out_co", covariant=True, default=Any)
+
+    class _Settings(TypedDict, total=False):
+        num_threads: int | None
+        name: str | None
+        packets_in_flight: int | None
+        max_buffer_bytes: int | None
+        max_message_size: int | None
+        ordered: bool
+        may_stop_early: bool
+        env: Mapping[str, str] | None
+        resources: Mapping[str, float] | None
 else:
     from typing import TypeVar
 
-    In = TypeVar("In")
-    Out = TypeVar("Out")
+    In_contra = TypeVar("In_contra", contravariant=True)
+    Out_co = TypeVar("Out_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class PipelineTask(Generic[In, Out]):
+class PipelineTask(Generic[In_contra, Out_co]):
     """One step of a pipeline: a generator, its constant arguments, and how to run it.
 
     Building a task checks nothing; `execute` and `check_pipeline` check the whole list and report
@@ -51,7 +62,7 @@ class PipelineTask(Generic[In, Out]):
             machine check it and place nothing by it.
     """
 
-    generator: Callable[..., Iterable[Out] | None]
+    generator: Callable[..., Iterable[Out_co] | None]
     constants: Mapping[str, Any] | None = None
     num_procs: int = 1
     _: KW_ONLY
@@ -64,6 +75,39 @@ class PipelineTask(Generic[In, Out]):
     may_stop_early: bool = False
     env: Mapping[str, str] | None = None
     resources: Mapping[str, float] | None = None
+
+    if TYPE_CHECKING:
+        # What a type checker is to infer, and cannot from the fields: the items that a step takes are those of its
+        # first argument, and a step that returns None yields nothing.
+
+        @overload
+        def __init__(
+            self: PipelineTask[In_contra, Never],
+            generator: Callable[Concatenate[Iterator[In_contra], ...], None],
+            constants: Mapping[str, Any] | None = ...,
+            num_procs: int = ...,
+            **settings: Unpack[_Settings],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self,
+            generator: Callable[Concatenate[Iterator[In_contra], ...], Iterable[Out_co]],
+            constants: Mapping[str, Any] | None = ...,
+            num_procs: int = ...,
+            **settings: Unpack[_Settings],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: PipelineTask[Any, Out_co],
+            generator: Callable[..., Iterable[Out_co] | None],
+            constants: Mapping[str, Any] | None = ...,
+            num_procs: int = ...,
+            **settings: Unpack[_Settings],
+        ) -> None: ...
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None: ...
 
     @property
     def display_name(self) -> str:

@@ -45,10 +45,12 @@ class Reason(NamedTuple):
     Attributes:
         why: a sentence that names the part which does not fit.
         advice: a sentence that says what to write; empty where the types alone do not tell.
+        instead: what to accept instead of the part that is to blame, if that would do.
     """
 
     why: str
     advice: str = ""
+    instead: Form | None = None
 
 
 def explain(produced: Form, accepted: Form, solution: Solution, *, qualified: bool = False) -> Reason:
@@ -62,16 +64,21 @@ def explain(produced: Form, accepted: Form, solution: Solution, *, qualified: bo
     """
     if solution.unfit is not None:
         return _unfit(*solution.unfit, qualified)
-    return _Search(qualified).reason(produced, accepted, 0)
+    search = _Search(qualified)
+    reason = search.reason(produced, accepted, 0)
+    if reason.instead is not None and _holds(produced, reason.instead):
+        return Reason(reason.why, f"Accept {search.text(reason.instead)} instead.")
+    return reason
 
 
 def _unfit(variable: Variable, candidate: Form, qualified: bool) -> Reason:
     name, found = variable.of.__name__, write(candidate, qualified=qualified)
     bound = bound_of(variable.of)
     if bound is not None:
-        return Reason(f"{name} is bound to {write(bound, qualified=qualified)}, which {found} is not.")
-    options = [write(form, qualified=qualified) for form in constraints_of(variable.of)]
-    return Reason(f"{name} stands for {' or '.join(options)}, which {found} is not.")
+        text = write(bound, qualified=qualified)
+        return Reason(f"{name} is bound to {text}, which {found} is not.", f"Let it be {text}, or change {name}.")
+    text = " or ".join(write(form, qualified=qualified) for form in constraints_of(variable.of))
+    return Reason(f"{name} stands for {text}, which {found} is not.", f"Let it be {text}, or change {name}.")
 
 
 class _Search:
@@ -94,7 +101,7 @@ class _Search:
 
     def inside(self, where: str, produced: Form, accepted: Form, depth: int) -> Reason:
         inner = self.reason(produced, accepted, depth)
-        return Reason(f"{where}: {inner.why}", inner.advice)
+        return Reason(f"{where}: {inner.why}", inner.advice, None)
 
 
 def _holds(produced: Form, accepted: Form) -> bool:
@@ -106,16 +113,21 @@ def _from_union(search: _Search, produced: UnionForm, accepted: Form, depth: int
     if wrong == [NONE]:
         return Reason(
             f"None is not {search.text(accepted)}.",
-            f"Leave None out of what is yielded, or accept {search.text(union_of((accepted, NONE)))}.",
+            f"Leave None out of what is yielded, or accept {search.text(union_of((accepted, NONE)))}."
+            if depth == 1
+            else "",
         )
     if not wrong:
         return None
     if len(wrong) == len(produced.members):
         return Reason(f"None of {search.text(produced)} is {search.text(accepted)}.")
     inner = search.reason(wrong[0], accepted, depth)
+    text = search.text(wrong[0])
     return Reason(
-        f"It may be {search.text(wrong[0])}: {inner.why}",
-        f"Yield {search.text(accepted)} alone, or accept {search.text(union_of((accepted, *wrong)))}.",
+        inner.why if inner.why.startswith(f"{text} ") else f"It may be {text}: {inner.why}",
+        f"Yield {search.text(accepted)} alone, or accept {search.text(union_of((accepted, *wrong)))}."
+        if depth == 1
+        else "",
     )
 
 
@@ -128,14 +140,15 @@ def _to_union(search: _Search, produced: Form, accepted: UnionForm, depth: int) 
 
 
 def _literals(search: _Search, produced: Form, accepted: LiteralValue, depth: int) -> Reason | None:
-    return Reason(f"{search.text(produced)} may have other values than {accepted.value!r}.")
+    return Reason(f"{search.text(produced)} may have other values than {search.text(accepted)}.")
 
 
 def _to_distinct(search: _Search, produced: Form, accepted: Distinct, depth: int) -> Reason | None:
     name = search.text(accepted)
     if not _holds(produced, accepted.base):
         return None
-    return Reason(f"{name} is a type of its own.", f"Make each item one: yield {name}(item).")
+    advice = f"Make each item one: yield {name}(item)." if depth == 1 else ""
+    return Reason(f"{name} is a type of its own, made by NewType.", advice)
 
 
 def _tuples(search: _Search, produced: Tuple, accepted: Tuple, depth: int) -> Reason | None:
@@ -248,24 +261,33 @@ def _arguments(search: _Search, produced: Form, accepted: Instance, depth: int) 
         if Relation().holds_for(variance, mine, theirs):
             continue
         if variance is Variance.COVARIANT or not _holds(mine, theirs):
-            return search.reason(mine, theirs, depth)
-        name = accepted.class_.__name__
-        advice = ""
-        read_only = _READ_ONLY.get(accepted.class_)
-        if read_only is not None:
-            wider = Instance(read_only, accepted.arguments)
-            advice = f"Accept {search.text(wider)} instead." if _holds(produced, wider) else ""
-        return Reason(f"{name} is {variance.value}: {search.text(mine)} is not {search.text(theirs)} here.", advice)
+            inner = search.reason(mine, theirs, depth)
+            if inner.instead is None:
+                return inner
+            arguments = tuple(inner.instead if argument is theirs else argument for argument in accepted.arguments)
+            return Reason(inner.why, inner.advice, _read_only(produced, Instance(accepted.class_, arguments)))
+        why = f"{accepted.class_.__name__} is {variance.value}: {search.text(mine)} is not {search.text(theirs)} here."
+        return Reason(why, "", _read_only(produced, accepted))
     return None
+
+
+def _read_only(produced: Form, accepted: Instance) -> Form:
+    """What accepts the same without changing it, where that helps."""
+    wider = _READ_ONLY.get(accepted.class_)
+    return accepted if wider is None or _holds(produced, accepted) else Instance(wider, accepted.arguments)
 
 
 def _classes(search: _Search, produced: Instance, accepted: Instance, depth: int) -> Reason | None:
     text, wanted = search.text(produced), search.text(accepted)
+    if depth > 1:
+        return None  # the advice is for whole items
     conversion = _CONVERSIONS.get((class_path(produced.class_), class_path(accepted.class_)))
     if conversion is not None:
         return Reason(f"{text} is not {wanted}.", f"Convert each item with {conversion}, or accept {text}.")
     if _holds(accepted, produced):
-        return Reason(f"Every {wanted} is {text}, but not the other way round.", f"Yield {wanted}, or accept {text}.")
+        return Reason(
+            f"{wanted} is a subtype of {text}, not the other way round.", f"Yield {wanted}, or accept {text}."
+        )
     item = _iterated(produced)
     if item is not None and _holds(item, accepted):
         return Reason(

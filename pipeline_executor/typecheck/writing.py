@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import types
 
 from pipeline_executor.typecheck.forms import (
@@ -51,7 +52,7 @@ def _text(form: Form, qualified: bool) -> str:
         case Tuple():
             return _tuple(form, qualified)
         case LiteralValue():
-            return f"Literal[{form.value!r}]"
+            return f"Literal[{_literal(form.value)}]"
         case UnionForm():
             return _union(form, qualified)
         case Distinct():
@@ -82,6 +83,10 @@ def _subscripted(name: str, form: Form, qualified: bool) -> str:
     return f"{name}[{', '.join(_text(part, qualified) for part in parts)}]"
 
 
+def _literal(value: object) -> str:
+    return f"{type(value).__qualname__}.{value.name}" if isinstance(value, enum.Enum) else repr(value)
+
+
 def _tuple(form: Tuple, qualified: bool) -> str:
     before, after = ([_text(part, qualified) for part in parts] for parts in (form.before, form.after))
     if form.rest is None:
@@ -96,7 +101,7 @@ def _union(form: UnionForm, qualified: bool) -> str:
     literals = [member for member in form.members if isinstance(member, LiteralValue)]
     texts = [_text(member, qualified) for member in form.members if member not in literals]
     if literals:
-        texts.insert(0, f"Literal[{', '.join(repr(literal.value) for literal in literals)}]")
+        texts.insert(0, f"Literal[{', '.join(_literal(literal.value) for literal in literals)}]")
     return " | ".join(texts)
 
 

@@ -1,0 +1,92 @@
+"""What a type checker must infer of tasks: never run, read by mypy and pyright."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from typing import Any, Generic, Never, TypeVar, assert_type
+
+from pipeline_executor import PipelineResults, PipelineTask, check_pipeline, execute
+
+T = TypeVar("T")
+
+
+class Base: ...
+
+
+class Child(Base): ...
+
+
+def load(paths: list[str]) -> Iterable[int]:
+    raise NotImplementedError
+
+
+def tick() -> Iterator[Child]:
+    raise NotImplementedError
+
+
+def infer(numbers: Iterable[int], model: str) -> Iterator[str]:
+    raise NotImplementedError
+
+
+def tokenize(texts: Iterator[str], size: int = 8) -> Generator[list[str], None, None]:
+    raise NotImplementedError
+
+
+def count(batches: Iterable[list[str]], *, out: str = "") -> None:
+    raise NotImplementedError
+
+
+def accept_base(items: Iterable[Base]) -> Iterable[Child]:
+    raise NotImplementedError
+
+
+class Scale(Generic[T]):
+    def __call__(self, items: Iterable[T], factor: int = 2) -> Iterable[list[T]]:
+        raise NotImplementedError
+
+    def method(self, items: Iterable[T]) -> Iterable[T]:
+        raise NotImplementedError
+
+
+# A source takes no stream; a sink yields nothing.
+assert_type(PipelineTask(load, constants={"paths": []}), PipelineTask[Any, int])
+assert_type(PipelineTask(tick), PipelineTask[Any, Child])
+assert_type(PipelineTask(infer, {"model": "m"}, 2, name="infer", ordered=True), PipelineTask[int, str])
+assert_type(PipelineTask(tokenize), PipelineTask[str, list[str]])
+assert_type(PipelineTask(count, env={"A": "1"}), PipelineTask[list[str], Never])
+
+# Methods and callable objects
+assert_type(PipelineTask(Scale[int]().method), PipelineTask[int, int])
+assert_type(PipelineTask(Scale[int]()), PipelineTask[int, list[int]])
+
+# What takes a base class takes its subclasses, and what yields a subclass yields the base class.
+wider = PipelineTask(accept_base)
+assert_type(wider, PipelineTask[Base, Child])
+narrower: PipelineTask[Child, Base] = wider
+
+# What is not known is Any.
+untyped: PipelineTask[Any, Any] = PipelineTask(lambda items: items)
+partly: PipelineTask[Any, str] = PipelineTask(partial(infer, model="m"))
+bare: PipelineTask = wider
+
+
+# Two steps that fit: the type of the one's output is that of the other's input.
+def join(first: PipelineTask[Any, T], second: PipelineTask[T, Any]) -> list[PipelineTask[Any, Any]]:
+    return [first, second]
+
+
+numbers, texts, batches = PipelineTask(load), PipelineTask(infer), PipelineTask(tokenize)
+join(numbers, texts)
+join(texts, batches)
+join(batches, PipelineTask(count))
+
+# A list of tasks needs no annotation.
+tasks = [PipelineTask(load), PipelineTask(infer), PipelineTask(tokenize), PipelineTask(count)]
+check_pipeline(tasks)
+assert_type(execute(tasks), PipelineResults[Any] | None)
+execute([PipelineTask(tick), PipelineTask(accept_base)])
+
+# The fields are what they were.
+assert_type(texts.num_procs, int)
+step: Callable[..., Iterable[str] | None] = texts.generator

@@ -1,0 +1,68 @@
+"""What a type checker must refuse: on each line that ends in "# refused", and on no other. Never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pipeline_executor import PipelineTask, execute
+
+T = TypeVar("T")
+
+
+class Base: ...
+
+
+class Child(Base): ...
+
+
+def load(paths: list[str]) -> Iterable[int]:
+    raise NotImplementedError
+
+
+def infer(numbers: Iterable[int], model: str) -> Iterable[str]:
+    raise NotImplementedError
+
+
+def accept_child(items: Iterable[Child]) -> Iterable[Base]:
+    raise NotImplementedError
+
+
+def save(batches: Iterable[list[str]]) -> None:
+    raise NotImplementedError
+
+
+def item(number: int) -> int:
+    raise NotImplementedError
+
+
+# What is no step
+PipelineTask(3)  # refused
+PipelineTask(load([]))  # refused
+PipelineTask(item)  # refused
+
+# Settings
+PipelineTask(infer, nmae="")  # refused
+PipelineTask(infer, num_procs="2")  # refused
+PipelineTask(infer, ordered=1)  # refused
+PipelineTask(infer, env={"A": 1})  # refused
+
+# A task of other types than its step
+narrow = PipelineTask(accept_child)
+wide_input: PipelineTask[Base, Base] = narrow  # refused
+narrow_output: PipelineTask[Child, Child] = narrow  # refused
+
+
+# Two steps that do not fit
+def join(first: PipelineTask[Any, T], second: PipelineTask[T, Any]) -> list[PipelineTask[Any, Any]]:
+    return [first, second]
+
+
+texts, sink = PipelineTask(infer), PipelineTask(save)
+join(texts, sink)  # refused
+
+# What is no list of tasks
+execute([infer, save])  # refused
+
+# A task is never changed.
+texts.num_procs = 2  # refused
