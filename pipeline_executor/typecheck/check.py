@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Never, NoReturn
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Never, NoReturn
 
 from pipeline_executor.task import PipelineTask
-from pipeline_executor.typecheck.annotations import Absent
-from pipeline_executor.typecheck.constants import constant_findings
-from pipeline_executor.typecheck.defects import Defect, Finding, definition_error
-from pipeline_executor.typecheck.edges import ANY_ITEM, check_edge, settled, stream_findings, streams_of
-from pipeline_executor.typecheck.forms import Form
+from pipeline_executor.typecheck.defects import ANY_ITEM, Defect, Finding, definition_error
+from pipeline_executor.typecheck.glance import agree_at_a_glance
 from pipeline_executor.typecheck.options import option_findings
 from pipeline_executor.typecheck.signature import (
     StepSignature,
@@ -44,29 +41,18 @@ def check_definition(
     Shown by tests/test_definition.py and tests/typecheck/.
     """
     _require_list(tasks, others)
+    checked = [_check_task(task, index, is_last=index == len(tasks) - 1) for index, task in enumerate(tasks)]
+    signatures = [task.signature for task in checked]
+    of_types: Iterable[tuple[list[Finding], list[Defect]]] = [([], [])] * len(tasks)
+    if check_types and not agree_at_a_glance(tasks, signatures):
+        # Imported where they are needed: the rules are many, and most small pipelines need none.
+        from pipeline_executor.typecheck import edges
+
+        of_types = edges.check_types(tasks, signatures)
     defects: list[Defect] = list(others)
-    signatures: list[StepSignature | None] = []
-    item: Form | Absent = Absent.ANNOTATION  # what the step before yields, its variables settled
-    for index, task in enumerate(tasks):
-        is_last = index == len(tasks) - 1
-        signature, title, findings = _check_task(task, index, is_last=is_last)
-        edge_defects: list[Defect] = []
-        if check_types and signature is not None:
-            streams = streams_of(signature)
-            findings += constant_findings(signature, task.constants if isinstance(task.constants, Mapping) else None)
-            findings += stream_findings(signature, streams, item, is_last=is_last)
-            before = signatures[-1] if signatures else None
-            if before is not None:
-                edge_defects, item = check_edge(before, item, signature, streams)
-            else:
-                item = settled(streams.gives)
-        if isinstance(task, PipelineTask):
-            findings += option_findings(task, is_source=index == 0)
-        defects += [Defect(title, *finding) for finding in findings]
-        defects += edge_defects
-        if signature is None:
-            item = Absent.ANNOTATION
-        signatures.append(signature)
+    for task, (findings, between) in zip(checked, of_types, strict=True):
+        defects += [Defect(task.title, *finding) for finding in (*task.arguments, *findings, *task.settings)]
+        defects += between
     if defects:
         raise definition_error(defects)
     return tuple(signature for signature in signatures if signature is not None)
@@ -83,23 +69,28 @@ def _require_list(tasks: object, others: Sequence[Defect]) -> None:
     raise definition_error([*others, Defect("the pipeline", what, advice)])
 
 
-def _check_task(task: object, index: int, *, is_last: bool) -> tuple[StepSignature | None, str, list[Finding]]:
-    """Check a task by itself, but for its settings and its streams."""
+class _Checked(NamedTuple):
+    """A task, and what is wrong with it but for its types."""
+
+    signature: StepSignature | None
+    title: str
+    arguments: list[Finding]
+    settings: list[Finding]
+
+
+def _check_task(task: object, index: int, *, is_last: bool) -> _Checked:
     if not isinstance(task, PipelineTask):
         what = f"is of type {type(task).__name__}, not a PipelineTask"
-        return None, f"step {index}", [Finding(what, "Wrap it: PipelineTask(generator, constants={...}).")]
+        return _Checked(
+            None, f"step {index}", [Finding(what, "Wrap it: PipelineTask(generator, constants={...}).")], []
+        )
+    settings = list(option_findings(task, is_source=index == 0))
     try:
         signature = inspect_step(task, index, is_last=is_last)
     except UnreadableStepError as error:
-        return None, error.title, [Finding(error.what, error.advice)]
-    return (
-        signature,
-        signature.title,
-        [
-            *_arguments(signature, task.constants),
-            *_end_of_stream(signature, is_last=is_last),
-        ],
-    )
+        return _Checked(None, error.title, [Finding(error.what, error.advice)], settings)
+    arguments = [*_arguments(signature, task.constants), *_end_of_stream(signature, is_last=is_last)]
+    return _Checked(signature, signature.title, arguments, settings)
 
 
 def _arguments(signature: StepSignature, constants: object) -> Iterator[Finding]:

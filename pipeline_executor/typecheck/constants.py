@@ -19,7 +19,6 @@ from pipeline_executor.typecheck.annotations import Absent, module_scope, show, 
 from pipeline_executor.typecheck.assignable import Relation
 from pipeline_executor.typecheck.callables import function_form
 from pipeline_executor.typecheck.defects import Finding
-from pipeline_executor.typecheck.edges import judged, warn
 from pipeline_executor.typecheck.forms import (
     DYNAMIC,
     Alias,
@@ -38,7 +37,9 @@ from pipeline_executor.typecheck.members import is_protocol
 from pipeline_executor.typecheck.reading import expand, read
 from pipeline_executor.typecheck.records import keys_of
 from pipeline_executor.typecheck.signature import StepSignature
+from pipeline_executor.typecheck.streams import variables_of
 from pipeline_executor.typecheck.stubs import class_path
+from pipeline_executor.typecheck.unjudged import judged, warn
 from pipeline_executor.typecheck.writing import write
 
 __all__ = ["constant_findings", "misfit"]
@@ -72,7 +73,7 @@ def constant_findings(signature: StepSignature, constants: Mapping[Any, Any] | N
 def _misfit_of(signature: StepSignature, value: object, annotation: object, where: str) -> str | None:
     names = unresolved_names(annotation)
     if not names:
-        return misfit(value, annotation, read(annotation, signature.variables))
+        return misfit(value, annotation, read(annotation, variables_of(signature)))
     warn(
         f"{where}: {', '.join(names)} cannot be resolved at run time, so its value was not checked. "
         "Import it outside of `if TYPE_CHECKING:` to have it checked."

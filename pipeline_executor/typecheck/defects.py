@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from pipeline_executor.errors import PipelineTypeError
 
-__all__ = ["Defect", "Finding", "definition_error"]
+__all__ = ["ANY_ITEM", "Defect", "Finding", "definition_error"]
+
+#: What stands in an advice for a type that only the author of a step knows.
+ANY_ITEM = "<type of one item>"
 
 
 class Finding(NamedTuple):

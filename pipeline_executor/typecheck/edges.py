@@ -2,71 +2,76 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from pipeline_executor.task import PipelineTask
 from pipeline_executor.typecheck.annotations import Absent, show, unresolved_names
-from pipeline_executor.typecheck.defects import Defect, Finding
+from pipeline_executor.typecheck.constants import constant_findings
+from pipeline_executor.typecheck.defects import ANY_ITEM, Defect, Finding
 from pipeline_executor.typecheck.explain import explain
 from pipeline_executor.typecheck.forms import DYNAMIC, Form, substitute
 from pipeline_executor.typecheck.reading import read
 from pipeline_executor.typecheck.signature import StepSignature
 from pipeline_executor.typecheck.solve import solve, without_variables
-from pipeline_executor.typecheck.streams import item_of, stream_of
+from pipeline_executor.typecheck.streams import input_item, item_of, output_item, stream_of, variables_of
+from pipeline_executor.typecheck.unjudged import judged, warn
 from pipeline_executor.typecheck.writing import write
 
-__all__ = ["ANY_ITEM", "Streams", "check_edge", "judged", "settled", "stream_findings", "streams_of", "warn"]
+__all__ = ["check_types"]
 
-ANY_ITEM = "<type of one item>"
 _SWITCH_OFF = "or pass type_check_pipeline=False to go without the check."
-_PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-_Answer = TypeVar("_Answer")
 
 
-class Streams(NamedTuple):
-    """The items of a step's two streams; see `StepSignature.input_item`."""
+class _Streams(NamedTuple):
+    """The items of a step's two streams: see `input_item` and `output_item`."""
 
     takes: Form | Absent
     gives: Form | Absent
 
 
-def judged(title: str, question: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
-    """Ask a question about annotations, and pass with a warning where it cannot be answered.
+def check_types(
+    tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature | None]
+) -> Iterator[tuple[list[Finding], list[Defect]]]:
+    """Check the annotations of the steps of a pipeline.
 
-    This is the one place where a check gives up. Annotations are objects of the user's: a metaclass, an alias or a
-    property among them may raise anything, and types that refer to themselves may go on without an end. None of that
-    is a defect of the pipeline.
+    Arguments:
+        tasks: the steps.
+        signatures: one for each; None for a task that has none, which is a defect by itself.
+
+    Yields:
+        For each task what is wrong with it, and what is wrong between it and the one before.
     """
-    try:
-        return question()
-    except Exception as error:
-        warn(
-            f"{title}: its annotations cannot be judged ({type(error).__name__}: {_text_of(error)}), "
-            "so they were not checked."
-        )
-        return otherwise
+    before: StepSignature | None = None
+    item: Form | Absent = Absent.ANNOTATION  # what the step before yields, its variables settled
+    for index, (task, signature) in enumerate(zip(tasks, signatures, strict=True)):
+        if signature is None:
+            before, item = None, Absent.ANNOTATION
+            yield [], []
+            continue
+        streams = _streams_of(signature)
+        findings = [
+            *constant_findings(signature, task.constants if isinstance(task.constants, Mapping) else None),
+            *_stream_findings(signature, streams, item, is_last=index == len(tasks) - 1),
+        ]
+        if before is None:
+            between: list[Defect] = []
+            item = _settled(streams.gives)
+        else:
+            between, item = _check_edge(before, item, signature, streams)
+        before = signature
+        yield findings, between
 
 
-def _text_of(error: Exception) -> str:
-    try:
-        return str(error)[:200]
-    except Exception:  # its __str__ is the user's as well
-        return "without a text"
-
-
-def streams_of(signature: StepSignature) -> Streams:
+def _streams_of(signature: StepSignature) -> _Streams:
     """What a step takes and gives."""
     return judged(
-        signature.title, lambda: Streams(signature.input_item, signature.output_item), Streams(DYNAMIC, DYNAMIC)
+        signature.title, lambda: _Streams(input_item(signature), output_item(signature)), _Streams(DYNAMIC, DYNAMIC)
     )
 
 
-def stream_findings(
-    signature: StepSignature, streams: Streams, given: Form | Absent | None, *, is_last: bool
+def _stream_findings(
+    signature: StepSignature, streams: _Streams, given: Form | Absent | None, *, is_last: bool
 ) -> Iterator[Finding]:
     """Find what is wrong with the two annotations of a step by themselves.
 
@@ -94,7 +99,7 @@ def stream_findings(
 
 def _meant(signature: StepSignature, given: Form | Absent | None) -> str:
     """The item type that somebody had in mind who annotated a step with something else than a stream."""
-    form = without_variables(read(signature.stream_annotation, signature.variables))
+    form = without_variables(read(signature.stream_annotation, variables_of(signature)))
     item = item_of(form)
     if item is None or form == read(str):
         return write(form)
@@ -102,7 +107,7 @@ def _meant(signature: StepSignature, given: Form | Absent | None) -> str:
     return write(form if is_item else item)
 
 
-def _return_findings(signature: StepSignature, streams: Streams, *, is_last: bool) -> Iterator[Finding]:
+def _return_findings(signature: StepSignature, streams: _Streams, *, is_last: bool) -> Iterator[Finding]:
     if signature.consumes and signature.return_annotation is not Absent.ANNOTATION:
         return
     none_if_last = ", or -> None for a last step that only consumes" if is_last else ""
@@ -119,8 +124,8 @@ def _return_findings(signature: StepSignature, streams: Streams, *, is_last: boo
         )
 
 
-def check_edge(
-    before: StepSignature, given: Form | Absent, after: StepSignature, streams: Streams
+def _check_edge(
+    before: StepSignature, given: Form | Absent, after: StepSignature, streams: _Streams
 ) -> tuple[list[Defect], Form | Absent]:
     """Check what one step yields against what the next one takes.
 
@@ -134,14 +139,14 @@ def check_edge(
         The defects, and the type of the items that the next step yields when it is given those.
     """
     if isinstance(given, Absent) or isinstance(streams.takes, Absent) or after.stream_name is None:
-        return [], settled(streams.gives)  # a defect of one of the two steps by itself
+        return [], _settled(streams.gives)  # a defect of one of the two steps by itself
     title = f"{before.title} -> {after.title}"
     takes = streams.takes
     unjudged: tuple[list[Defect], Form | Absent] = ([], DYNAMIC)
     return judged(title, lambda: _compare(title, before, given, after, takes, streams.gives), unjudged)
 
 
-def settled(item: Form | Absent) -> Form | Absent:
+def _settled(item: Form | Absent) -> Form | Absent:
     """The items of a step whose variables nothing settles."""
     return item if isinstance(item, Absent) else without_variables(item)
 
@@ -149,7 +154,7 @@ def settled(item: Form | Absent) -> Form | Absent:
 def _compare(
     title: str, before: StepSignature, given: Form, after: StepSignature, takes: Form, gives: Form | Absent
 ) -> tuple[list[Defect], Form | Absent]:
-    solution = solve(stream_of(given), read(after.stream_annotation, after.variables))
+    solution = solve(stream_of(given), read(after.stream_annotation, variables_of(after)))
     yielded = gives if isinstance(gives, Absent) else without_variables(substitute(gives, solution.variables))
     if solution.fits:
         _warn_of_unresolved(title, before, given, after, takes)
@@ -174,15 +179,3 @@ def _warn_of_unresolved(title: str, before: StepSignature, given: Form, after: S
             "produces was not fully compared with what the other accepts. "
             "Import it outside of `if TYPE_CHECKING:` to have it checked."
         )
-
-
-def warn(text: str) -> None:
-    """Warn, in the caller's name, of what could not be checked."""
-    # The line to show is that of the caller, who is outside of this package.
-    if sys.version_info >= (3, 12):
-        warnings.warn(text, UserWarning, skip_file_prefixes=(_PACKAGE_DIR,))
-    else:
-        frame, level = sys._getframe(1), 2
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_DIR):
-            frame, level = frame.f_back, level + 1
-        warnings.warn(text, UserWarning, stacklevel=level - 1)

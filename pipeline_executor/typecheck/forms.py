@@ -65,7 +65,7 @@ class Form:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Dynamic(Form):
     """`Any`, and whatever is not known: it is assignable in both directions.
 
@@ -77,13 +77,13 @@ class Dynamic(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NeverForm(Form):
     """`Never`: the type without values."""
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Instance(Form):
     """The instances of a class.
 
@@ -110,7 +110,7 @@ class Instance(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Record(Form):
     """The dictionaries of a `TypedDict`."""
 
@@ -131,7 +131,7 @@ class Record(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tuple(Form):
     """`tuple[*before, *tuple[rest, ...], *after]`; without `rest`, a tuple of known length."""
 
@@ -150,7 +150,7 @@ class Tuple(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LiteralValue(Form):
     """`Literal[value]`, of one value."""
 
@@ -169,7 +169,7 @@ class LiteralValue(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UnionForm(Form):
     """`A | B`: two members or more, none of them a union."""
 
@@ -183,7 +183,7 @@ class UnionForm(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Distinct(Form):
     """What a `NewType` names.
 
@@ -203,7 +203,7 @@ class Distinct(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClassObject(Form):
     """`type[of]`: the class itself, or a subclass of it."""
 
@@ -217,7 +217,7 @@ class ClassObject(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Variable(Form):
     """A `TypeVar`, or `Self`, that stands for a type which is not known yet."""
 
@@ -240,7 +240,7 @@ class ParameterKind(enum.Enum):
     DOUBLE_STAR = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parameter:
     """One parameter of a function.
 
@@ -257,7 +257,7 @@ class Parameter:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parameters(Form):
     """The parameters of a function.
 
@@ -286,7 +286,7 @@ class Parameters(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Function(Form):
     """`Callable[parameters, result]`, and every function."""
 
@@ -301,7 +301,7 @@ class Function(Form):
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Alias(Form):
     """A type alias that may refer to itself, so that it is looked into only where that is needed."""
 

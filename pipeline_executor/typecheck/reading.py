@@ -63,9 +63,9 @@ def read(annotation: object, variables: Variables = _NO_VARIABLES) -> Form:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is not None and is_alias(origin):
         return Alias(origin, tuple(read(argument, variables) for argument in arguments))
-    for special, read_special in _SPECIAL:
-        if annotation is special or origin is special:
-            return read_special(arguments, variables)
+    read_special = _SPECIAL.get(id(annotation if origin is None else origin))
+    if read_special is not None:
+        return read_special(arguments, variables)
     class_ = annotation if origin is None else origin
     if isinstance(class_, type):
         return _of_class(class_, annotation, arguments, variables)
@@ -123,23 +123,26 @@ def _type(arguments: tuple[Any, ...], variables: Variables) -> Form:
     return ClassObject(read(arguments[0], variables) if arguments else DYNAMIC)
 
 
-# What stands for a type by itself, or when it is subscripted.
-_SPECIAL: tuple[tuple[object, Callable[[tuple[Any, ...], Variables], Form]], ...] = (
-    (Any, lambda _, __: DYNAMIC),
-    (Absent.ANNOTATION, lambda _, __: DYNAMIC),
-    (typing.Never, lambda _, __: NEVER),
-    (typing.NoReturn, lambda _, __: NEVER),
-    (types.NoneType, lambda _, __: NONE),
-    # Type checkers let any str pass for it, mypy for one.
-    (typing.LiteralString, lambda _, __: Instance(str)),
-    (typing.Union, _union),
-    (types.UnionType, _union),
-    (Literal, _literal),
-    (abc.Callable, _callable),
-    (typing.Concatenate, _concatenate),
-    (type, _type),
-    (Ellipsis, lambda _, __: _ANY_PARAMETERS),
-)
+# What stands for a type by itself, or when it is subscripted. By identity: annotations may define an equality.
+_SPECIAL: dict[int, Callable[[tuple[Any, ...], Variables], Form]] = {
+    id(special): read_special
+    for special, read_special in (
+        (Any, lambda _, __: DYNAMIC),
+        (Absent.ANNOTATION, lambda _, __: DYNAMIC),
+        (typing.Never, lambda _, __: NEVER),
+        (typing.NoReturn, lambda _, __: NEVER),
+        (types.NoneType, lambda _, __: NONE),
+        # Type checkers let any str pass for it, mypy for one.
+        (typing.LiteralString, lambda _, __: Instance(str)),
+        (typing.Union, _union),
+        (types.UnionType, _union),
+        (Literal, _literal),
+        (abc.Callable, _callable),
+        (typing.Concatenate, _concatenate),
+        (type, _type),
+        (Ellipsis, lambda _, __: _ANY_PARAMETERS),
+    )
+}
 
 
 def _of_class(class_: AnyClass, annotation: object, arguments: tuple[Any, ...], variables: Variables) -> Form:

@@ -137,7 +137,15 @@ def from_union(relation: Relation, produced: UnionForm, accepted: Form) -> bool:
 
     https://typing.python.org/en/latest/spec/concepts.html#union-types
     """
-    return all(relation.holds(member, accepted) for member in produced.members)
+    variables = (
+        [part for part in accepted.members if isinstance(part, Variable)] if isinstance(accepted, UnionForm) else []
+    )
+    if not variables:
+        return all(relation.holds(member, accepted) for member in produced.members)
+    # What `T | None` does not have of its own is for T, as a whole.
+    own = [part for part in accepted.parts() if part not in variables]
+    rest = union_of(tuple(member for member in produced.members if not relation.any_holds(member, own)))
+    return relation.any_holds(rest, variables)
 
 
 def to_union(relation: Relation, produced: Form, accepted: UnionForm) -> bool:

@@ -9,15 +9,11 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Never, NoReturn, Self
+from typing import Any, NamedTuple, Never, NoReturn
 
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask, callable_name
 from pipeline_executor.typecheck.annotations import Absent, Scope, peel, resolve, type_parameters
-from pipeline_executor.typecheck.bases import as_instance_of
-from pipeline_executor.typecheck.forms import Form, Instance, Variables
-from pipeline_executor.typecheck.reading import parameters_of, read
-from pipeline_executor.typecheck.streams import accepted_item, produced_item
 
 __all__ = ["Constant", "StepSignature", "UnreadableStepError", "inspect_step", "step_title"]
 
@@ -94,21 +90,6 @@ class StepSignature:
     def title(self) -> str:
         """The step in words: "step 1 'resize' (app.py:14)"."""
         return step_title(self.index, self.name, self.location)
-
-    @property
-    def variables(self) -> Variables:
-        """What type variables stand for: `Self`, and the parameters of a generic class whose method the step is."""
-        return _variables(self.layers)
-
-    @property
-    def input_item(self) -> Form | Absent:
-        """Type of the items it takes; `Absent.ANNOTATION` without an annotation, `Absent.STREAM` for no stream."""
-        return accepted_item(self.stream_annotation, self.variables)
-
-    @property
-    def output_item(self) -> Form | Absent:
-        """Type of the items it yields; likewise."""
-        return produced_item(self.return_annotation, self.variables)
 
 
 def step_title(index: int, name: str, location: str = "") -> str:
@@ -301,31 +282,6 @@ def _scope(function: types.FunctionType | None, layers: list[object]) -> Scope:
     if function is None:
         return Scope({}, {}, of_classes)
     return Scope(function.__globals__, _closure(function) | type_parameters(function), of_classes)
-
-
-def _variables(layers: tuple[object, ...]) -> Variables:
-    """What the object that a method is bound to tells of `Self` and of its class's parameters.
-
-    https://typing.python.org/en/latest/spec/generics.html#self
-    """
-    function = layers[-1]
-    owner = next(
-        (layer.__self__ for layer in layers if isinstance(layer, types.MethodType)),
-        layers[0] if len(layers) < 2 else layers[-2],
-    )
-    if not isinstance(function, types.FunctionType) or owner is function or isinstance(owner, types.FunctionType):
-        return {}
-    # An object made by `Resizer[int]()` remembers that.
-    annotation = owner if isinstance(owner, type) else inspect.getattr_static(owner, "__orig_class__", type(owner))
-    form = read(annotation)
-    variables: dict[object, Form] = {Self: form}
-    if isinstance(form, Instance):
-        for class_ in form.class_.__mro__:
-            defined = {id(getattr(value, "__func__", value)) for value in vars(class_).values()}
-            base = as_instance_of(form, class_) if any(id(layer) in defined for layer in layers) else None
-            if isinstance(base, Instance):
-                variables |= zip(parameters_of(class_), base.arguments, strict=False)
-    return variables
 
 
 def _closure(function: types.FunctionType) -> dict[str, object]:

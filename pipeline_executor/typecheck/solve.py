@@ -175,9 +175,7 @@ def _common_base(left: Form, right: Form) -> Form:
     own = class_of(left)
     shared = as_instance_of(right, own) if own is not None else None
     if shared is not None and isinstance(left, Instance) and isinstance(shared, Instance):
-        joined = _joined_arguments(left, shared)
-        if joined is not None:
-            return joined
+        return _joined_arguments(left, shared)
     best: Form = OBJECT
     for base in direct_bases(left):
         found = join(base, right) if base != OBJECT else OBJECT
@@ -186,7 +184,7 @@ def _common_base(left: Form, right: Form) -> Form:
     return best
 
 
-def _joined_arguments(left: Instance, right: Instance) -> Form | None:
+def _joined_arguments(left: Instance, right: Instance) -> Form:
     arguments = []
     variances = variances_of(left.class_, len(left.arguments))
     for variance, mine, theirs in zip(variances, left.arguments, right.arguments, strict=True):
@@ -195,5 +193,5 @@ def _joined_arguments(left: Instance, right: Instance) -> Form | None:
         elif variance is Variance.COVARIANT:
             arguments.append(join(mine, theirs))
         else:
-            return None
+            return OBJECT
     return Instance(left.class_, tuple(arguments))

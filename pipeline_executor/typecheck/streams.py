@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections.abc as abc
+import inspect
+import types
+from typing import Self
 
 from pipeline_executor.typecheck.annotations import Absent
 from pipeline_executor.typecheck.assignable import Relation
@@ -21,11 +24,48 @@ from pipeline_executor.typecheck.forms import (
     Variables,
     union_of,
 )
-from pipeline_executor.typecheck.reading import expand, read
+from pipeline_executor.typecheck.reading import expand, parameters_of, read
+from pipeline_executor.typecheck.signature import StepSignature
 from pipeline_executor.typecheck.solve import solve
 from pipeline_executor.typecheck.stubs import T_co
 
-__all__ = ["accepted_item", "item_of", "produced_item", "stream_of"]
+__all__ = ["accepted_item", "input_item", "item_of", "output_item", "produced_item", "stream_of", "variables_of"]
+
+
+def variables_of(signature: StepSignature) -> Variables:
+    """What the object that a method is bound to tells of `Self` and of its class's parameters.
+
+    https://typing.python.org/en/latest/spec/generics.html#self
+    """
+    layers = signature.layers
+    function = layers[-1]
+    owner = next(
+        (layer.__self__ for layer in layers if isinstance(layer, types.MethodType)),
+        layers[0] if len(layers) < 2 else layers[-2],
+    )
+    if not isinstance(function, types.FunctionType) or owner is function or isinstance(owner, types.FunctionType):
+        return {}
+    # An object made by `Resizer[int]()` remembers that.
+    annotation = owner if isinstance(owner, type) else inspect.getattr_static(owner, "__orig_class__", type(owner))
+    form = read(annotation)
+    variables: dict[object, Form] = {Self: form}
+    if isinstance(form, Instance):
+        for class_ in form.class_.__mro__:
+            defined = {id(getattr(value, "__func__", value)) for value in vars(class_).values()}
+            base = as_instance_of(form, class_) if any(id(layer) in defined for layer in layers) else None
+            if isinstance(base, Instance):
+                variables |= zip(parameters_of(class_), base.arguments, strict=False)
+    return variables
+
+
+def input_item(signature: StepSignature) -> Form | Absent:
+    """Type of the items that a step takes: see `accepted_item`."""
+    return accepted_item(signature.stream_annotation, variables_of(signature))
+
+
+def output_item(signature: StepSignature) -> Form | Absent:
+    """Type of the items that a step yields: see `produced_item`."""
+    return produced_item(signature.return_annotation, variables_of(signature))
 
 
 def stream_of(item: Form) -> Form:

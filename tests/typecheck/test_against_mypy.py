@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from generated_pairs import PREAMBLE, Pair, make_chains, make_pairs
@@ -56,6 +57,12 @@ EXPLAINED: list[tuple[str, str, bool, str]] = [
         r"\b(Source|Ro|SupportsAbs|ReadsName)\b",
         False,
         "Only the stubs know the types of builtin members: here of Mapping.get, Decimal.__abs__ and Flag.name.",
+    ),
+    (
+        r"^(Optional|Union)\[.* via Optional\[T\] to T",
+        r".",
+        False,
+        "What is left of a union without None is that union, as for pyright; mypy takes the join of its members.",
     ),
     (
         r"type\[(Color|Size|Level|Kind|Flag)\]",
@@ -161,10 +168,9 @@ def compare_chains(seed: int, count: int, names: dict[str, object], folder: Path
     compare(pairs, mine, theirs, seed)
 
 
-def passes(steps: list[object]) -> bool:
-    tasks: list[PipelineTask[object, object]] = [PipelineTask(step) for step in steps]  # type: ignore[arg-type]
+def passes(steps: list[Any]) -> bool:
     try:
-        check_definition(tasks)
+        check_definition([PipelineTask(step) for step in steps])
     except PipelineTypeError:
         return False
     return True

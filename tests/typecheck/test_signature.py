@@ -18,6 +18,7 @@ from pipeline_executor.typecheck import StepSignature, inspect_step
 from pipeline_executor.typecheck.annotations import Absent, Unresolved, show
 from pipeline_executor.typecheck.reading import read as form_of
 from pipeline_executor.typecheck.signature import Constant
+from pipeline_executor.typecheck.streams import input_item, output_item
 
 T = TypeVar("T")
 
@@ -81,9 +82,9 @@ def test_signature_of_every_form_of_step(generator: Callable[..., Any]) -> None:
     assert signature.has_input
     assert signature.stream_name == "images"
     assert signature.stream_annotation == Iterable[bytes]
-    assert signature.input_item == form_of(bytes)
+    assert input_item(signature) == form_of(bytes)
     assert signature.return_annotation == Iterator[str]
-    assert signature.output_item == form_of(str)
+    assert output_item(signature) == form_of(str)
     assert list(signature.constants) == ["width", "height"]
     assert signature.constants["width"] == Constant(int, has_default=False)
     assert signature.constants["height"].has_default
@@ -115,7 +116,7 @@ def test_source_has_constants_only() -> None:
     signature = read(load, 0)
     assert not signature.has_input
     assert signature.stream_name is None
-    assert signature.input_item is Absent.ANNOTATION
+    assert input_item(signature) is Absent.ANNOTATION
     assert signature.constants == {
         "paths": Constant(list[str], has_default=False),
         "limit": Constant(int, has_default=True),
@@ -139,7 +140,7 @@ def test_class_yields_its_own_items() -> None:
 
     signature = read(Numbers, 0)
     assert signature.return_annotation is Numbers
-    assert signature.output_item == form_of(int)
+    assert output_item(signature) == form_of(int)
     assert signature.constants == {"limit": Constant(int, has_default=False)}
     assert not signature.consumes
 
@@ -152,18 +153,18 @@ class IntResizer(Resizer[int]):
 @pytest.mark.parametrize("resizer", [Resizer[int](), IntResizer()])
 def test_method_of_a_generic_object_knows_its_parameter(resizer: Resizer[int]) -> None:
     signature = read(resizer.each)
-    assert signature.input_item == form_of(int)
-    assert signature.output_item == form_of(list[int])
+    assert input_item(signature) == form_of(int)
+    assert output_item(signature) == form_of(list[int])
 
 
 def test_method_of_a_bare_generic_object_takes_anything() -> None:
-    assert read(Resizer().each).input_item == form_of(Any)
+    assert input_item(read(Resizer().each)) == form_of(Any)
 
 
 def test_bound_method_knows_what_self_is() -> None:
     signature = read(IntResizer().myself)
-    assert signature.input_item == form_of(IntResizer)
-    assert signature.output_item == form_of(list[IntResizer])
+    assert input_item(signature) == form_of(IntResizer)
+    assert output_item(signature) == form_of(list[IntResizer])
 
 
 def unannotated_generator(xs):  # type: ignore[no-untyped-def]
@@ -236,8 +237,8 @@ def test_forward_reference_to_a_later_class() -> None:
         """
     )
     signature = read(module.step)
-    assert signature.input_item == form_of(module.Later)
-    assert signature.output_item == form_of(types.GenericAlias(list, (module.Later,)))
+    assert input_item(signature) == form_of(module.Later)
+    assert output_item(signature) == form_of(types.GenericAlias(list, (module.Later,)))
 
 
 def test_names_of_the_enclosing_function_are_found() -> None:
@@ -247,7 +248,7 @@ def test_names_of_the_enclosing_function_are_found() -> None:
     def step(xs: Iterable[Local]) -> Iterable[int]:
         yield len(xs.__class__.__name__ + Local.__name__)
 
-    assert read(step).input_item == form_of(Local)
+    assert input_item(read(step)) == form_of(Local)
 
 
 def test_class_inside_the_step_s_class_is_found() -> None:
@@ -259,8 +260,8 @@ def test_class_inside_the_step_s_class_is_found() -> None:
             raise NotImplementedError
 
     signature = read(Outer().step)
-    assert signature.input_item == form_of(Outer.Item)
-    assert signature.output_item == form_of(Outer)
+    assert input_item(signature) == form_of(Outer.Item)
+    assert output_item(signature) == form_of(Outer)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax of PEP 695")
@@ -274,8 +275,8 @@ def test_type_parameters_are_found_behind_postponed_annotations() -> None:
             def step(self, xs: Iterable[Item]) -> Iterable[Item]: ...
         """
     )
-    assert read(module.step).input_item == form_of(module.step.__type_params__[0])
-    assert read(module.Generic().step).input_item == form_of(Any)
+    assert input_item(read(module.step)) == form_of(module.step.__type_params__[0])
+    assert input_item(read(module.Generic().step)) == form_of(Any)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_unresolved_name_becomes_a_placeholder(annotation: str, text: str) -> No
     step.__annotations__.update(size=annotation)
     signature = read(step)
     assert show(signature.constants["size"].annotation) == text
-    assert signature.output_item == form_of(int)
+    assert output_item(signature) == form_of(int)
 
 
 def test_one_bad_name_spoils_no_other_argument() -> None:
@@ -311,8 +312,8 @@ def test_one_bad_name_spoils_no_other_argument() -> None:
         """
     )
     signature = read(module.step)
-    assert signature.input_item == form_of(Unresolved("Missing"))
-    assert signature.output_item == form_of(str)
+    assert input_item(signature) == form_of(Unresolved("Missing"))
+    assert output_item(signature) == form_of(str)
     assert signature.constants["size"].annotation is int
 
 
