@@ -90,11 +90,13 @@ class Scope(typing.NamedTuple):
         module_names: the global names of the step's module.
         inner_names: names that hide them: closure variables and type parameters.
         last_resort: names that are tried when neither knows one: those of the step's class.
+        is_class_body: whether `ClassVar` and `Final` may stand there.
     """
 
     module_names: dict[str, Any]
     inner_names: dict[str, Any]
     last_resort: Mapping[str, object]
+    is_class_body: bool = False
 
 
 def resolve(annotation: object, scope: Scope) -> object:
@@ -114,7 +116,9 @@ def resolve(annotation: object, scope: Scope) -> object:
         annotation = annotation.__forward_arg__
     written = annotation if isinstance(annotation, str) else None
     # One annotation at a time, so that a bad name in it spoils no other argument's.
-    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    holder: object = types.SimpleNamespace(__annotations__={"it": annotation})
+    if scope.is_class_body and written is not None:
+        holder = type("holder", (), {"__annotations__": {"it": annotation}})
     for _ in range(_MAX_LAYERS):
         try:
             return get_type_hints(holder, module_names, inner_names, include_extras=True)["it"]
@@ -149,7 +153,7 @@ def class_scope(class_: type[Any]) -> Scope:
     """Where the names in the body of a class are looked up."""
     inner = {name: value for name, value in vars(class_).items() if isinstance(value, type)}
     module_names = module_scope(class_.__module__).module_names
-    return Scope(module_names, type_parameters(class_), {class_.__name__: class_, **inner})
+    return Scope(module_names, type_parameters(class_), {class_.__name__: class_, **inner}, is_class_body=True)
 
 
 def module_scope(name: str | None) -> Scope:

@@ -191,13 +191,15 @@ def _uses_in_class(parameter: Any, class_: AnyClass, pending: frozenset[int]) ->
         uses = tuple(_uses(parameter, form, Variance.INVARIANT if settable else Variance.COVARIANT, pending))
         if name != "__init__":
             yield from uses
-        elif uses and not dataclasses.is_dataclass(class_) and _sets_public_attributes(method):
-            # What becomes of the argument is in the body: `self.item = item` makes it invariant.
-            yield Variance.UNKNOWN
+        elif uses and not dataclasses.is_dataclass(class_):
+            yield from _uses_in_init(method)
 
 
-def _sets_public_attributes(method: types.FunctionType) -> bool:
-    return any(not name.startswith("_") for name in stored_attributes(method))
+def _uses_in_init(method: types.FunctionType) -> Iterator[Variance]:
+    """What becomes of the arguments is in the body: `self.item = item` makes the class invariant in the item's type."""
+    public = {name for name in stored_attributes(method) if not name.startswith("_")}
+    if public:
+        yield Variance.INVARIANT if public & set(method.__code__.co_varnames) else Variance.UNKNOWN
 
 
 def stored_attributes(method: types.FunctionType) -> tuple[str, ...]:

@@ -31,7 +31,6 @@ from pipeline_executor.typecheck.forms import (
 from pipeline_executor.typecheck.members import is_protocol, member_of, members_of_protocol
 from pipeline_executor.typecheck.records import keys_of
 from pipeline_executor.typecheck.solve import Solution, bound_of, constraints_of
-from pipeline_executor.typecheck.stubs import class_path
 from pipeline_executor.typecheck.writing import write
 
 __all__ = ["Reason", "explain"]
@@ -281,7 +280,7 @@ def _classes(search: _Search, produced: Instance, accepted: Instance, depth: int
     text, wanted = search.text(produced), search.text(accepted)
     if depth > 1:
         return None  # the advice is for whole items
-    conversion = _CONVERSIONS.get((class_path(produced.class_), class_path(accepted.class_)))
+    conversion = _CONVERSIONS.get((_public_path(produced.class_), _public_path(accepted.class_)))
     if conversion is not None:
         return Reason(f"{text} is not {wanted}.", f"Convert each item with {conversion}, or accept {text}.")
     if _holds(accepted, produced):
@@ -297,6 +296,11 @@ def _classes(search: _Search, produced: Instance, accepted: Instance, depth: int
     if item is not None and _holds(produced, item):
         return Reason(f"Each item is one {text}, not a collection of them.", f"Yield collections, or accept {text}.")
     return None
+
+
+def _public_path(class_: AnyClass) -> str:
+    # Without the private module that it may lie in: pathlib._local.Path is pathlib.Path.
+    return f"{class_.__module__.partition('.')[0]}.{class_.__qualname__}"
 
 
 def _iterated(form: Form) -> Form | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, get_origin
 
-from pipeline_executor.typecheck.annotations import Scope, class_scope, own_annotations, resolve
+from pipeline_executor.typecheck.annotations import class_scope, own_annotations, resolve
 from pipeline_executor.typecheck.bases import as_instance_of, builtin_member, class_of, direct_bases, stored_attributes
 from pipeline_executor.typecheck.callables import ANY_FUNCTION, function_form, signature_form
 from pipeline_executor.typecheck.forms import (
@@ -122,8 +122,11 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
         if name in declared:
             return Member(read(declared[name], variables), is_method=True)
         if is_of_stubs(class_) or class_ is object:
-            return _builtin(form, class_, name)
-        found = _own_member(class_, name)
+            found = _builtin(form, class_, name)
+        else:
+            found = _own_member(class_, name)
+        if found is None:
+            return None
         return Member(substitute(found.form, variables), found.is_settable, found.is_method)
     return Member(DYNAMIC, is_settable=True) if _is_made_at_run_time(own, name) else None
 
@@ -134,17 +137,17 @@ def _builtin(form: Form, class_: AnyClass, name: str) -> Member | None:
         return None
     known = builtin_member(form, name)
     if known is None and callable(value) and not isinstance(value, type):
-        known = _unannotated(value)
+        known = _signature_of(value, class_)
     return Member(DYNAMIC if known is None else known, is_settable=True, is_method=known is not None)
 
 
-def _unannotated(method: Callable[..., Any]) -> Form | None:
-    """How a builtin method is called, which is all that it tells."""
+def _signature_of(method: Callable[..., Any], class_: AnyClass) -> Form | None:
+    """How a builtin method is called, which is mostly all that it tells."""
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
         return None
-    return signature_form(signature, Scope({}, {}, {}), skip_first=True)
+    return signature_form(signature, class_scope(class_), skip_first=True)
 
 
 def _own_member(class_: AnyClass, name: str) -> Member:
