@@ -138,13 +138,10 @@ class Relation:
         if pair in self._assumed:
             return True
         self._assumed.add(pair)
-        holds = False
         try:
-            holds = question()
-            return holds
+            return question()
         finally:
-            if not holds:
-                self._assumed.discard(pair)
+            self._assumed.discard(pair)
 
     def any_holds(self, produced: Form, accepted: Iterable[Form]) -> bool:
         """Whether one of several types accepts."""

@@ -150,7 +150,7 @@ def _is_standard(class_: AnyClass) -> bool:
 
 def _variance(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Variance:
     if isinstance(parameter, ParamSpec):
-        return Variance.CONTRAVARIANT
+        return Variance.COVARIANT  # between parameters, the relation already looks at them the other way round
     if getattr(parameter, "__infer_variance__", False):
         return Variance.COVARIANT if id(class_) in pending else _inferred(parameter, class_, pending | {id(class_)})
     if getattr(parameter, "__covariant__", False):

@@ -27,7 +27,7 @@ from pipeline_executor.typecheck.forms import (
     substitute,
 )
 from pipeline_executor.typecheck.reading import parameters_of, read
-from pipeline_executor.typecheck.stubs import PROTOCOL_MEMBERS, is_of_stubs
+from pipeline_executor.typecheck.stubs import PROTOCOL_MEMBERS, is_of_stubs, stub_of
 
 __all__ = ["Member", "constructor_of", "is_protocol", "member_of", "members_of_protocol"]
 
@@ -113,7 +113,7 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
         declared = PROTOCOL_MEMBERS.get(class_, {})
         if name not in declared and name not in vars(class_) and name not in own_annotations(class_):
             continue
-        if name.startswith("__") and vars(class_).get(name, ...) is None and name != "__hash__":
+        if name.startswith("__") and vars(class_).get(name, ...) is None and not _is_overseen(name, class_):
             return None  # a special method that a class takes back from its bases
         variables: dict[object, Form] = {typing.Self: form if self_form is None else self_form}
         base = as_instance_of(form, class_)
@@ -131,10 +131,15 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
     return Member(DYNAMIC, is_settable=True) if _is_made_at_run_time(own, name) else None
 
 
+def _is_overseen(name: str, class_: AnyClass) -> bool:
+    # Python takes the hash from a class that defines an equality; type checkers oversee that, but where stubs say so.
+    equality = vars(class_).get("__eq__")
+    is_told = stub_of(class_) is not None and not isinstance(equality, types.FunctionType)
+    return name == "__hash__" and equality is not None and not is_told
+
+
 def _builtin(form: Form, class_: AnyClass, name: str) -> Member | None:
     value = vars(class_)[name]
-    if name == "__hash__" and value is None and class_.__module__ in ("builtins", "collections"):
-        return None
     known = builtin_member(form, name)
     if known is None and callable(value) and not isinstance(value, type):
         known = _signature_of(value, class_)

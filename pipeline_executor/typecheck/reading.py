@@ -69,7 +69,7 @@ def read(annotation: object, variables: Variables = _NO_VARIABLES) -> Form:
     class_ = annotation if origin is None else origin
     if isinstance(class_, type):
         return _of_class(class_, annotation, arguments, variables)
-    if isinstance(annotation, list):
+    if isinstance(annotation, (list, tuple)):  # `typing` makes tuples of the lists that stand for a ParamSpec
         items = (Parameter("", read(item, variables)) for item in annotation)
         return Parameters(tuple(items))
     if getattr(origin, "_name", None) in ("TypeGuard", "TypeIs"):

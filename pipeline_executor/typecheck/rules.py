@@ -137,13 +137,12 @@ def from_union(relation: Relation, produced: UnionForm, accepted: Form) -> bool:
 
     https://typing.python.org/en/latest/spec/concepts.html#union-types
     """
-    variables = (
-        [part for part in accepted.members if isinstance(part, Variable)] if isinstance(accepted, UnionForm) else []
-    )
+    alternatives = accepted.members if isinstance(accepted, UnionForm) else ()
+    variables = [member for member in alternatives if isinstance(member, Variable)]
     if not variables:
         return all(relation.holds(member, accepted) for member in produced.members)
     # What `T | None` does not have of its own is for T, as a whole.
-    own = [part for part in accepted.parts() if part not in variables]
+    own = [member for member in alternatives if member not in variables]
     rest = union_of(tuple(member for member in produced.members if not relation.any_holds(member, own)))
     return relation.any_holds(rest, variables)
 

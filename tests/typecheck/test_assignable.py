@@ -18,6 +18,7 @@ from pipeline_executor.typecheck.annotations import Absent, Unresolved
 from pipeline_executor.typecheck.assignable import TooLargeError, is_assignable
 
 T = TypeVar("T")
+P = typing.ParamSpec("P")
 T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 UserId = NewType("UserId", int)
@@ -43,6 +44,9 @@ class Writer(Generic[T_contra]): ...
 
 
 class IntBox(Box[int]): ...
+
+
+class Deferred(Generic[P]): ...
 
 
 class EqualOnly:  # noqa: PLW1641 - the missing __hash__ is the point
@@ -168,6 +172,10 @@ RIGHT: list[tuple[Any, Any]] = [
     (tuple[int, str], tuple[int, *tuple[str, ...]]),
     (typing.TextIO, typing.IO[str]),
     (io.StringIO, typing.TextIO),
+    (Deferred[[float]], Deferred[[int]]),
+    (Deferred[[int]], Deferred[int]),
+    (Deferred[...], Deferred[[int]]),
+    (Deferred[[int]], Deferred),
     (io.BytesIO, typing.IO[bytes]),
     (typing.LiteralString, str),
     (type[Child], abc.Callable[[], Base]),
@@ -237,6 +245,8 @@ WRONG: list[tuple[Any, Any]] = [
     (int, Closes),
     (Path, typing.IO[str]),
     (io.StringIO, typing.BinaryIO),
+    (Deferred[[int]], Deferred[[float]]),
+    (Deferred[[int, str]], Deferred[[int]]),
     (tuple[int, *tuple[str, ...]], tuple[int, str]),
 ]
 

@@ -224,7 +224,12 @@ class Unhashable(list[int]): ...
 
 
 class TakesHashBack:
-    __hash__: ClassVar[None]  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Equals:  # noqa: PLW1641 - the missing __hash__ is the point
+    def __eq__(self, other: object) -> bool:
+        return True
 
 
 class Movie(TypedDict):
@@ -330,6 +335,9 @@ PROTOCOLS: list[tuple[Any, Any, bool]] = [
     (None, Hashable, True),
     (list[int], Hashable, False),
     (Unhashable, Hashable, False),
+    (TakesHashBack, Hashable, False),
+    (Equals, Hashable, True),
+    (abc.Set[int], Hashable, True),
     (dict[str, int], Reversible[str], True),
     (dict[str, int], Reversible[int], False),
     (abc.Mapping[str, int], Reversible[str], False),
