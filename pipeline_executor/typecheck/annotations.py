@@ -105,6 +105,8 @@ def resolve(annotation: object, scope: Scope) -> object:
     Names that cannot be found become `Unresolved`. An annotation that cannot be understood at all
     becomes `Unresolved` as a whole.
     """
+    if type(annotation) is type:
+        return annotation  # the most frequent one: a class, with nothing in it to resolve
     inner_names = dict(scope.inner_names)
     module_names = scope.module_names
     if isinstance(annotation, ForwardRef):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc as abc
 import dataclasses
 import enum
+import functools
 import sys
 import types
 import typing
@@ -23,6 +24,7 @@ from pipeline_executor.typecheck.forms import (
     Record,
     Tuple,
     Variable,
+    substitute,
     union_of,
 )
 from pipeline_executor.typecheck.reading import own_form, parameters_of, read
@@ -68,10 +70,8 @@ def direct_bases(form: Form) -> tuple[Form, ...]:
         # https://typing.python.org/en/latest/spec/typeddict.html#assignability
         return (read(abc.Mapping[str, object]),)
     variables = dict(zip(parameters_of(class_), form.arguments, strict=False))
-    stub = stub_of(class_)
-    if stub is not None:
-        bases: tuple[Any, ...] = stub.bases or class_.__bases__
-        return tuple(read(base, variables) for base in bases)
+    if stub_of(class_) is not None:
+        return tuple(substitute(base, variables) for base in _bases_by_stub(class_))  # type: ignore[arg-type] # a class is hashable
     fields = getattr(class_, "_fields", None)
     if isinstance(fields, tuple) and tuple in class_.__bases__:
         return (
@@ -81,6 +81,13 @@ def direct_bases(form: Form) -> tuple[Form, ...]:
     scope = class_scope(class_)
     written = vars(class_).get("__orig_bases__", class_.__bases__)
     return _read_bases((resolve(base, scope) for base in written), variables)
+
+
+@functools.cache  # of few classes, which are asked for all the time
+def _bases_by_stub(class_: AnyClass) -> tuple[Form, ...]:
+    stub = stub_of(class_)
+    bases: tuple[Any, ...] = (stub.bases if stub is not None else ()) or class_.__bases__
+    return tuple(read(base) for base in bases)
 
 
 def _read_bases(bases: abc.Iterable[Any], variables: dict[Any, Form]) -> tuple[Form, ...]:

@@ -98,11 +98,12 @@ def misfit(value: object, annotation: object, form: Form) -> str | None:
 
 
 def _is_plain(form: Form) -> bool:
-    return (
-        isinstance(form, Instance)
-        and all(argument == DYNAMIC for argument in form.arguments)
-        and not is_protocol(form.class_)
-    )
+    """True for a class without type arguments, and a union of such."""
+    if isinstance(form, UnionForm):
+        return all(map(_is_plain, form.members))
+    if not isinstance(form, Instance) or is_protocol(form.class_):
+        return False
+    return all(argument == DYNAMIC for argument in form.arguments)
 
 
 def _sentence(path: tuple[str, ...], value: object, form: Form) -> str:
@@ -130,6 +131,8 @@ def _is_instance(value: object, form: Form) -> bool:
             return type(value) is type(form.value) and bool(value == form.value)
         case Distinct():
             return _is_instance(value, form.base)
+        case UnionForm():
+            return any(_is_instance(value, member) for member in form.members)
         case _:
             return True
 

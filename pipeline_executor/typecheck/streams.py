@@ -123,6 +123,8 @@ def accepted_item(annotation: object, variables: Variables) -> Form | Absent:
     if annotation is Absent.ANNOTATION:
         return Absent.ANNOTATION
     form = read(annotation, variables)
+    if isinstance(form, Instance) and form.class_ in (abc.Iterable, abc.Iterator):
+        return form.arguments[0]  # the most frequent answer
     return _accepted(form) if Relation().holds(stream_of(DYNAMIC), form) else Absent.STREAM
 
 

@@ -265,10 +265,10 @@ import sys
 from collections.abc import Iterable
 from pipeline_executor import PipelineTask, check_pipeline
 assert not {"typeguard", "numpy"} & set(sys.modules), "imported with the package"
-def load(a: int, b: float, c: list, d: str | None = None) -> Iterable[int]: ...
-check_pipeline([PipelineTask(load, constants={"a": 1, "b": 1, "c": []})])
+def load(a: int, b: float, c: list, d: str | None = None, e: list[int] | None = None) -> Iterable[int]: ...
+check_pipeline([PipelineTask(load, constants={"a": 1, "b": 1, "c": [], "d": "d"})])
 assert not {"typeguard", "numpy"} & set(sys.modules), "imported for plain classes"
-check_pipeline([PipelineTask(load, constants={"a": 1, "b": 1, "c": [], "d": None})])
+check_pipeline([PipelineTask(load, constants={"a": 1, "b": 1, "c": [], "e": [1]})])
 assert "typeguard" in sys.modules
 assert "numpy" not in sys.modules
 """
