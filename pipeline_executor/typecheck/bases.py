@@ -71,7 +71,8 @@ def direct_bases(form: Form) -> tuple[Form, ...]:
         return (read(abc.Mapping[str, object]),)
     variables = dict(zip(parameters_of(class_), form.arguments, strict=False))
     if stub_of(class_) is not None:
-        return tuple(substitute(base, variables) for base in _bases_by_stub(class_))  # type: ignore[arg-type] # a class is hashable
+        bases = _bases_by_stub(class_)  # type: ignore[arg-type]  # mypy takes no class object for hashable
+        return tuple(substitute(base, variables) for base in bases)
     fields = getattr(class_, "_fields", None)
     if isinstance(fields, tuple) and tuple in class_.__bases__:
         return (
