@@ -83,10 +83,6 @@ cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
         PyBuffer_Release(&view)
 
 
-cdef bint offset_beyond(uint64_t whole, uint64_t dimensions, uint64_t size) noexcept:
-    return size > whole or elements_offset(dimensions, size) + size > whole
-
-
 cdef object decode_array(Run run, Message* message, bint may_view):
     cdef const unsigned char* at = payload_of(run, message)
     cdef const ArrayHead* head = <const ArrayHead*> at
@@ -101,10 +97,9 @@ cdef object decode_array(Run run, Message* message, bint may_view):
     for index in range(head.dimensions):
         lengths.append(shape[index])
         size *= <uint64_t> shape[index]
-    if offset_beyond(message.size, head.dimensions, size):
-        raise ValueError("the message is damaged")
-    order = "F" if head.fortran else "C"
     offset = elements_offset(head.dimensions, size)
+    check_inside(message, offset, size)
+    order = "F" if head.fortran else "C"
     if may_view and size >= LEAST_VIEW and lies_in_large_block(run, message):
         return ndarray(lengths, dtype, part(lease(run, message.block), offset, size), 0, None, order)
     array = empty_array(lengths, dtype, order)

@@ -410,16 +410,15 @@ cdef object decode_buffers(Run run, Message* message, bint may_view):
     cdef bytearray buffer
     cdef Lease whole = None
     may_view = may_view and lies_in_large_block(run, message)
-    # The block was another process's to write: one that died may have written beyond what it should.
-    if count > message.size // 8 or pickled > message.size or offset + pickled > message.size:
-        raise ValueError("the message is damaged")
+    if count > message.size // 8:
+        raise damaged()
+    check_inside(message, offset, pickled)
     data = PyMemoryView_FromMemory(<char*> at + offset, pickled, PyBUF_READ)
     offset += pickled
     for index in range(count):
         size = (<const uint64_t*> at)[2 + index]
         offset = aligned(offset)
-        if size > message.size or offset + size > message.size:
-            raise ValueError("the message is damaged")
+        check_inside(message, offset, size)
         if may_view and size >= LEAST_VIEW and size >= message.size // LEAST_SHARE:
             if whole is None:
                 whole = lease(run, message.block)
@@ -430,6 +429,18 @@ cdef object decode_buffers(Run run, Message* message, bint may_view):
             buffers.append(buffer)
         offset += size
     return loads(data, buffers=buffers)
+
+
+cdef int check_inside(Message* message, uint64_t offset, uint64_t size) except -1:
+    """Raise unless a part lies within its message. The block was another process's to write: one that died may have
+    written beyond what it should."""
+    if size > message.size or offset + size > message.size:
+        raise damaged()
+    return 0
+
+
+cdef damaged():
+    return ValueError("the message is damaged")
 
 
 cdef bint lies_in_large_block(Run run, Message* message) noexcept:

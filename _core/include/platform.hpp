@@ -55,25 +55,27 @@ inline void* memory_map(int fd, std::size_t size) noexcept {
   return base == MAP_FAILED ? nullptr : base;
 }
 
-// Puts a private mapping in the place of whole pages of a shared one: what is written there from now on, by this process or one
-// that it forks, is its own. Nothing that was written before is lost, also not by another thread at this moment.
-// False if the system refuses; then nothing is changed.
-inline bool memory_map_privately(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
-  // Made elsewhere and moved, because a refused MAP_FIXED may leave a hole.
-  void* made = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset));
+// Puts a mapping that was just made, or refused, in the place of another. Made elsewhere and moved, because a refused
+// MAP_FIXED may leave a hole. False if the system refuses; then nothing is changed.
+inline bool memory_move(void* made, void* at, std::size_t size) noexcept {
   if (made == MAP_FAILED) return false;
   if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
   munmap(made, size);
   return false;
 }
 
+// Puts a private mapping in the place of whole pages of a shared one: what is written there from now on, by this process or one
+// that it forks, is its own. Nothing that was written before is lost, also not by another thread at this moment.
+// False if the system refuses; then nothing is changed.
+inline bool memory_map_privately(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
+  return memory_move(
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at, size);
+}
+
 // The way back. What was written to the private mapping is gone.
 inline bool memory_map_again(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
-  void* made = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(offset));
-  if (made == MAP_FAILED) return false;
-  if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
-  munmap(made, size);
-  return false;
+  return memory_move(
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at, size);
 }
 
 // Makes every page of a private mapping this process's own, while others may be writing there.
@@ -102,9 +104,7 @@ inline bool memory_copy_privately(void* at, std::size_t size) noexcept {
   void* copy = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (copy == MAP_FAILED) return false;
   std::memcpy(copy, at, size);
-  if (mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
-  munmap(copy, size);
-  return false;
+  return memory_move(copy, at, size);
 }
 
 inline std::uint64_t physical_memory_bytes() noexcept {

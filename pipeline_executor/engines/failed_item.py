@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import pickle
 from typing import Any
 
+from pipeline_executor.engines.failures import add_note
 from pipeline_executor.errors import InactivityError, TaskError, TaskFailure
 from pipeline_executor.interfaces import Ledger
 from pipeline_executor.plan import Plan, StepPlan
@@ -20,7 +19,7 @@ FORMAT = 1
 
 def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseException, plan: Plan, ledger: Ledger) -> None:
     """Write the item of the first failed replica that has one, and say in a note of the error where, or why not."""
-    for failure in failures_of(error):
+    for failure in _failures_of(error):
         entry = next(
             replica.entry
             for replica in plan.assignments
@@ -30,18 +29,18 @@ def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseExcepti
         if hand is None:
             continue
         if not hand.decoded:
-            _note(
+            add_note(
                 error, f"keep_failed_item: item {hand.index} of {failure.where} was not kept: it had not been unpickled"
             )
             return
         try:
             item = ledger.item_in_hand(entry)
         except Exception as second:  # a user's __setstate__
-            _note(error, f"keep_failed_item: item {hand.index} of {failure.where} cannot be unpickled: {second!r}")
+            add_note(error, f"keep_failed_item: item {hand.index} of {failure.where} cannot be unpickled: {second!r}")
             return
         keep_failed_item(path, error, plan.steps[failure.step], hand.index, item)
         return
-    _note(error, "keep_failed_item: no failed step held an item")
+    add_note(error, "keep_failed_item: no failed step held an item")
 
 
 def keep_failed_item(
@@ -65,26 +64,21 @@ def keep_failed_item(
         with open(path, "wb") as file:
             file.write(data)
     except Exception as second:
-        _note(error, f"keep_failed_item: item {item_index} could not be written to {os.fspath(path)!r}: {second!r}")
+        add_note(error, f"keep_failed_item: item {item_index} could not be written to {os.fspath(path)!r}: {second!r}")
         return
-    _note(
+    add_note(
         error,
         f"its item {item_index} was written to {os.fspath(path)!r}; to run the step on it alone:\n"
         f"    python -m pipeline_executor replay {os.fspath(path)} {function} --pdb",
     )
 
 
-def failures_of(error: BaseException) -> tuple[TaskFailure, ...]:
+def _failures_of(error: BaseException) -> tuple[TaskFailure, ...]:
     """The records behind what the caller gets: its own, or those of its cause."""
     for told in (error, error.__cause__):
         if isinstance(told, (TaskError, InactivityError)):
             return told.failures
     return ()
-
-
-def _note(error: BaseException, text: str) -> None:
-    with contextlib.suppress(Exception):  # an exception may resist: a frozen dataclass, __notes__ of its own
-        error.add_note(text)
 
 
 def _can_be_pickled(value: Any) -> bool:
@@ -98,6 +92,5 @@ def _can_be_pickled(value: Any) -> bool:
 def _dumps(value: Any) -> bytes:
     import cloudpickle
 
-    stream = io.BytesIO()
-    cloudpickle.Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
-    return stream.getvalue()
+    data: bytes = cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return data

@@ -24,6 +24,7 @@ from pipeline_executor.worker import FailureReport
 __all__ = [
     "GUARD_EXIT_CODE",
     "GUARD_HINT",
+    "add_note",
     "bounded_repr",
     "error_of",
     "inactive",
@@ -137,19 +138,23 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
     error = TaskError(text, failures)
     if original is None or isinstance(original, StopIteration):  # which a loop over the results takes for their end
         return error
-    # An exception may resist: a frozen dataclass, a class with a __notes__ or a __setattr__ of its own.
-    with contextlib.suppress(Exception):
-        original.add_note(f"raised in {first.where} {first.progress}")
+    add_note(original, f"raised in {first.where} {first.progress}")
     BaseException.__setattr__(original, "__cause__", error)
     return original
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Tell something beside an error, where it can be told."""
+    # An exception may resist: a frozen dataclass, a class with a __notes__ or a __setattr__ of its own.
+    with contextlib.suppress(Exception):
+        error.add_note(text)
 
 
 def note_second(error: BaseException | None, second: Exception) -> None:
     """The caller's `on_report` has raised: raise that if nothing else had failed, else tell it beside the error."""
     if error is None:
         raise second
-    with contextlib.suppress(Exception):
-        error.add_note(f"on_report raised {type(second).__name__}: {second}")
+    add_note(error, f"on_report raised {type(second).__name__}: {second}")
 
 
 def stopped_early(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
