@@ -18,6 +18,7 @@ cdef enum Kind:
     KIND_PICKLE
     KIND_BUFFERS   # see Encoder._pack_pickle
     KIND_ARRAY     # see arrays.pxi
+    KIND_REFERENCE # see reference.pxi
 
 cdef enum:
     FLAT_ITEMS = 32          # of a tuple, a list or a dict that is written as it is
@@ -466,4 +467,6 @@ cdef object decode(Run run, Message* message, bint may_view):
         return loads(PyMemoryView_FromMemory(<char*> at, message.size, PyBUF_READ))
     if message.kind == KIND_ARRAY:
         return decode_array(run, message, may_view)
+    if message.kind == KIND_REFERENCE:
+        return referred(message)
     return decode_buffers(run, message, may_view)

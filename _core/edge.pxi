@@ -8,6 +8,7 @@ cdef class Sender:
     cdef Edge* edge
     cdef ReplicaEntry* me
     cdef Encoder encoder
+    cdef bint by_reference
     cdef uint64_t released_seen
     cdef Spin spin
     cdef readonly bint stopped
@@ -20,6 +21,7 @@ cdef class Sender:
         self.edge = region.edge(edge)
         self.me = region.entry(entry)
         self.encoder = Encoder.__new__(Encoder, run, max_message_bytes)
+        self.by_reference = edge in run.by_reference
         self.released_seen = 0
         self.stopped = False
 
@@ -65,6 +67,8 @@ cdef class Sender:
                 status = self.edge.reserve(region[0], self.me, self.released_seen, self.spin)
 
     cdef int _send(self, object item) except -1:
+        if self.by_reference:
+            return self._send_reference(item)
         cdef Region* region = self.run._open()
         cdef Message message
         self.encoder.encode(item, &message)
@@ -79,6 +83,17 @@ cdef class Sender:
             with nogil:
                 status = self.edge.reserve_bytes(region[0], self.me, message, self.spin)
         check_wait(self.edge.publish(region[0], self.me, message), self.me)
+        return 0
+
+    cdef int _send_reference(self, object item) except -1:
+        cdef Region* region = self.run._open()
+        cdef Message message
+        cdef uint64_t handed_over = self.me.items_out.load(relaxed)
+        pack_reference(item, &message)
+        cdef Status status = self.edge.publish(region[0], self.me, message)
+        if status != Status.ok and self.me.items_out.load(relaxed) == handed_over:
+            take_reference(&message)   # it did not get into the ring
+        check_wait(status, self.me)
         return 0
 
 
@@ -153,10 +168,19 @@ cdef class Receiver:
             raise ValueError("the input is already being read, by another thread or by a message's own code")
         if self.fault is not None:   # a step that goes on after a lost message would hide the loss
             raise Aborted("a message could not be decoded")
+        if self.me.hand.kind == KIND_REFERENCE and self.me.hand_phase.load(relaxed) != <uint32_t> HandPhase.empty:
+            item = take_reference(&self.me.hand)
+            self.edge.release(region[0], self.me)
+            del item   # whatever its end runs finds an empty hand
+            self.run._open()
+            return 0
         self.edge.release(region[0], self.me)
         return 0
 
     cdef object _decode(self):
+        if self.me.hand.kind == KIND_REFERENCE:
+            self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
+            return referred(&self.me.hand)
         # Decoding runs the message's own code, which may close the run or ask this receiver for more.
         self.run.decodings += 1
         self.busy = True

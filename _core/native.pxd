@@ -35,6 +35,7 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
     void sort_spans(Span* begin, Span* end) noexcept
     uint64_t physical_memory_bytes() noexcept
     int bell_create() noexcept
+    void bell_ring(int bell) noexcept
     void bell_silence(int bell) noexcept
 
     cdef cppclass Spin:
@@ -45,6 +46,7 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         uint32_t in_block
         uint64_t size
         unsigned char* bytes
+        uint64_t* words
         uint64_t block
 
     const uint64_t inline_capacity "pipeline_executor::Message::inline_capacity"
@@ -111,8 +113,15 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         bool_t abort(Cause cause, uint32_t entry) noexcept
         void arm_bell() noexcept
 
+    cdef cppclass Cell:
+        atomic_u64 turn
+        Message message
+
     cdef cppclass Edge:
+        atomic_u64 head
+        atomic_u64 tail
         atomic_u32 stopped
+        Cell* cell(const Region&, uint64_t position) noexcept
         Status reserve_now(const Region&, uint64_t&) noexcept
         Status reserve(const Region&, ReplicaEntry*, uint64_t&, Spin&) noexcept
         void unreserve() noexcept

@@ -20,7 +20,7 @@ def open_run(layout, context):
             if not (1 <= edge.limit_items <= MOST_PACKETS_IN_FLIGHT and 1 <= edge.limit_bytes <= MOST_BYTES):
                 raise ValueError(f"edge {index}: a bound is out of range: {edge}")
             plans[index].limit = edge.limit_items
-            plans[index].max_bytes = edge.limit_bytes
+            plans[index].max_bytes = MOST_BYTES if edge.by_reference else edge.limit_bytes
             plans[index].producers = edge.producers
             plans[index].consumers = edge.consumers
             plans[index].may_stop_early = edge.may_stop_early
@@ -45,6 +45,7 @@ def open_run(layout, context):
         raise
     finally:
         free(plans)
+    run.by_reference = frozenset(index for index, edge in enumerate(layout.edges) if edge.by_reference)
     run.ledger = Ledger.__new__(Ledger, run)
     return run
 
@@ -77,10 +78,12 @@ cdef class Run:
     cdef bint is_disowned     # this process is a fork of one whose run it is
     cdef object owner         # the process that made the run: when it closes the run, nobody else uses it
     cdef bint is_trimmed      # closed, and all but the leased blocks given back
+    cdef frozenset by_reference   # edges; empty in a process that was given the run
     cdef readonly object ledger
 
     def __cinit__(self):
         self.memory = self.bell = -1
+        self.by_reference = frozenset()
 
     cdef bint _create(self, uint64_t size):
         self.memory = memory_create(size)
@@ -125,6 +128,9 @@ cdef class Run:
             return None
         return AbortCause(word >> 32), word & 0xFFFFFFFF
 
+    def ring(self):
+        bell_ring(self._open().bell)
+
     def stopped(self, uint32_t edge):
         cdef Region* region = self._open()
         if edge >= region.control().edges:
@@ -137,11 +143,15 @@ cdef class Run:
         self.is_disowned = True
 
     def close(self):
+        left = None
+        if self.region.base != NULL and self.owner == os.getpid():
+            left = take_references_left(&self.region, self.by_reference)
         self.region.base = NULL
         bell, self.bell = self.bell, -1
         if bell >= 0:
             os.close(bell)
         self._settle()
+        del left   # whatever its end runs finds a closed run
 
     cdef void _settle(self):
         """Give back what is no longer needed, once the run is closed and no message is being decoded."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_BUFFER_BYTES",
     "DEFAULT_PACKETS_IN_FLIGHT",
+    "DEFAULT_REFERENCES_IN_FLIGHT",
     "MOST_BYTES",
     "MOST_PACKETS_IN_FLIGHT",
     "Aborted",
@@ -42,6 +43,9 @@ __all__ = [
 
 #: Items between two steps unless a task says otherwise: enough to keep both busy with the smallest messages.
 DEFAULT_PACKETS_IN_FLIGHT = 1024
+
+#: The same between two threads. They hold one interpreter lock in turn: the more items a turn takes, the fewer turns.
+DEFAULT_REFERENCES_IN_FLIGHT = 8192
 
 #: A higher bound on items bounds nothing that a queue could hold, and would only cost memory for its ring.
 MOST_PACKETS_IN_FLIGHT = 2**20
@@ -138,6 +142,8 @@ class EdgeLayout:
         limit_bytes: bytes queued at any moment; at most MOST_BYTES.
         may_stop_early: the reading step may return before the end.
         caller_reads: the consumer is the process that called `execute`, and waits with a `Supervisor`.
+        by_reference: both ends lie in the process that opens the run, and messages are passed as they are, neither
+            copied nor encoded. `limit_bytes` then bounds nothing.
     """
 
     producers: int
@@ -146,6 +152,7 @@ class EdgeLayout:
     limit_bytes: int = DEFAULT_BUFFER_BYTES
     may_stop_early: bool = False
     caller_reads: bool = False
+    by_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,8 +207,9 @@ class Ledger(Protocol):
 class Sender(Protocol):
     """The producing end of an edge, for one replica."""
 
-    stopped: bool
-    """The consumers want no more (they may stop early, and did)."""
+    @property
+    def stopped(self) -> bool:
+        """The consumers want no more (they may stop early, and did)."""
 
     def drive(self, items: Iterable[Any]) -> None:
         """Send all items, asking for each only when there is a credit for it.
@@ -274,6 +282,9 @@ class Run(Protocol):
         """Kill the run: everybody who waits wakes. False if it had been aborted before; the first cause stays."""
 
     def aborted(self) -> tuple[Cause, int] | None: ...
+    def ring(self) -> None:
+        """Wake the supervisor from its wait: a replica has ended that has no handle."""
+
     def stopped(self, edge: int) -> bool:
         """The edge's consumers stopped early, legally."""
 
@@ -306,6 +317,10 @@ class ResultStream(Protocol):
 
     def next_result(self) -> Any:
         """The next result; raises StopIteration after the last, once everything has ended well."""
+
+    def poll_result(self) -> tuple[bool, Any]:
+        """Without waiting for another process or thread: (True, item), or (False, None) where `next_result` has to see
+        to it: nothing is there yet, or the run has ended."""
 
     def close(self) -> None:
         """Stop the pipeline quietly and leave nothing behind."""

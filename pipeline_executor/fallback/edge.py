@@ -13,6 +13,7 @@ looks at the words first, so a release too many is harmless and a wait without a
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing.context import BaseContext
@@ -42,6 +43,9 @@ class Edge:
 
     def __init__(self, layout: EdgeLayout, context: BaseContext) -> None:
         self.layout = layout
+        #: Messages that are passed as they are, by the number that stands for them in the ring.
+        self._objects: dict[int, Any] = {}
+        self._numbers = itertools.count(1)
         # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
         self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
         self._ring = _EDGE_WORDS + Arena.WORDS
@@ -83,8 +87,30 @@ class Edge:
     def queued(self) -> bool:
         return self.memory.words[_HEAD] != self.memory.words[_TAIL]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_objects": {}, "_numbers": None}  # the other end of no such message
+
+    def keep(self, item: Any) -> int:
+        """Where a message lies that is passed as it is: in place of a block."""
+        number = next(self._numbers)
+        self._objects[number] = item
+        return number
+
+    def drop(self, block: int) -> None:
+        """The message is consumed."""
+        if self.layout.by_reference:
+            del self._objects[block]
+            return
+        self.arena.free(block)
+
+    def drop_all(self) -> None:
+        """Nobody uses the run any more."""
+        self._objects.clear()
+
     def read(self, block: int, size: int) -> Any:
         """Decode the message that lies there."""
+        if self.layout.by_reference:
+            return self._objects[block]
         with self.memory.data[block : block + size] as message:
             return decode(message)
 
@@ -190,6 +216,9 @@ class Sender:
 
     def send(self, item: Any) -> None:
         self._run.check_open()
+        if self._edge.layout.by_reference:
+            self._send_reference(item)
+            return
         edge = self._edge
         pieces = self._encoder.encode(item)
         self._run.check_open()  # the item's own code may have closed the run, or forked
@@ -216,6 +245,16 @@ class Sender:
             with self._lock:
                 edge.push(block, size)
                 self._me.count_out()
+        self._announce()
+
+    def _send_reference(self, item: Any) -> None:
+        with self._lock:
+            self._edge.push(self._edge.keep(item), 0)
+            self._me.count_out()
+        self._announce()
+
+    def _announce(self) -> None:
+        edge = self._edge
         edge.items.release()
         self._run.ring_if_armed(edge)
         if edge.dropped:
@@ -309,7 +348,7 @@ class Receiver:
         """Under the lock: the next message into the hand. Raises StopIteration at the end."""
         edge = self._edge
         if self._used_block:
-            edge.arena.free(self._used_block)
+            edge.drop(self._used_block)
             self._used_block = 0
         if edge.stopped or not edge.queued:
             if edge.stopped or edge.ended:
@@ -343,7 +382,10 @@ class Receiver:
             raise Aborted("a message could not be decoded")
         block = self._me.empty_hand()
         if block:
-            self._used_block = block
+            if self._edge.layout.by_reference:
+                self._edge.drop(block)  # needs no lock, and a step is to hold no item longer than it wants
+            else:
+                self._used_block = block
             self._edge.room.release()
 
     def stop(self) -> None:

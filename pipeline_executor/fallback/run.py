@@ -105,6 +105,10 @@ class Run:
         word = self.ledger.abort_word
         return (Cause(word >> 32), word & 0xFFFFFFFF) if word else None
 
+    def ring(self) -> None:
+        self.check_open()
+        self._ring()
+
     def stopped(self, edge: int) -> bool:
         self.check_open()
         return self.edges[edge].stopped
@@ -152,6 +156,7 @@ class Run:
                 connection.close()
         for edge in self.edges:
             edge.memory.close()
+            edge.drop_all()
         self.ledger.memory.close()
         # The locks' names in the system go with their last reference.
         self.edges.clear()

@@ -48,9 +48,10 @@ def open_edge(
     may_stop_early: bool = False,
     caller_reads: bool = False,
     max_message_bytes: int | None = None,
+    by_reference: bool = False,
 ) -> Iterator[tuple[Run, list[Sender], list[Receiver]]]:
     """A run with one edge, and all its senders and receivers in this process."""
-    layout = EdgeLayout(producers, consumers, limit_items, limit_bytes, may_stop_early, caller_reads)
+    layout = EdgeLayout(producers, consumers, limit_items, limit_bytes, may_stop_early, caller_reads, by_reference)
     with open_run(layout) as run:
         senders = [run.sender(0, entry, max_message_bytes) for entry in range(producers)]
         receivers = [run.receiver(0, producers + index) for index in range(consumers)]

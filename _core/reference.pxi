@@ -1,0 +1,49 @@
+# Messages that are passed as they are, on edges between threads of one process (`EdgeLayout.by_reference`).
+#
+# Such a message is a pointer and one reference that it owns. The reference goes with the message: from the sender into the
+# ring's cell, from there into the consumer's hand, which gives it up when its step asks for the next item. So the
+# queue's protocol is the same as between processes, and only what a message holds differs. Other processes of the run see these
+# cells and never look into them.
+
+cdef int pack_reference(object item, Message* message) except -1:
+    Py_INCREF(item)
+    message.kind = KIND_REFERENCE
+    message.in_block = 0
+    message.size = sizeof(PyObject*)
+    message.words[0] = <uint64_t> <PyObject*> item
+    return 0
+
+
+cdef object referred(Message* message):
+    """The object, with a reference of its own for the caller; the message keeps its."""
+    return <object> <PyObject*> message.words[0]
+
+
+cdef object take_reference(Message* message):
+    """The object, with the message's reference: the message is over."""
+    item = referred(message)
+    Py_DECREF(item)   # the message's; `item` holds another, so nothing dies here
+    return item
+
+
+cdef list take_references_left(Region* region, edges):
+    """What is still queued on these edges or in a replica's hand, when nobody uses the run any more."""
+    cdef list left = []
+    cdef Edge* edge
+    cdef Cell* cell
+    cdef ReplicaEntry* at
+    cdef uint64_t position
+    cdef uint32_t index
+    for index in edges:
+        edge = region.edge(index)
+        for position in range(edge.head.load(acquire), edge.tail.load(acquire)):
+            cell = edge.cell(region[0], position)
+            if cell.turn.load(acquire) == position + 1:   # a claimed cell of an aborted sender holds nothing
+                left.append(take_reference(&cell.message))
+    if edges:
+        for index in range(region.control().replicas):
+            at = region.entry(index)
+            if at.hand_phase.load(acquire) != <uint32_t> HandPhase.empty and at.hand.kind == KIND_REFERENCE:
+                at.hand_phase.store(<uint32_t> HandPhase.empty, release)
+                left.append(take_reference(&at.hand))
+    return left
