@@ -30,6 +30,7 @@ class TaskFailure:
         replica: which of the task's replicas, from 0.
         num_replicas: how many replicas the task has.
         pid: the process that the replica ran in; None if it never started.
+        thread: the name of its thread, if it was a thread of the calling process.
         exception_type: qualified name of the exception that the step raised, if it raised.
         exception_text: that exception's own text.
         traceback: the step's traceback as text, as its process saw it.
@@ -57,6 +58,7 @@ class TaskFailure:
     item_index: int | None = None
     item_repr: str | None = None
     stack: str | None = None
+    thread: str | None = None
 
     @property
     def where(self) -> str:
@@ -64,7 +66,9 @@ class TaskFailure:
         details = []
         if self.num_replicas > 1:
             details.append(f"replica {self.replica} of {self.num_replicas}")
-        if self.pid is not None:
+        if self.thread is not None:
+            details.append(f"thread {self.thread!r}")
+        elif self.pid is not None:
             details.append(f"pid {self.pid}")
         suffix = f" ({', '.join(details)})" if details else ""
         return f"step {self.step} {self.task!r}{suffix}"

@@ -60,8 +60,9 @@ def execute(
     Arguments:
         tasks: the steps, the source first.
         parallelism: "process": each replica in a process of its own, started by the interpreter's default method;
-            "process-fork", "process-forkserver", "process-spawn": by that method; "sequential": all steps in this
-            process, chained, for debugging.
+            "process-fork", "process-forkserver", "process-spawn": by that method; "thread": each replica in a thread of
+            this process; "sequential": all steps in this process, chained, for debugging. A task's `num_threads` puts
+            that step into threads also where the others are processes.
         type_check_pipeline: whether the steps' annotations are compared first. Counts and constants always are.
         shutdown_timeout: seconds that steps which are still busy get to stop when the run is aborted; then they are
             killed.
@@ -105,7 +106,7 @@ def execute(
         stream = _start_local(
             tasks,
             signatures,
-            _start_method(parallelism),
+            parallelism,
             shutdown_timeout,
             inactivity_timeout,
             keep_failed_item,
@@ -147,7 +148,7 @@ def _message_check(limit: int) -> Callable[[Any], object]:
 def _start_local(
     tasks: Sequence[PipelineTask[Any, Any]],
     signatures: Sequence[StepSignature],
-    start_method: str,
+    parallelism: str,
     shutdown_timeout_s: float,
     inactivity_timeout_s: float | None,
     kept_item_path: str | os.PathLike[str] | None,
@@ -157,18 +158,26 @@ def _start_local(
 
     from pipeline_executor import backend
     from pipeline_executor.engines.local import run_local
+    from pipeline_executor.engines.warn import warn_caller
     from pipeline_executor.plan import make_plan
 
-    if multiprocessing.current_process().daemon:
+    plan = make_plan(tasks, signatures, all_in_threads=parallelism == "thread")
+    if multiprocessing.current_process().daemon and not all(step.in_threads for step in plan.steps):
         raise PipelineError(
             "execute() was called in a daemonic process, which may not have children. "
-            "Start this process with daemon=False, or use parallelism='sequential'."
+            "Start this process with daemon=False, or use parallelism='thread' or 'sequential'."
         )
-    plan = make_plan(tasks, signatures)
+    for step in plan.steps:
+        if step.in_threads and step.env:
+            warn_caller(
+                f"step {step.index} {step.name!r}: env is not applied to a step that runs in threads of this process",
+                RuntimeWarning,
+            )
     return run_local(
         plan,
         backend.select(),
-        start_method,
+        _start_method(parallelism),
+        message_check=_message_check,
         shutdown_timeout_s=shutdown_timeout_s,
         inactivity_timeout_s=inactivity_timeout_s,
         kept_item_path=kept_item_path,
@@ -204,7 +213,7 @@ def _reporter(plan: Plan, on_report: Callable[[RunReport], object] | None) -> On
 
 
 def _start_method(parallelism: str) -> str:
-    if parallelism != "process":
+    if parallelism in _START_METHODS:
         return _START_METHODS[parallelism]
     import multiprocessing
 
@@ -265,15 +274,13 @@ def _refuse_unimplemented(
     progress: bool,
     trace: object,
 ) -> None:
-    if parallelism in ("thread", "ray"):
+    if parallelism == "ray":
         _not_implemented(f"parallelism={parallelism!r}")
     if progress:
         _not_implemented("progress")
     if trace is not None:
         _not_implemented("trace")
     for index, task in enumerate(tasks):
-        if task.num_threads is not None:
-            _not_implemented(f"num_threads (step {index} {task.display_name!r})")
         if task.ordered:
             _not_implemented(f"ordered (step {index} {task.display_name!r})")
 

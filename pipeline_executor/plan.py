@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_executor.interfaces import (
     DEFAULT_BUFFER_BYTES,
     DEFAULT_PACKETS_IN_FLIGHT,
+    DEFAULT_REFERENCES_IN_FLIGHT,
     MOST_BYTES,
     MOST_PACKETS_IN_FLIGHT,
     EdgeLayout,
@@ -32,6 +33,7 @@ class Assignment:
         entry: its entry in the ledger.
         input_edge, output_edge: the edges that it reads and writes; None for a source and for a sink.
         downstream_edges: its output edge and all after it.
+        in_thread: it is a thread of the calling process, not a process.
     """
 
     step: int
@@ -43,6 +45,7 @@ class Assignment:
     output_edge: int | None
     max_message_bytes: int | None
     downstream_edges: tuple[int, ...] = ()
+    in_thread: bool = False
 
     def is_unwanted(self, run: Run) -> bool:
         """A step further down has stopped early, as it may, and nobody needs what this one makes."""
@@ -60,6 +63,10 @@ class StepPlan:
     env: Mapping[str, str]
     may_stop_early: bool
     replicas: tuple[Assignment, ...]
+
+    @property
+    def in_threads(self) -> bool:
+        return self.replicas[0].in_thread
 
     @property
     def input_edge(self) -> int | None:
@@ -94,16 +101,22 @@ class Plan:
 
 
 def make_plan(
-    tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature], *, replicate: bool = True
+    tasks: Sequence[PipelineTask[Any, Any]],
+    signatures: Sequence[StepSignature],
+    *,
+    replicate: bool = True,
+    all_in_threads: bool = False,
 ) -> Plan:
     """The plan of a pipeline whose definition has been checked.
 
     Arguments:
         replicate: False gives every step one replica, whatever its `num_procs`: for engines without parallelism.
+        all_in_threads: run also the steps in threads that do not say so.
     """
     last = len(tasks) - 1
     yields_to_caller = not signatures[last].consumes
-    counts = [task.num_procs if replicate else 1 for task in tasks]
+    counts = [(task.num_threads or task.num_procs) if replicate else 1 for task in tasks]
+    in_threads = [all_in_threads or task.num_threads is not None for task in tasks]
     steps: list[StepPlan] = []
     entry = 0
     for index, task in enumerate(tasks):
@@ -118,6 +131,7 @@ def make_plan(
                 output_edge=index if index < last or yields_to_caller else None,
                 max_message_bytes=None if task.max_message_size is None else min(task.max_message_size, MOST_BYTES),
                 downstream_edges=tuple(range(index, last + yields_to_caller)),
+                in_thread=in_threads[index],
             )
             for replica in range(counts[index])
         )
@@ -133,21 +147,24 @@ def make_plan(
                 replicas=replicas,
             )
         )
-    edges = [
-        EdgeLayout(
-            producers=counts[index],
-            consumers=counts[index + 1] if index < last else 1,
-            # Each producer holds a credit while it makes an item, so there are at least as many as producers.
-            limit_items=min(
-                _or(task.packets_in_flight, max(DEFAULT_PACKETS_IN_FLIGHT, 2 * counts[index])), MOST_PACKETS_IN_FLIGHT
-            ),
-            limit_bytes=min(_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES), MOST_BYTES),
-            may_stop_early=index < last and tasks[index + 1].may_stop_early,
-            caller_reads=index == last,
+    edges = []
+    for index, task in enumerate(tasks[: last + yields_to_caller]):
+        by_reference = in_threads[index] and (index == last or in_threads[index + 1])
+        default_items = DEFAULT_REFERENCES_IN_FLIGHT if by_reference else DEFAULT_PACKETS_IN_FLIGHT
+        edges.append(
+            EdgeLayout(
+                producers=counts[index],
+                consumers=counts[index + 1] if index < last else 1,
+                # Each producer holds a credit while it makes an item, so there are at least as many as producers.
+                limit_items=min(
+                    _or(task.packets_in_flight, max(default_items, 2 * counts[index])), MOST_PACKETS_IN_FLIGHT
+                ),
+                limit_bytes=min(_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES), MOST_BYTES),
+                may_stop_early=index < last and tasks[index + 1].may_stop_early,
+                caller_reads=index == last,
+                by_reference=by_reference,
+            )
         )
-        for index, task in enumerate(tasks)
-        if index < last or yields_to_caller
-    ]
     return Plan(
         steps=tuple(steps),
         layout=RunLayout(tuple(edges), entries=entry + yields_to_caller),

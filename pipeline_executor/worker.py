@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pipeline_executor.engines.checked import CheckedSender
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
 
 if TYPE_CHECKING:
@@ -73,17 +74,35 @@ class FailureReport:
     fault: MessageFault | None = None
 
 
-def run_replica(assignment: Assignment, load: Load, run: Run) -> None:
-    """Do all the work of one replica. Never raises what the step raises: that goes into the ledger."""
+def run_replica(
+    assignment: Assignment,
+    load: Load,
+    run: Run,
+    check: Callable[[Any], object] | None = None,
+    *,
+    in_thread: bool = False,
+) -> BaseException | None:
+    """Do all the work of one replica. Never raises what the step raises: that goes into the ledger.
+
+    Arguments:
+        check: what each message is given to before it is handed over; it raises for one that must not pass.
+        in_thread: the replica is a thread of the calling process, so that the exception need not be pickled.
+
+    Returns:
+        What the step failed of.
+    """
     entry = assignment.entry
     receiver: Receiver | None = None
+    set_info = set_thread_worker_info if in_thread else set_worker_info
     try:
-        set_worker_info(WorkerInfo(assignment.task, assignment.replica, assignment.num_replicas))
+        set_info(WorkerInfo(assignment.task, assignment.replica, assignment.num_replicas))
         if assignment.input_edge is not None:
             receiver = run.receiver(assignment.input_edge, entry)
         sender: Sender | None = None
         if assignment.output_edge is not None:
             sender = run.sender(assignment.output_edge, entry, assignment.max_message_bytes)
+            if check is not None:
+                sender = CheckedSender(sender, check)
         _run_step(load, receiver, sender)
         # A step can catch whatever was raised into it and return as if nothing had been.
         if run.aborted() or (receiver is not None and receiver.fault is not None):
@@ -101,12 +120,14 @@ def run_replica(assignment: Assignment, load: Load, run: Run) -> None:
             fault = _fault_behind(error)
         if fault is None and isinstance(error, Aborted) and (run.aborted() or assignment.is_unwanted(run)):
             run.ledger.set_state(entry, State.STOPPED)
-            return
-        _write_report(run, entry, error, fault)
+            return None
+        _write_report(run, entry, error, fault, with_exception=not in_thread)
         run.ledger.set_state(entry, State.FAILED)
         run.abort(Cause.FAILED, entry)
+        return error
     finally:
-        set_worker_info(None)
+        set_info(None)
+    return None
 
 
 def _fault_behind(error: BaseException | None) -> MessageFault | None:
@@ -134,9 +155,11 @@ def _run_step(load: Load, receiver: Receiver | None, sender: Sender | None) -> N
         )
 
 
-def _write_report(run: Run, entry: int, error: BaseException, fault: MessageFault | None) -> None:
+def _write_report(
+    run: Run, entry: int, error: BaseException, fault: MessageFault | None, *, with_exception: bool
+) -> None:
     # The exception may carry anything in any amount: try it whole, then in words, then in few words.
-    report = _describe(error, fault)
+    report = _describe(error, fault, with_exception=with_exception)
     in_words = FailureReport(None, report.type_name, report.text, report.traceback, fault)
     in_few_words = FailureReport(None, report.type_name, report.text[:1000], "", fault)
     for attempt in (report, in_words, in_few_words):
@@ -148,13 +171,13 @@ def _write_report(run: Run, entry: int, error: BaseException, fault: MessageFaul
                 raise
 
 
-def _describe(error: BaseException, fault: MessageFault | None) -> FailureReport:
+def _describe(error: BaseException, fault: MessageFault | None, *, with_exception: bool) -> FailureReport:
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
     import traceback
 
     lines = traceback.format_exception(type(cause), cause, _from_the_step(cause.__traceback__))
     return FailureReport(
-        exception=None if fault is not None else _pickled(error),
+        exception=_pickled(error) if with_exception and fault is None else None,
         type_name=_qualified_name(type(cause)),
         text=text_of(cause)[:_LONGEST_TEXT],
         traceback="".join(lines)[-_LONGEST_TEXT:],

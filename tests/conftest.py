@@ -14,7 +14,8 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import psutil
@@ -58,13 +59,10 @@ _SHARED_HEAP = multiprocessing.RawValue("i")
 
 
 @pytest.fixture(params=CORES)
-def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def core(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> str:
     """Each core in turn, forced: a missing compiled core fails the test rather than skip it."""
-    name: str = request.param
-    if name == "compiled" and not sys.platform.startswith("linux"):
-        pytest.skip("there is no compiled core for this system yet")
-    monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", name)
-    return name
+    set_core(request.param)
+    return str(request.param)
 
 
 @pytest.fixture(params=START_METHODS)
@@ -73,15 +71,34 @@ def start_method(request: pytest.FixtureRequest) -> str:
     return method
 
 
-@pytest.fixture(params=["sequential", *(f"{way}/{core}" for way in PROCESS_PARALLELISMS for core in CORES)])
-def parallelism(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    way, _, core = request.param.partition("/")
-    if core:
+#: Every `parallelism`, the ones with queues for both cores.
+WAYS = ["sequential", *(f"{way}/{core}" for way in ("thread", *PROCESS_PARALLELISMS) for core in CORES)]
+
+
+def context_of(parallelism: str) -> BaseContext:
+    """The context whose locks and queues go with this parallelism."""
+    _, _, method = parallelism.partition("process-")
+    return multiprocessing.get_context(method or None)
+
+
+@pytest.fixture
+def set_core(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Forces a core for the test; "" leaves the choice."""
+
+    def force(core: str) -> None:
         if core == "compiled" and not sys.platform.startswith("linux"):
             pytest.skip("there is no compiled core for this system yet")
-        monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", core)
-    name: str = way
-    return name
+        if core:
+            monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", core)
+
+    return force
+
+
+@pytest.fixture(params=WAYS)
+def parallelism(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> str:
+    way, _, core = request.param.partition("/")
+    set_core(core)
+    return str(way)
 
 
 def _is_the_interpreters_own(process: psutil.Process) -> bool:

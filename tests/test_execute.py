@@ -17,14 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import steps
-from conftest import START_METHODS
+from conftest import START_METHODS, context_of
 
 import pipeline_executor
 from pipeline_executor import (
@@ -49,18 +48,13 @@ PROCESS_CLASSES = {"fork": "ForkProcess", "forkserver": "ForkServerProcess", "sp
 needs_fork = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
 
 
-def is_sequential(parallelism: str) -> bool:
-    return parallelism == "sequential"
+def has_processes(parallelism: str) -> bool:
+    return parallelism.startswith("process")
 
 
 def needs_processes(parallelism: str) -> None:
-    if is_sequential(parallelism):
+    if not has_processes(parallelism):
         pytest.skip("it is about processes")
-
-
-def context_of(parallelism: str) -> BaseContext:
-    """The context whose locks and queues go with this parallelism."""
-    return multiprocessing.get_context(None if is_sequential(parallelism) else parallelism.removeprefix("process-"))
 
 
 def task(
@@ -707,7 +701,7 @@ def yield_and_change(n: int) -> Iterable[list[int]]:
 
 
 def test_message_is_a_snapshot_of_the_moment_of_its_yield(parallelism: str) -> None:
-    if is_sequential(parallelism):
+    if not has_processes(parallelism):
         pytest.skip("it passes the objects themselves, as the README says")
     expected = [[0], [0, -1, 1], [0, -1, 1, -1, 2]]
     assert list(results_of([task(yield_and_change, {"n": 3})], parallelism)) == expected
@@ -887,10 +881,8 @@ def test_big_constants_arrive_in_every_replica(parallelism: str) -> None:
     ("option", "task_options", "options"),
     [
         ("ordered", {"ordered": True}, {}),
-        ("num_threads", {"num_threads": 2}, {}),
         ("progress", {}, {"progress": True}),
         ("trace", {}, {"trace": "trace.json"}),
-        ("parallelism='thread'", {}, {"parallelism": "thread"}),
         ("parallelism='ray'", {}, {"parallelism": "ray"}),
     ],
 )
@@ -1006,7 +998,7 @@ def test_worker_info_tells_each_step_who_it_is(parallelism: str) -> None:
         task(check_own_name),
     ]
     results = results_of(tasks, parallelism)
-    count = 1 if is_sequential(parallelism) else 3
+    count = 1 if parallelism == "sequential" else 3
     received = []
     for item in results:
         received.append(item)
@@ -1265,7 +1257,7 @@ def test_on_report_gets_the_numbers_once(parallelism: str) -> None:
     )
     spent_s = time.monotonic() - before
     (report,) = reports
-    replicas = (1, 1, 1) if is_sequential(parallelism) else (1, 2, 3)
+    replicas = (1, 1, 1) if parallelism == "sequential" else (1, 2, 3)
     numbers = [(step.task, step.num_replicas, step.items_in, step.items_out) for step in report.steps]
     assert numbers == [("count", replicas[0], 0, 50), ("worker", replicas[1], 50, 50), ("swallow", replicas[2], 50, 0)]
     assert 0 < report.duration_s <= spent_s
@@ -1347,7 +1339,7 @@ def touch(path: Path) -> None:
 def test_one_step_that_consumes_nothing_just_runs(parallelism: str, tmp_path: Path) -> None:
     assert execute([task(touch, {"path": tmp_path / "pid"})], parallelism) is None
     pid = int((tmp_path / "pid").read_text())
-    assert (pid == os.getpid()) is is_sequential(parallelism)
+    assert (pid == os.getpid()) is not has_processes(parallelism)
 
 
 def test_results_of_an_endless_pipeline_left_by_with(parallelism: str, tmp_path: Path) -> None:

@@ -10,28 +10,31 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import steps
-from conftest import CORES
+from conformance import execute
+from conftest import CORES, WAYS, context_of
 
-from pipeline_executor import (
-    PipelineTask,
-    StoppedEarlyError,
-    TaskDied,
-    TaskError,
-    execute,
-)
+from pipeline_executor import PipelineTask, StoppedEarlyError, TaskDied, TaskError
 
 PROCESSES_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
 
 
+@pytest.fixture(params=[*WAYS, *(f"mixed/{core}" for core in CORES)])
+def parallelism(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> str:
+    """Every way to run a pipeline."""
+    way, _, core = request.param.partition("/")
+    set_core(core)
+    return str(way)
+
+
 def needs_processes(parallelism: str) -> None:
-    if parallelism == "sequential":
+    if parallelism in ("sequential", "thread"):
         pytest.skip("there is no process to end")
 
 
@@ -184,7 +187,7 @@ def first_replica_stops(items: Iterable[int]) -> Iterable[int]:
 def test_r3_both_replicas_return_with_all_consumed_is_fine(parallelism: str) -> None:
     if parallelism == "sequential":
         pytest.skip("there is one replica only")
-    barrier = multiprocessing.get_context(parallelism.removeprefix("process-")).Barrier(2)
+    barrier = context_of(parallelism).Barrier(2)
     execute(
         [PipelineTask(steps.count, {"n": 2}), PipelineTask(take_one_together, {"barrier": barrier}, num_procs=2)],
         parallelism,
@@ -332,7 +335,7 @@ def catches_everything(items: Iterable[int]) -> None:
 @pytest.mark.rule("R4")
 def test_r4_several_failures_are_all_listed(parallelism: str) -> None:
     needs_processes(parallelism)
-    barrier = multiprocessing.get_context(parallelism.removeprefix("process-")).Barrier(3)
+    barrier = context_of(parallelism).Barrier(3)
     tasks = [PipelineTask(steps.count_for_ever), PipelineTask(fail_together, {"barrier": barrier}, num_procs=3)]
     with pytest.raises(ValueError, match="replica") as caught:
         execute(tasks, parallelism)
@@ -530,6 +533,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", ["python", "sleep", "numpy", "waiting"])
 def test_r7_children_go_when_the_caller_is_killed(parallelism: str, how: str, tmp_path: Path) -> None:
     needs_processes(parallelism)
+    if parallelism == "mixed":
+        pytest.skip("its threads go with the caller, of course")
     script = tmp_path / "script.py"
     script.write_text(KILLED_CALLER)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}

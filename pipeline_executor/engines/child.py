@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.lifeline import Lifeline
+from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
 from pipeline_executor.engines.stacks import StackFile
 from pipeline_executor.interfaces import Run, State
@@ -52,6 +53,7 @@ class Launch:
         content: function and constants; under fork.
         payload: the same to be sent; under spawn and forkserver.
         stack_file: where faulthandler writes; None where it cannot be passed on.
+        seed: what the run's random numbers follow from.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Launch:
         content: tuple[Callable[..., Any], Mapping[str, Any]],
         payload: Payload | None,
         stack_file: StackFile | None,
+        seed: int,
     ) -> None:
         self.assignment = assignment
         self.run = run
         self.lifeline = lifeline
         self.env = env
         self.stack_file = stack_file
+        self._seed = seed
         self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
         self._payload: Payload | None = payload
         self._received: SharedBytes | bytes | None = None
@@ -78,12 +82,14 @@ class Launch:
         return {**self.__dict__, "_content": None, "_payload": None, "_received": self._payload.to_send()}
 
     def load(self) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-        if self._content is not None:
-            return self._content
-        data = self._received
-        assert data is not None
-        function, constants = pickle.loads(data if isinstance(data, bytes) else data.read())
-        return function, constants
+        content = self._content
+        if content is None:
+            data = self._received
+            assert data is not None
+            content = pickle.loads(data if isinstance(data, bytes) else data.read())
+        # After the step's modules have been imported: numpy is seeded where it is loaded.
+        seed_process(self._seed, self.assignment)
+        return content
 
 
 def run_child(launch: Launch) -> None:

@@ -7,7 +7,7 @@ import pickle
 import reprlib
 from collections.abc import Container, Mapping, Sequence
 
-from pipeline_executor.engines.processes import ExitStatus
+from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.errors import (
     InactivityError,
     MessageError,
@@ -32,6 +32,7 @@ __all__ = [
     "note_second",
     "raised",
     "stopped_early",
+    "thread_name",
 ]
 
 #: The exit code of a child whose `__main__` calls `execute` while it is being imported there.
@@ -81,6 +82,7 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
         replica=assignment.replica,
         num_replicas=assignment.num_replicas,
         pid=books.pid or None,
+        thread=thread_name(assignment) if assignment.in_thread else None,
         exception_type=report.type_name if report else None,
         exception_text=report.text if report else None,
         traceback=report.traceback if report else None,
@@ -101,6 +103,7 @@ def error_of(
     culprit: int,
     died: Mapping[int, ExitStatus],
     stacks: Mapping[int, str],
+    raised_in_threads: Mapping[int, BaseException],
     *,
     out_of_memory: bool,
 ) -> BaseException:
@@ -109,6 +112,7 @@ def error_of(
     Arguments:
         died: the entries whose processes ended without finishing, and how.
         stacks: what faulthandler has written, by entry.
+        raised_in_threads: the exceptions themselves of the replicas that were threads, by entry.
         out_of_memory: the kernel has killed some process for want of memory meanwhile.
     """
     failed = [replica.entry for replica in plan.assignments if ledger.books(replica.entry).state is State.FAILED]
@@ -123,7 +127,8 @@ def error_of(
     if cause is Cause.FAILED and report is not None:
         if report.fault is not None:
             return message_error(failures, report.fault, plan)
-        return raised(failures, _unpickled(report.exception))
+        original = raised_in_threads.get(culprit)
+        return raised(failures, original if original is not None else _unpickled(report.exception))
     text = _died_text(failures[0], died.get(culprit), ledger.books(culprit).state, out_of_memory)
     return TaskDied(text + _others(failures[1:]), failures)
 
@@ -141,6 +146,11 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
     add_note(original, f"raised in {first.where} {first.progress}")
     BaseException.__setattr__(original, "__cause__", error)
     return original
+
+
+def thread_name(assignment: Assignment) -> str:
+    """What the thread of a replica is called."""
+    return f"{assignment.task}-{assignment.replica}"
 
 
 def add_note(error: BaseException, text: str) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 import cloudpickle
 
 from pipeline_executor.errors import PipelineTypeError
-from pipeline_executor.plan import Plan
+from pipeline_executor.plan import StepPlan
 
 __all__ = ["Payload", "SharedBytes", "introduce", "payloads_of"]
 
@@ -90,16 +90,16 @@ class Payload:
             shared.close()
 
 
-def payloads_of(plan: Plan) -> list[Payload]:
-    """One payload for each step.
+def payloads_of(steps: Iterable[StepPlan]) -> dict[int, Payload]:
+    """One payload for each of these steps, by the step's index.
 
     Raises PipelineTypeError that names every function and constant that cannot be sent.
     """
-    payloads = []
+    payloads = {}
     defects = []
-    for step in plan.steps:
+    for step in steps:
         try:
-            payloads.append(Payload(step.function, step.constants))
+            payloads[step.index] = Payload(step.function, step.constants)
         except _UnpicklableConstant as error:
             part = "its function" if error.what is None else f"constant {error.what!r}"
             defects.append(
@@ -108,7 +108,7 @@ def payloads_of(plan: Plan) -> list[Payload]:
                 "    Make it inside the step, or use parallelism='process-fork'."
             )
     if defects:
-        for payload in payloads:
+        for payload in payloads.values():
             payload.close()
         raise PipelineTypeError(
             f"{len(defects)} defect{'s' * (len(defects) > 1)} in the pipeline; nothing was started\n  "

@@ -8,12 +8,12 @@ import multiprocessing.context
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
 from pipeline_executor.engines.child import Launch, ProcessName, run_child
+from pipeline_executor.engines.replica import ExitStatus
 
-__all__ = ["ExitStatus", "ReplicaProcess", "start_method_left_open"]
+__all__ = ["ReplicaProcess", "start_method_left_open"]
 
 
 @contextlib.contextmanager
@@ -28,36 +28,10 @@ def start_method_left_open() -> Iterator[None]:
             multiprocessing.set_start_method(None, force=True)
 
 
-@dataclass(frozen=True)
-class ExitStatus:
-    """How a process ended: by an exit code or by a signal. Both None: nobody can tell any more."""
-
-    exit_code: int | None
-    signal_name: str | None
-
-    @property
-    def clean(self) -> bool:
-        return self.exit_code == 0
-
-    @property
-    def unknown(self) -> bool:
-        return self.exit_code is None and self.signal_name is None
-
-    def __str__(self) -> str:
-        if self.signal_name is not None:
-            return f"was killed by {self.signal_name}"
-        if self.exit_code is not None:
-            return f"exited with code {self.exit_code}"
-        return "ended, its exit status taken by another part of this program"
-
-
 class ReplicaProcess:
-    """Started when made.
+    """See `replica.Replica`."""
 
-    Attributes:
-        handle: becomes readable (on Windows: signalled) when the process ends.
-        ordered_to_die: whether we sent it a signal.
-    """
+    ended = False  # its handle tells
 
     def __init__(self, context: multiprocessing.context.BaseContext, launch: Launch) -> None:
         assignment = launch.assignment
@@ -82,12 +56,10 @@ class ReplicaProcess:
         except OSError:  # an old kernel, a sandbox, or already reaped by somebody who reaps every child
             return -1
 
-    def terminate(self) -> None:
-        """Ask the process to end."""
+    def interrupt(self) -> None:
         self._signal(signal.SIGTERM, group=False)
 
     def kill(self) -> None:
-        """End the process, and whatever it has started."""
         self._signal(getattr(signal, "SIGKILL", signal.SIGTERM), group=True)
 
     def _signal(self, number: int, *, group: bool) -> None:
@@ -98,17 +70,16 @@ class ReplicaProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, number)
         if group:
-            self.kill_group()
+            self.kill_descendants()
 
-    def kill_group(self) -> None:
-        """Kill what the process has started and left in its group. The process itself must not have been reaped."""
+    def kill_descendants(self) -> None:
+        # Its group: the process itself must not have been reaped.
         if hasattr(os, "killpg"):
             # Not there: it never came so far as to make a group.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self) -> ExitStatus:
-        """How it ended. To be called once, after the handle said that it has."""
         self._process.join()
         code = self._process.exitcode
         if self._pidfd >= 0:

@@ -249,6 +249,12 @@ class _SequentialRun:
         self._finish()
         raise PipelineError("the pipeline was stopped")
 
+    def poll_result(self) -> tuple[bool, Any]:
+        try:
+            return True, self.next_result()  # there is nobody to wait for: the steps run here
+        except StopIteration:
+            return False, None  # and `next_result` says so again
+
     def close(self) -> None:
         if not self._over:
             self._over = True

@@ -56,6 +56,11 @@ def _counts(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Findin
                 "it is the one truth on which messages exist",
                 f"Set {option}=1 here, and move the work that is to be spread into the step after it.",
             )
+    if task.num_threads is not None and _is_positive_int(task.num_procs) and task.num_procs > 1:
+        yield Finding(
+            f"num_procs is {task.num_procs} and num_threads is given too: a step runs in processes or in threads",
+            "Leave one of them out.",
+        )
     packets = task.packets_in_flight
     if packets is None:
         return

@@ -1,0 +1,46 @@
+"""The size limit of messages where they are passed as they are, and nothing else would measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pipeline_executor.interfaces import Sender
+
+__all__ = ["CheckedSender"]
+
+
+class CheckedSender:
+    """A `Sender` that gives each item to `check` before it hands it over; what that raises is the step's failure."""
+
+    def __init__(self, sender: Sender, check: Callable[[Any], object]) -> None:
+        self._sender = sender
+        self._check = check
+
+    @property
+    def stopped(self) -> bool:
+        return self._sender.stopped
+
+    def drive(self, items: Iterable[Any]) -> None:
+        self._sender.drive(self._checked(items))
+
+    def _checked(self, items: Iterable[Any]) -> Iterator[Any]:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                self._check(item)
+                yield item
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def reserve(self) -> bool:
+        return self._sender.reserve()
+
+    def send(self, item: Any) -> None:
+        self._check(item)
+        self._sender.send(item)
+
+    def finish(self) -> None:
+        self._sender.finish()

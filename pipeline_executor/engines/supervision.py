@@ -1,0 +1,280 @@
+"""The replicas of one run, from their start until the last is gone, as the calling process sees them.
+
+There is no thread for it: whoever waits for the run attends to its replicas meanwhile.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.context
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from pipeline_executor.engines.child import Launch
+from pipeline_executor.engines.failures import GUARD_HINT
+from pipeline_executor.engines.lifeline import Lifeline
+from pipeline_executor.engines.processes import ReplicaProcess
+from pipeline_executor.engines.replica import ExitStatus, Replica
+from pipeline_executor.engines.seeds import draw_seed
+from pipeline_executor.engines.signals import hold_signals
+from pipeline_executor.engines.stacks import StackFile, process_is_stopped
+from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
+from pipeline_executor.engines.warn import warn_caller
+from pipeline_executor.errors import PipelineError
+from pipeline_executor.interfaces import Cause, MessageCheck, Run, State
+from pipeline_executor.plan import Assignment, Plan
+
+if TYPE_CHECKING:
+    from pipeline_executor.engines.payload import Payload
+
+__all__ = ["Supervision"]
+
+#: Seconds after SIGKILL until a process is given up. Only a process inside a system call that cannot be interrupted
+#: (a dead network file system) takes so long.
+_KILL_PATIENCE_S = 5.0
+
+#: Seconds in which a step that waits wakes and begins to close. Who has not noticed by then is busy: it is interrupted.
+_NOTICE_S = 0.1
+
+#: Seconds that a process which is stuck gets to write its stack. It does so in its signal handler, at once, unless it
+#: is stopped or inside a system call that cannot be interrupted.
+_ANSWER_S = 0.5
+
+
+class Supervision:
+    """See the module.
+
+    Attributes:
+        alive: the replicas that have been started and have not ended, by ledger entry.
+        died: how those ended that had not finished.
+        raised: what steps in threads raised.
+        left_behind: threads that did not stop in time, in words: which, and what they are doing.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: Run,
+        context: multiprocessing.context.BaseContext,
+        payloads: Mapping[int, Payload],
+        message_check: MessageCheck,
+        shutdown_timeout_s: float,
+    ) -> None:
+        self._plan = plan
+        self._run = run
+        self._context = context
+        self._payloads = payloads
+        self._message_check = message_check
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self.alive: dict[int, Replica] = {}
+        self.died: dict[int, ExitStatus] = {}
+        self.raised: dict[int, BaseException] = {}
+        self.left_behind: list[str] = []
+        self._threads_left: list[ReplicaThread] = []
+        self._stack_files: dict[int, StackFile] = {}
+        self._supervisor = run.supervisor()
+        self._lifeline = None if all(step.in_threads for step in plan.steps) else Lifeline()
+
+    # ---- the start
+
+    def start(self) -> None:
+        """Start every replica; when this raises, some may have been."""
+        processes = [replica for replica in self._plan.assignments if not replica.in_thread]
+        threads = [replica for replica in self._plan.assignments if replica.in_thread]
+        if processes:
+            self._start_processes(processes)
+        # Not before: a fork copies no other thread, but every lock that one holds.
+        for assignment in threads:
+            step = self._plan.steps[assignment.step]
+            limit = assignment.max_message_bytes
+            edge = assignment.output_edge
+            by_reference = edge is not None and self._plan.layout.edges[edge].by_reference
+            check = self._message_check(limit) if by_reference and limit is not None else None
+            self.alive[assignment.entry] = ReplicaThread(assignment, self._run, (step.function, step.constants), check)
+
+    def _start_processes(self, assignments: Iterable[Assignment]) -> None:
+        assert self._lifeline is not None
+        method = self._context.get_start_method()
+        others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+        if method == "fork" and others:
+            warn_caller(
+                f"execute() forks this process, which has other threads ({', '.join(map(repr, others[:5]))}): a lock "
+                "that one of them holds at this moment stays locked for ever in the step's process. "
+                "Use parallelism='process-forkserver' or 'process-spawn', or call execute() before they are started.",
+                RuntimeWarning,
+            )
+        seed = draw_seed()
+        for assignment in assignments:
+            step = self._plan.steps[assignment.step]
+            launch = Launch(
+                assignment,
+                self._run,
+                self._lifeline,
+                step.env,
+                (step.function, step.constants),
+                self._payloads.get(step.index),
+                self._stack_file(assignment.entry),
+                seed,
+            )
+            process = self._start_process(launch)
+            self.alive[assignment.entry] = process
+            self._supervisor.watch(assignment.entry, process.handle)
+
+    def _stack_file(self, entry: int) -> StackFile | None:
+        if sys.platform == "win32":  # a descriptor cannot be passed on there
+            return None
+        self._stack_files[entry] = StackFile()
+        return self._stack_files[entry]
+
+    def _start_process(self, launch: Launch) -> ReplicaProcess:
+        try:
+            return ReplicaProcess(self._context, launch)
+        except (EOFError, ConnectionError) as error:
+            # The fork server imports the main script first, and has gone down over it.
+            raise PipelineError(
+                f"step {launch.assignment.step} {launch.assignment.task!r} could not be started: the fork server ended "
+                f"while it imported the main script. What it printed to standard error says why. {GUARD_HINT}"
+            ) from error
+
+    # ---- while they run
+
+    def is_a_replica(self, thread: threading.Thread) -> bool:
+        return any(isinstance(replica, ReplicaThread) and replica.is_thread(thread) for replica in self.alive.values())
+
+    def arm(self) -> None:
+        """Have the next result end the wait of `attend`."""
+        self._supervisor.arm()
+
+    def attend(self, timeout_s: float | None) -> None:
+        """Sleep until there is news, and see to it."""
+        ended = self._supervisor.wait(timeout_s)
+        ended += [entry for entry, replica in self.alive.items() if replica.handle is None and replica.ended]
+        for entry in ended:
+            replica = self.alive.get(entry)
+            if replica is None:  # a signal handler has closed the run meanwhile
+                continue
+            with hold_signals():  # from here on the replica is known as reaped, or not at all
+                replica.kill_descendants()
+                status = replica.reap()
+                del self.alive[entry]
+            if isinstance(replica, ReplicaThread) and replica.error is not None:
+                self.raised[entry] = replica.error
+            state = self._run.ledger.books(entry).state
+            if state is State.FAILED:
+                self._run.abort(Cause.FAILED, entry)  # it may not have come so far itself
+            elif state in (State.FINISHED, State.STOPPED) and (status.clean or status.unknown):
+                pass
+            elif not replica.ordered_to_die:
+                self.died[entry] = status
+                self._run.abort(Cause.DIED, entry)
+
+    # ---- when some are stuck
+
+    def stopped_by_a_signal(self, entries: Iterable[int]) -> set[int]:
+        """Those of them whose processes are stopped, as by SIGSTOP."""
+        replicas = {entry: self.alive[entry] for entry in entries if entry in self.alive}
+        return {
+            entry
+            for entry, replica in replicas.items()
+            if not isinstance(replica, ReplicaThread) and process_is_stopped(replica.pid)
+        }
+
+    def ask_for_stacks(self, entries: Iterable[int]) -> dict[int, str]:
+        """Have the processes among these write their stacks, and give them time to; see to what ends meanwhile.
+
+        Returns:
+            The stacks of the threads among them.
+        """
+        asked = []
+        of_threads: dict[int, str] = {}
+        for entry in entries:
+            replica = self.alive.get(entry)
+            if isinstance(replica, ReplicaThread):
+                stack = replica.stack()
+                if stack is not None:
+                    of_threads[entry] = stack
+            elif replica is not None and entry in self._stack_files and self._stack_files[entry].ask(replica.pid):
+                asked.append(self._stack_files[entry])
+        answer_until = time.monotonic() + _ANSWER_S
+        while self.alive and time.monotonic() < answer_until and not all(file.written for file in asked):
+            self.attend(_ANSWER_S / 50)
+        return of_threads
+
+    def written_stacks(self) -> dict[int, str]:
+        """What the replicas' processes have left of their stacks. To be called when they have ended."""
+        read = {entry: file.read() for entry, file in self._stack_files.items() if file.written}
+        return {entry: stack for entry, stack in read.items() if stack is not None}
+
+    # ---- the end
+
+    def shut_down(self) -> None:
+        """All replicas gone within the shutdown time. Steps that wait have been woken by the abort; those that are
+        busy are asked to stop, and then killed. An interrupt meanwhile (a second Ctrl-C) kills them at once."""
+        try:
+            self._ask_to_stop()
+        finally:
+            self._kill()
+
+    def _ask_to_stop(self) -> None:
+        for entry, replica in self.alive.items():
+            # Again, for one may have been forgotten: an interrupt can come when the supervisor has just named it.
+            if replica.handle is not None:
+                self._supervisor.watch(entry, replica.handle)
+        for entry, replica in self.alive.items():
+            if self._run.ledger.books(entry).state is State.CREATED:
+                replica.kill()  # nothing of the user's has begun that could be closed
+        deadline = time.monotonic() + self._shutdown_timeout_s
+        self._attend_until(min(time.monotonic() + _NOTICE_S, deadline))
+        for replica in self.alive.values():
+            replica.interrupt()
+        self._attend_until(deadline)
+
+    def _kill(self) -> None:
+        for replica in self.alive.values():
+            replica.kill()
+        # A thread that waited needs a moment to leave, also where there is no time to stop; one that is past its step
+        # comes to its end.
+        self._attend_until(time.monotonic() + _NOTICE_S)
+        self._attend_until(time.monotonic() + _KILL_PATIENCE_S, self._is_about_to_end)
+        for entry, replica in list(self.alive.items()):
+            step = self._plan.step_of(entry)
+            if isinstance(replica, ReplicaThread):
+                del self.alive[entry]
+                self._threads_left.append(replica)
+                left = (
+                    f"thread {replica.name!r} of step {step.index} {step.name!r} did not stop within "
+                    f"{self._shutdown_timeout_s:g} s. A thread cannot be killed: it is left behind, and ends when it "
+                    "next asks for an item or yields one. It is here (most recent call last):\n"
+                    f"{replica.stack() or '  (it has just ended)'}"
+                )
+            else:
+                left = f"process {replica.pid} of step {step.index} {step.name!r} does not react to SIGKILL"
+            self.left_behind.append(left)
+
+    def _is_about_to_end(self, entry: int) -> bool:
+        if isinstance(self.alive[entry], ReplicaThread):
+            return self._run.ledger.books(entry).state >= State.STOPPED
+        return True  # SIGKILL is on its way
+
+    def _attend_until(self, deadline: float, waits_for: Callable[[int], bool] = lambda entry: True) -> None:
+        while any(waits_for(entry) for entry in self.alive):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self.attend(left)
+
+    def close(self) -> None:
+        """Free what belongs to the replicas, and the run, which threads that are left behind use until their end."""
+        self._supervisor.close()
+        if self._lifeline is not None:
+            self._lifeline.close()
+        for file in self._stack_files.values():
+            file.close()
+        for payload in self._payloads.values():
+            payload.close()
+        if self._threads_left:
+            close_after_the_last(self._threads_left, self._run.close)
+        else:
+            self._run.close()

@@ -1,0 +1,166 @@
+"""What a step's process begins with: its random numbers, what the fork server has imported, a warning at a fork."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import steps
+
+from pipeline_executor import PipelineResults, PipelineTask, execute, worker_info
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+
+
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str) -> PipelineResults[Any]:
+    results = execute(tasks, parallelism)
+    assert isinstance(results, PipelineResults)
+    return results
+
+
+# ---- random numbers
+
+
+def draw(items: Iterable[int]) -> Iterable[tuple[int, float, float]]:
+    for _ in items:
+        pass
+    yield worker_info().replica, random.random(), float(np.random.random())
+
+
+def drawn(start_method: str) -> list[tuple[int, float, float]]:
+    tasks = [PipelineTask(steps.count, {"n": 0}), PipelineTask(draw, num_procs=3), PipelineTask(pass_tuples)]
+    return sorted(results_of(tasks, f"process-{start_method}"))
+
+
+def pass_tuples(items: Iterable[tuple[int, float, float]]) -> Iterable[tuple[int, float, float]]:
+    yield from items
+
+
+def test_replicas_draw_different_random_numbers(core: str, start_method: str) -> None:
+    first = drawn(start_method)
+    numbers = [number for _, *numbers in first for number in numbers]
+    assert len(set(numbers)) == 6
+    # And other ones in the next run.
+    assert not set(numbers) & {number for _, *numbers in drawn(start_method) for number in numbers}
+
+
+def test_random_numbers_follow_from_the_callers_seed(core: str, start_method: str) -> None:
+    state = random.getstate()
+    try:
+        runs = []
+        for _ in range(2):
+            random.seed(7)
+            runs.append(drawn(start_method))
+        assert runs[0] == runs[1]
+    finally:
+        random.setstate(state)
+
+
+def test_steps_in_threads_leave_the_callers_random_numbers_alone(core: str) -> None:
+    state = random.getstate()
+    execute([PipelineTask(steps.count, {"n": 3}), PipelineTask(steps.swallow, num_procs=2)], "thread")
+    assert random.getstate() == state
+
+
+# ---- forks of a process with threads
+
+
+@needs_fork
+def test_fork_of_a_process_with_threads_is_warned_about(core: str) -> None:
+    go_on = threading.Event()
+    other = threading.Thread(target=go_on.wait, name="keeps a lock")
+    other.start()
+    tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(steps.swallow)]
+    try:
+        with pytest.warns(
+            RuntimeWarning, match=r"forks this process, which has other threads \('keeps a lock'\)"
+        ) as seen:
+            execute(tasks, "process-fork")
+        ours = [warning for warning in seen if issubclass(warning.category, RuntimeWarning)]
+        assert [warning.filename for warning in ours] == [__file__]  # it points at the caller
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            execute(tasks, "process-forkserver")
+            execute(tasks, "thread")
+    finally:
+        go_on.set()
+        other.join()
+
+
+# ---- the fork server
+
+SCRIPT = """
+import sys
+from collections.abc import Iterable
+from pipeline_executor import PipelineTask, execute
+import a_module_of_steps
+
+if __name__ == "__main__":
+    tasks = [
+        PipelineTask(a_module_of_steps.source, env={env}),
+        PipelineTask(a_module_of_steps.sink),
+    ]
+    {before}
+    execute(tasks, "process-forkserver")
+"""
+
+MODULE = """
+import os, sys
+from collections.abc import Iterable
+
+# In one piece: several processes write there.
+os.write(2, f"imported in {os.getpid()} with {os.environ.get('SET_FOR_THE_STEP')}\\n".encode())
+
+def source() -> Iterable[int]:
+    yield os.getppid()
+
+def sink(items: Iterable[int]) -> None:
+    for item in items:
+        print(item)
+"""
+
+
+def run_script(folder: Path, *, env: str = "None", before: str = "") -> tuple[str, list[list[str]]]:
+    """The fork server's pid, and for each import of the steps' module where it was and what it found."""
+    (folder / "a_module_of_steps.py").write_text(MODULE)
+    (folder / "script.py").write_text(SCRIPT.format(env=env, before=before))
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imports = [line.split() for line in done.stderr.splitlines() if line.startswith("imported in")]
+    return done.stdout.strip(), [[words[2], words[4]] for words in imports]
+
+
+@needs_fork
+def test_fork_server_imports_the_steps_modules_once_for_all(core: str, tmp_path: Path) -> None:
+    server, imports = run_script(tmp_path)
+    assert len(imports) == 2  # the script itself, and the server
+    assert imports[1] == [server, "None"]
+
+
+@needs_fork
+def test_fork_server_leaves_what_env_is_for_to_the_steps_process(core: str, tmp_path: Path) -> None:
+    server, imports = run_script(tmp_path, env='{"SET_FOR_THE_STEP": "1"}')
+    assert server not in [pid for pid, _ in imports]
+    assert "1" in [value for _, value in imports]
+
+
+@needs_fork
+def test_fork_server_that_the_program_has_set_up_is_left_alone(core: str, tmp_path: Path) -> None:
+    before = "import multiprocessing; multiprocessing.set_forkserver_preload(['json'])"
+    server, imports = run_script(tmp_path, before=before)
+    assert server not in [pid for pid, _ in imports]
