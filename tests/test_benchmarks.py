@@ -40,7 +40,10 @@ from benchmarks.run import FORMAT, run_rows
 from benchmarks.table import ROWS
 from benchmarks.workloads import WORKLOADS, WrongResultError
 
-OURS = ["compiled", "pure", "compiled-spawn", "pure-spawn", "one-process", "pickle-limit", "copy-limit", "bare-spawn"]
+OURS = [
+    *("compiled", "pure", "compiled-spawn", "pure-spawn", "compiled-threads", "pure-threads"),
+    *("one-process", "pickle-limit", "copy-limit", "bare-spawn", "thread-queue"),
+]
 
 #: Seconds that a measurement may take here; no test comes near it unless it is meant to.
 PATIENCE_S = 60.0
