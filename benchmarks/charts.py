@@ -19,7 +19,7 @@ OURS_COLOUR = "#1f6f8b"
 LIMIT_COLOUR = "#9aa5b1"
 PEER_COLOUR = "#d8973c"
 
-_OURS = ("compiled", "pure", "compiled-spawn", "pure-spawn")
+_OURS = ("compiled", "pure", "compiled-spawn", "pure-spawn", "compiled-threads", "pure-threads")
 _LIMITS = ("one-process", "pickle-limit", "copy-limit", "bare-spawn", "bare-processes")
 
 

@@ -16,7 +16,7 @@ __all__ = ["medians", "render", "row_by_name", "subject_of", "verdicts", "write_
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 #: Who the others are compared with, the first that was measured.
-_SUBJECTS = ("compiled", "compiled-spawn", "pure", "pure-spawn")
+_SUBJECTS = ("compiled", "compiled-spawn", "compiled-threads", "pure", "pure-spawn", "pure-threads")
 
 
 def row_by_name(name: str) -> Row | None:

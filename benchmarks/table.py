@@ -44,6 +44,22 @@ ROWS: tuple[Row, ...] = (
         note=_CHUNKS,
     ),
     Row(
+        "threads",
+        "small ints between threads",
+        "stream",
+        "items/s",
+        Better.HIGHER,
+        (
+            Entry("compiled-threads", 1_000_000, 200_000),
+            Entry("pure-threads", 100_000, 20_000),
+            Entry("one-process", 1_000_000, 200_000),
+            Entry("thread-queue", 1_000_000, 200_000),
+        ),
+        (Goal(Kind.TIMES_BETTER, 1, "thread-queue", subject="compiled-threads"),),
+        workload="small-ints",
+        note="The threads share one interpreter lock, so none of them can be faster than one process.",
+    ),
+    Row(
         "bytes",
         "bytes of length 100",
         "stream",

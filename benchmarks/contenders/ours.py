@@ -10,22 +10,30 @@ from benchmarks.pipeline import NotInstalledError, Pipeline, Run
 
 
 def compiled() -> Run:
-    return _prepare("compiled", "fork")
+    return _prepare("compiled", "process-fork")
 
 
 def pure() -> Run:
-    return _prepare("pure", "fork")
+    return _prepare("pure", "process-fork")
 
 
 def compiled_spawn() -> Run:
-    return _prepare("compiled", "spawn")
+    return _prepare("compiled", "process-spawn")
 
 
 def pure_spawn() -> Run:
-    return _prepare("pure", "spawn")
+    return _prepare("pure", "process-spawn")
 
 
-def _prepare(core: str, start_method: str) -> Run:
+def compiled_threads() -> Run:
+    return _prepare("compiled", "thread")
+
+
+def pure_threads() -> Run:
+    return _prepare("pure", "thread")
+
+
+def _prepare(core: str, parallelism: str) -> Run:
     # Spawned processes choose by the environment too.
     os.environ["PIPELINE_EXECUTOR_CORE"] = core
     from pipeline_executor import PipelineError, PipelineTask, backend, execute
@@ -34,7 +42,8 @@ def _prepare(core: str, start_method: str) -> Run:
         backend.select()
     except PipelineError as error:
         raise NotInstalledError(str(error)) from error
-    if start_method not in multiprocessing.get_all_start_methods():
+    _, is_process, start_method = parallelism.partition("process-")
+    if is_process and start_method not in multiprocessing.get_all_start_methods():
         raise NotInstalledError(f"this system has no start method {start_method!r}")
 
     def run(pipeline: Pipeline) -> None:
@@ -52,6 +61,6 @@ def _prepare(core: str, start_method: str) -> Run:
                 )
             )
         tasks.append(PipelineTask(pipeline.sink, constants=pipeline.sink_constants))
-        execute(tasks, f"process-{start_method}")
+        execute(tasks, parallelism)
 
     return run

@@ -1,9 +1,11 @@
-"""Three processes written by hand around a queue: what a program does that uses no pipeline library."""
+"""Three processes or threads written by hand around a queue: what a program does that uses no pipeline library."""
 
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 from benchmarks.pipeline import Pipeline, Run, UnfitError
@@ -35,6 +37,33 @@ def queue() -> Run:
 def simple_queue() -> Run:
     context = multiprocessing.get_context("fork")
     return _prepare(lambda pipeline: context.SimpleQueue(), _put, _incoming)
+
+
+def thread_queue() -> Run:
+    """Between threads: its `put` and `get` are called as directly as can be, and it has no bound."""
+
+    def send_all(items: Iterable[Any], put: Callable[[Any], None]) -> None:
+        for item in items:
+            put(item)
+        put(END)
+
+    def run(pipeline: Pipeline) -> None:
+        if pipeline.replicas > 1 or pipeline.takes_turns or pipeline.worker is None:
+            raise UnfitError("by hand there are three threads and no more")
+        first: SimpleQueue[Any] = SimpleQueue()
+        second: SimpleQueue[Any] = SimpleQueue()
+        targets: list[Callable[[], None]] = [
+            lambda: send_all(pipeline.start(), first.put),
+            lambda: send_all(pipeline.work(iter(first.get, END)), second.put),
+            lambda: pipeline.end(iter(second.get, END)),
+        ]
+        threads = [threading.Thread(target=target) for target in targets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return run
 
 
 def faster_fifo() -> Run:
