@@ -36,6 +36,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     def __init__(self, stream: ResultStream) -> None:
         self._stream: ResultStream | None = stream
         self._awaited: _AwaitedResult[T] | None = None
+        self._is_waiting = False  # a task waits in `__anext__`
         self._finalizer = weakref.finalize(self, _close, stream, os.getpid())
 
     def __iter__(self) -> PipelineResults[T]:
@@ -63,6 +64,8 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     async def __anext__(self) -> T:
         import asyncio
 
+        if self._is_waiting:  # both would get the same result
+            raise RuntimeError("another task is already waiting for the next result")
         if self._stream is None:
             raise StopAsyncIteration
         try:
@@ -75,6 +78,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
             self.close()
             raise
         awaited = self._awaited
+        self._is_waiting = True
         try:
             got = await asyncio.wrap_future(awaited.future)
         except asyncio.CancelledError:  # only the wait is over; the next call goes on with it
@@ -82,6 +86,8 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         except BaseException:
             await self.aclose()
             raise
+        finally:
+            self._is_waiting = False
         if self._awaited is awaited:
             self._awaited = None
         if got is None:

@@ -88,6 +88,20 @@ def test_cancelled_wait_loses_no_result_for_who_goes_on_without_a_loop(core: str
     assert list(results) == [1, 2]
 
 
+def test_two_tasks_cannot_wait_for_the_same_result(core: str) -> None:
+    async def main() -> list[int]:
+        go_on = threading.Event()
+        results = results_of([PipelineTask(wait_then_yield, {"go_on": go_on}, num_threads=1)])
+        first = asyncio.ensure_future(anext(results))
+        await asyncio.sleep(0)  # it waits now
+        with pytest.raises(RuntimeError, match="already waiting"):
+            await anext(results)
+        go_on.set()
+        return [await first, *[item async for item in results]]
+
+    assert asyncio.run(main()) == [1, 2]
+
+
 def test_failure_reaches_the_async_for(parallelism: str) -> None:
     tasks = [
         PipelineTask(steps.count, {"n": 10}),
