@@ -127,12 +127,14 @@ def _start_sequential(
     kept_item_path: str | os.PathLike[str] | None,
     on_report: Callable[[RunReport], object] | None,
 ) -> ResultStream | None:
+    from pipeline_executor import backend
     from pipeline_executor.engines.sequential import run_sequential
     from pipeline_executor.plan import make_plan
 
     plan = make_plan(tasks, signatures, replicate=False)
     return run_sequential(
         plan,
+        backend.select(),
         message_check=_message_check,
         kept_item_path=kept_item_path,
         on_end=_reporter(plan, on_report),

@@ -1,6 +1,6 @@
 """What cores and engines agree on: the Protocols they obey and the small types they exchange.
 
-A leaf, like `errors`. A core is a module with `open_run` (`_core`, compiled; `fallback`, pure Python). An engine
+A leaf, like `errors`. A core is a module as `Core` describes it (`_core`, compiled; `fallback`, pure Python). An engine
 places the replicas of a plan and runs them (`engines`).
 """
 
@@ -26,6 +26,8 @@ __all__ = [
     "EdgeLayout",
     "Hand",
     "Ledger",
+    "Link",
+    "LinkedStep",
     "MessageCheck",
     "MessageFault",
     "OnEnd",
@@ -295,12 +297,57 @@ class Run(Protocol):
         """Free everything that this process holds of the run. Nothing else may be called afterwards."""
 
 
+class LinkedStep(Protocol):
+    """What a link asks of the step whose items it hands on. All of it is called as a part of that step."""
+
+    info: WorkerInfo
+    check: Callable[[Any], object] | None
+    """Called with every item before it is handed on; what it raises is a failure of the step."""
+
+    def start(self) -> Iterator[Any]:
+        """The step's items. Called once, when the first is asked for."""
+
+    def ended(self) -> None:
+        """There are no more. Raises `Aborted` where that is not to pass for the end of the step's items."""
+
+    def failed(self, error: BaseException) -> None:
+        """The step has raised. All links of the run have been aborted when this returns."""
+
+
+class Link(Protocol):
+    """Where all steps run in one thread: an iterator over the items of one step, for the next step or the caller.
+
+    It keeps the step's books. Whatever the step raises goes to `LinkedStep.failed`, and `Aborted` is raised instead.
+    """
+
+    items: Iterator[Any] | None
+    """What the step yields from; None as long as nobody has asked for an item."""
+    item: Any
+    """The one in hand of whoever asked for it, until it asks for the next; then None."""
+    count: int
+    saw_end: bool
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def abort(self) -> None:
+        """From now on `Aborted` is raised, unless the step's items have ended."""
+
+    def end(self) -> None:
+        """From now on there are no more items."""
+
+
 class Core(Protocol):
     """A core: the module `_core` or the package `fallback`."""
 
     NAME: str
 
     def open_run(self, layout: RunLayout, context: BaseContext) -> Run: ...
+    def open_link(self, step: LinkedStep) -> Link: ...
+    def run_as(self, info: WorkerInfo, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as a part of that step."""
+
+    def running_step(self) -> WorkerInfo | None:
+        """Who the innermost step is whose code this thread runs over a link or by `run_as`; None outside of such."""
 
 
 #: What an engine calls once, when a run has ended, well or not: with the books of every replica, in the order of their

@@ -19,7 +19,15 @@ from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver,
 if TYPE_CHECKING:
     from pipeline_executor.plan import Assignment
 
-__all__ = ["FailureReport", "run_replica", "set_thread_worker_info", "set_worker_info", "text_of", "worker_info"]
+__all__ = [
+    "FailureReport",
+    "ask_for_linked_steps",
+    "run_replica",
+    "set_thread_worker_info",
+    "set_worker_info",
+    "text_of",
+    "worker_info",
+]
 
 #: Gives the step's function and its constants. Called inside the replica, so that a failure there is the replica's.
 Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
@@ -30,13 +38,19 @@ _PACKAGE = __name__.partition(".")[0]
 _worker_info: WorkerInfo | None = None  # of this process
 _in_thread = threading.local()  # of a step that runs in a thread of the caller
 
+#: Of the steps that are chained in one thread: each core's way to tell which of them this thread runs.
+_linked_steps: tuple[Callable[[], WorkerInfo | None], ...] = ()
+_around_replica: WorkerInfo | None = None  # the linked step in which this process was forked for a replica
+
 
 def worker_info() -> WorkerInfo:
     """Who the calling step is: its task's name, its replica's index, the number of replicas.
 
     Raises RuntimeError outside a step.
     """
-    info: WorkerInfo | None = getattr(_in_thread, "info", None) or _worker_info
+    info = _linked_step()
+    if info is None or info is _around_replica:
+        info = getattr(_in_thread, "info", None) or _worker_info
     if info is None:
         raise RuntimeError("worker_info() was called outside a step; call it in a generator that execute() runs")
     return info
@@ -44,9 +58,10 @@ def worker_info() -> WorkerInfo:
 
 def set_worker_info(info: WorkerInfo | None) -> None:
     """What `worker_info` answers in this process from now on."""
-    global _worker_info
+    global _worker_info, _around_replica
     _worker_info = info
     _in_thread.info = None
+    _around_replica = _linked_step()
 
 
 def set_thread_worker_info(info: WorkerInfo | None) -> WorkerInfo | None:
@@ -55,6 +70,17 @@ def set_thread_worker_info(info: WorkerInfo | None) -> WorkerInfo | None:
     before: WorkerInfo | None = getattr(_in_thread, "info", None)
     _in_thread.info = info
     return before
+
+
+def ask_for_linked_steps(running_step: Callable[[], WorkerInfo | None]) -> None:
+    """Let `worker_info` ask for steps that are chained in one thread, too; see `interfaces.Core.running_step`."""
+    global _linked_steps
+    if running_step not in _linked_steps:
+        _linked_steps = (*_linked_steps, running_step)
+
+
+def _linked_step() -> WorkerInfo | None:
+    return next((info for running_step in _linked_steps if (info := running_step()) is not None), None)
 
 
 @dataclass(frozen=True)

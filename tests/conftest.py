@@ -3,7 +3,7 @@
 Fixtures to ask for:
     core          "compiled", then "pure": the core that `execute` uses during the test
     start_method  each start method of this system
-    parallelism   every `parallelism` that is implemented, the process ones for both cores
+    parallelism   every `parallelism` that is implemented, each with both cores
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def start_method(request: pytest.FixtureRequest) -> str:
     return method
 
 
-#: Every `parallelism`, the ones with queues for both cores.
-WAYS = ["sequential", *(f"{way}/{core}" for way in ("thread", *PROCESS_PARALLELISMS) for core in CORES)]
+#: Every `parallelism`, each for both cores.
+WAYS = [f"{way}/{core}" for way in ("sequential", "thread", *PROCESS_PARALLELISMS) for core in CORES]
 
 
 def context_of(parallelism: str) -> BaseContext:

@@ -84,6 +84,7 @@ LAYERS: dict[str, set[str]] = {
         "fallback.arena",
         "fallback.codec",
         "fallback.edge",
+        "fallback.link",
         "fallback.locks",
         "fallback.memory",
         "fallback.run",

@@ -1,8 +1,9 @@
 """The engine without parallelism: all steps chained in the calling process, for debugging, profilers and tests.
 
-Each step pulls its items through a `_Link` from the step before it. The rules are those of the other engines: a
-failure ends the run wherever it happens, so what the other steps see of it is `Aborted`, which they cannot take for
-an error of their input; a step that returns early is judged by whether the step before it has another item (rule R3).
+Each step pulls its items over a link of the core from the step before it (`interfaces.Link`). The link calls back here
+for what is rare: a step's start, its end, its failure. The rules are those of the other engines: a failure ends the run
+wherever it happens, so what the other steps see of it is `Aborted`, which they cannot take for an error of their input;
+a step that returns early is judged by whether the step before it has another item (rule R3).
 
 Messages are passed as they are, not copied: what a step does to an item after yielding it shows in the steps after it.
 """
@@ -20,6 +21,8 @@ from pipeline_executor.engines.failures import bounded_repr, message_error, note
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.interfaces import (
     Aborted,
+    Core,
+    Link,
     MessageCheck,
     MessageFault,
     OnEnd,
@@ -29,17 +32,23 @@ from pipeline_executor.interfaces import (
     WorkerInfo,
 )
 from pipeline_executor.plan import Plan, StepPlan
-from pipeline_executor.worker import set_thread_worker_info, text_of
+from pipeline_executor.worker import ask_for_linked_steps, text_of
 
 __all__ = ["run_sequential"]
 
 
 def run_sequential(
-    plan: Plan, *, message_check: MessageCheck, kept_item_path: str | os.PathLike[str] | None, on_end: OnEnd | None
+    plan: Plan,
+    core: Core,
+    *,
+    message_check: MessageCheck,
+    kept_item_path: str | os.PathLike[str] | None,
+    on_end: OnEnd | None,
 ) -> ResultStream | None:
     """Run a plan in the calling process.
 
     Arguments:
+        core: whose links connect the steps.
         kept_item_path: where the item of a step that fails is written; None: it is not.
 
     Returns:
@@ -56,84 +65,67 @@ def run_sequential(
                 RuntimeWarning,
                 stacklevel=4,  # the caller of execute
             )
-    run = _SequentialRun(plan, message_check, kept_item_path, on_end)
+    ask_for_linked_steps(core.running_step)
+    run = _SequentialRun(plan, core, message_check, kept_item_path, on_end)
     if plan.caller_entry is not None:
         return run
     run.consume()
     return None
 
 
-class _Link:
-    """The items of one step on their way to the next (or to the caller)."""
+class _LinkedStep:
+    """A step that yields, and the link over which its items go to the next step (or to the caller)."""
 
-    def __init__(self, run: _SequentialRun, step: StepPlan, source: _Link | None) -> None:
+    def __init__(self, run: _SequentialRun, step: StepPlan, before: _LinkedStep | None) -> None:
         self._run = run
+        self._before = before
         self.step = step
-        self.source = source
-        self.items: Iterator[Any] | None = None
-        self.saw_end = False
-        self.count = 0
-        self.item: Any = None  # the one in hand of the consumer
+        self.info = _info(step)
         limit = step.replicas[0].max_message_bytes
-        self._check = None if limit is None else run.message_check(limit)
+        self.check = None if limit is None else run.message_check(limit)
+        self.link = run.core.open_link(self)
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
+    # ---- what the link asks
 
-    def __next__(self) -> Any:
-        if self.saw_end:
-            raise StopIteration
-        self.item = None
-        if self._run.error is not None:
-            raise Aborted("the pipeline is being stopped")
-        asking = set_thread_worker_info(_info(self.step))
-        try:
-            if self.items is None:
-                self.items = _items_of(self.step, self.source)
-            item = next(self.items)
-            if self._check is not None:
-                self._check(item)
-        except StopIteration:
-            self.saw_end = True
-            self._run.ended(self.step, self.source)
-            raise
-        except BaseException as error:
-            self._run.failed(self, error)
-            raise Aborted("the pipeline is being stopped") from None
-        finally:
-            set_thread_worker_info(asking)
-        self.count += 1
-        self.item = item
-        return item
+    def start(self) -> Iterator[Any]:
+        return _items_of(self.step, self._source)
+
+    def ended(self) -> None:
+        self._run.ended(self.step, self._before)
+
+    def failed(self, error: BaseException) -> None:
+        self._run.failed(self.step, self._source, error)
+
+    @property
+    def _source(self) -> Link | None:
+        return None if self._before is None else self._before.link
 
     def close(self) -> None:
         """Close the steps up to this one, the last first. What one raises meanwhile is its failure."""
-        self.saw_end = True
-        close = getattr(self.items, "close", None)
-        outside = set_thread_worker_info(_info(self.step))
+        self.link.end()
         try:
+            close = getattr(self.link.items, "close", None)
             if close is not None:
-                close()
+                self._run.core.run_as(self.info, close)
         except BaseException as error:
-            self._run.failed(self, error)
+            self.failed(error)
         finally:
-            set_thread_worker_info(outside)
-            if self.source is not None:
-                self.source.close()
+            if self._before is not None:
+                self._before.close()
 
 
 def _info(step: StepPlan) -> WorkerInfo:
     return WorkerInfo(step.name, 0, 1)
 
 
-def _items_of(step: StepPlan, source: _Link | None) -> Iterator[Any]:
+def _items_of(step: StepPlan, source: Link | None) -> Iterator[Any]:
     try:
         return iter(_call(step, source))
     except StopIteration as error:  # which must not pass for the end of the step's items
         raise RuntimeError("the step raised StopIteration") from error
 
 
-def _call(step: StepPlan, source: _Link | None) -> Any:
+def _call(step: StepPlan, source: Link | None) -> Any:
     result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
     if result is None:
         raise TypeError("the step returned None; a step that another follows yields items or returns an iterable")
@@ -144,40 +136,45 @@ class _SequentialRun:
     def __init__(
         self,
         plan: Plan,
+        core: Core,
         message_check: MessageCheck,
         kept_item_path: str | os.PathLike[str] | None,
         on_end: OnEnd | None,
     ) -> None:
         self._plan = plan
         self._kept_item_path = kept_item_path
+        self.core = core
         self.message_check = message_check
         self._on_end = on_end
         self._started_at = time.monotonic()
         self._over = False
         self.error: BaseException | None = None
-        self._links: list[_Link] = []
+        self._linked: list[_LinkedStep] = []
         for step in plan.steps:
-            before = self._links[-1] if self._links else None
+            before = self._linked[-1] if self._linked else None
             if step.output_edge is not None:
-                self._links.append(_Link(self, step, before))
+                self._linked.append(_LinkedStep(self, step, before))
 
-    # ---- what links tell
+    # ---- what linked steps tell
 
-    def failed(self, link: _Link, error: BaseException) -> None:
-        self._fail(link.step, link.source, error)
-
-    def _fail(self, step: StepPlan, source: _Link | None, error: BaseException) -> None:
+    def failed(self, step: StepPlan, source: Link | None, error: BaseException) -> None:
         if self.error is not None:  # what a step makes of being stopped, or an error in its `finally`
             return
         failure = self._failure(step, source, error)
         if isinstance(error, MessageFault):
-            self.error = message_error([failure], error, self._plan)
+            verdict: BaseException = message_error([failure], error, self._plan)
         else:
-            self.error = raised([failure], error)
+            verdict = raised([failure], error)
+        self._abort(verdict)
         if self._kept_item_path is not None and source is not None and failure.item_index is not None:
-            keep_failed_item(self._kept_item_path, self.error, step, failure.item_index, source.item)
+            keep_failed_item(self._kept_item_path, verdict, step, failure.item_index, source.item)
 
-    def _failure(self, step: StepPlan, source: _Link | None, error: BaseException | None) -> TaskFailure:
+    def _abort(self, error: BaseException) -> None:
+        self.error = error
+        for linked in self._linked:
+            linked.link.abort()
+
+    def _failure(self, step: StepPlan, source: Link | None, error: BaseException | None) -> TaskFailure:
         import traceback
 
         in_hand = source is not None and source.count > 0 and not source.saw_end
@@ -191,34 +188,37 @@ class _SequentialRun:
             exception_text=None if error is None else text_of(error),
             traceback=None if error is None else "".join(traceback.format_exception(error)),
             items_in=source.count if source is not None else 0,
-            items_out=self._links[step.index].count if step.index < len(self._links) else 0,
+            items_out=self._linked[step.index].link.count if step.index < len(self._linked) else 0,
             item_index=source.count - 1 if source is not None and in_hand else None,
             item_repr=bounded_repr(source.item) if source is not None and in_hand else None,
         )
 
-    def ended(self, step: StepPlan, source: _Link | None) -> None:
+    def ended(self, step: StepPlan, before: _LinkedStep | None) -> None:
         """A step has returned: judge it by rule R3."""
-        if source is None or source.saw_end:
+        if before is None or before.link.saw_end:
             return
         if step.may_stop_early:
-            source.close()
+            before.close()
             if self.error is not None:
                 raise Aborted("the pipeline is being stopped")
             return
-        failure = self._failure(step, source, None)
+        failure = self._failure(step, before.link, None)
         try:
-            next(source)
+            next(before.link)
         except StopIteration:
             return
-        self.error = stopped_early([failure])
+        self._abort(stopped_early([failure]))
         raise Aborted("the pipeline is being stopped")
 
     # ---- what callers do
 
     def consume(self) -> None:
         step = self._plan.steps[-1]
-        source = self._links[-1] if self._links else None
-        outside = set_thread_worker_info(_info(step))
+        self.core.run_as(_info(step), self._consume, step, self._linked[-1] if self._linked else None)
+        self._finish()
+
+    def _consume(self, step: StepPlan, before: _LinkedStep | None) -> None:
+        source = None if before is None else before.link
         try:
             result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
             if result is not None:
@@ -227,20 +227,17 @@ class _SequentialRun:
                     "a sink returns None, and a last step that yields is annotated -> Iterable[...]"
                 )
             if self.error is None:
-                self.ended(step, source)
+                self.ended(step, before)
         except Aborted:
             pass
         except BaseException as error:
-            self._fail(step, source, error)
-        finally:
-            set_thread_worker_info(outside)
-        self._finish()
+            self.failed(step, source, error)
 
     def next_result(self) -> Any:
         if self._over:
             raise StopIteration
         try:
-            return next(self._links[-1])
+            return next(self._linked[-1].link)
         except StopIteration:
             self._finish()
             raise
@@ -274,13 +271,16 @@ class _SequentialRun:
             raise error
 
     def _close_steps(self) -> None:
-        if self._links:
-            self._links[-1].close()
+        if self._linked:
+            self._linked[-1].close()
 
     def _report(self) -> None:
+        """The last that is done: what the links kept, and the constants, are not to wait for the garbage collector."""
+        links = [linked.link for linked in self._linked]
+        self._linked.clear()
         if self._on_end is None:
             return
-        counts = [link.count for link in self._links]
+        counts = [link.count for link in links]
         books = [
             ReplicaBooks(
                 state=State.FINISHED if self.error is None else State.STOPPED,

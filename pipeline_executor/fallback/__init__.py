@@ -6,8 +6,9 @@ design's and not an accident of one core. docs/protocol.md has a section on how 
 
 from __future__ import annotations
 
+from pipeline_executor.fallback.link import open_link, run_as, running_step
 from pipeline_executor.fallback.run import open_run
 
-__all__ = ["NAME", "open_run"]
+__all__ = ["NAME", "open_link", "open_run", "run_as", "running_step"]
 
 NAME = "pure"

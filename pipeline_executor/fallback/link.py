@@ -1,0 +1,124 @@
+"""How the items of one step reach the next where all steps run in one thread (see `interfaces.Link`).
+
+Every item of every step passes here, so its way is one frame without a call, and for all that is rare the loop over
+`_source` is empty. Which step a thread runs is noted nowhere: its link's frame is on the stack, where `running_step`
+finds it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType, GeneratorType
+from typing import Any
+
+from pipeline_executor.interfaces import Aborted, LinkedStep, WorkerInfo
+
+__all__ = ["Link", "open_link", "run_as", "running_step"]
+
+_END = object()
+
+
+class Link:
+    __slots__ = ("_aborted", "_source", "_starting", "_step", "count", "info", "item", "items", "saw_end")
+
+    def __init__(self, step: LinkedStep) -> None:
+        self._step = step
+        self.info = step.info
+        self.items: Iterator[Any] | None = None
+        self.item: Any = None
+        self.count = 0
+        self.saw_end = False
+        self._aborted = False
+        self._starting = False
+        #: `items`, while there is nothing but to hand them on. Only a generator is sure to be its own iterator.
+        self._source: Iterable[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self.item = None
+        try:
+            for item in self._source:
+                self.count += 1
+                self.item = item
+                return item
+        except BaseException as error:
+            self._step.failed(error)
+            raise Aborted("the pipeline is being stopped") from None
+        return self._next()
+
+    def _next(self) -> Any:
+        """The next item where there is more to do than to hand it on."""
+        if self.saw_end:
+            raise StopIteration
+        if self._aborted:
+            raise Aborted("the pipeline is being stopped")
+        try:
+            item = self._next_of_step()
+        except BaseException as error:
+            self._step.failed(error)
+            raise Aborted("the pipeline is being stopped") from None
+        if item is _END:
+            self.end()
+            self._step.ended()
+            raise StopIteration
+        self.count += 1
+        self.item = item
+        return item
+
+    def _next_of_step(self) -> Any:
+        if self.items is None:
+            self._start()
+        assert self.items is not None
+        item = next(self.items, _END)
+        if self._step.check is not None and item is not _END:
+            self._step.check(item)
+        return item
+
+    def _start(self) -> None:
+        if self._starting:
+            raise ValueError("two threads ask for the step's first item at once")
+        self._starting = True
+        self.items = self._step.start()
+        if self._aborted:
+            raise Aborted("the pipeline is being stopped")
+        if type(self.items) is GeneratorType and self._step.check is None:
+            self._source = self.items
+
+    def abort(self) -> None:
+        self._aborted = True
+        self._source = ()
+
+    def end(self) -> None:
+        self.saw_end = True
+        self._source = ()
+        self.item = None
+
+
+def open_link(step: LinkedStep) -> Link:
+    """The link over which the items of a step reach the next one."""
+    return Link(step)
+
+
+def run_as(info: WorkerInfo, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function as a part of that step."""
+    return function(*args, **kwargs)
+
+
+_AS_ITS_LINK, _AS_ARGUMENT = Link.__next__.__code__, run_as.__code__
+
+
+def running_step() -> WorkerInfo | None:
+    """Whose code this thread runs; None outside of linked steps."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _AS_ITS_LINK:
+            info: WorkerInfo = frame.f_locals["self"].info
+            return info
+        if frame.f_code is _AS_ARGUMENT:
+            info = frame.f_locals["info"]
+            return info
+        frame = frame.f_back
+    return None
