@@ -320,6 +320,7 @@ class Link(Protocol):
     It keeps the step's books. Whatever the step raises goes to `LinkedStep.failed`, and `Aborted` is raised instead.
     """
 
+    info: WorkerInfo
     items: Iterator[Any] | None
     """What the step yields from; None as long as nobody has asked for an item."""
     item: Any

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FailureReport",
     "ask_for_linked_steps",
+    "from_the_step",
     "run_replica",
     "set_thread_worker_info",
     "set_worker_info",
@@ -201,7 +202,7 @@ def _describe(error: BaseException, fault: MessageFault | None, *, with_exceptio
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
     import traceback
 
-    lines = traceback.format_exception(type(cause), cause, _from_the_step(cause.__traceback__))
+    lines = traceback.format_exception(type(cause), cause, from_the_step(cause.__traceback__))
     return FailureReport(
         exception=_pickled(error) if with_exception and fault is None else None,
         type_name=_qualified_name(type(cause)),
@@ -239,7 +240,7 @@ def text_of(error: BaseException) -> str:
         return f"<its text could not be had: {type(second).__name__}>"
 
 
-def _from_the_step(trace: TracebackType | None) -> TracebackType | None:
+def from_the_step(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the first frame that is not this library's."""
     start = trace
     while start is not None and start.tb_frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:

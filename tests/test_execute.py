@@ -841,7 +841,7 @@ def test_unpicklable_constants_and_functions_are_all_named_before_anything_start
 
 
 @pytest.mark.parametrize("parallelism", ["sequential", pytest.param("process-fork", marks=needs_fork)])
-def test_unpicklable_constant_works_where_nothing_is_pickled(parallelism: str, tmp_path: Path) -> None:
+def test_unpicklable_constant_works_where_nothing_is_pickled(parallelism: str, core: str, tmp_path: Path) -> None:
     execute(pipeline_with_a_thread_lock(tmp_path), parallelism)
     assert (tmp_path / "ran").exists()
 
@@ -1027,7 +1027,7 @@ def test_worker_info_is_the_same_after_a_nested_sequential_pipeline(parallelism:
     assert list(results_of(tasks, parallelism)) == [("outer", "outer")] * 2
 
 
-def test_worker_info_of_sequential_pipelines_in_two_threads() -> None:
+def test_worker_info_of_sequential_pipelines_in_two_threads(core: str) -> None:
     both_inside = threading.Barrier(2)
 
     def tell() -> Iterable[str]:

@@ -104,7 +104,9 @@ def test_replay_as_a_command_passes_on_a_step_that_was_mended(core: str, tmp_pat
     assert "(Pdb) 0" in debugged.stdout
 
 
-def test_constants_that_cannot_be_written_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_constants_that_cannot_be_written_are_named(
+    core: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "failed.pkl"
     with open(tmp_path / "log", "w") as log:
         tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(fail_with, {"log": log, "text": "no"})]

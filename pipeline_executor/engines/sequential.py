@@ -32,7 +32,7 @@ from pipeline_executor.interfaces import (
     WorkerInfo,
 )
 from pipeline_executor.plan import Plan, StepPlan
-from pipeline_executor.worker import ask_for_linked_steps, text_of
+from pipeline_executor.worker import ask_for_linked_steps, from_the_step, text_of
 
 __all__ = ["run_sequential"]
 
@@ -74,44 +74,23 @@ def run_sequential(
 
 
 class _LinkedStep:
-    """A step that yields, and the link over which its items go to the next step (or to the caller)."""
+    """A step that yields, as the link over which its items go knows it."""
 
-    def __init__(self, run: _SequentialRun, step: StepPlan, before: _LinkedStep | None) -> None:
+    def __init__(self, run: _SequentialRun, step: StepPlan) -> None:
         self._run = run
-        self._before = before
-        self.step = step
+        self._step = step
         self.info = _info(step)
         limit = step.replicas[0].max_message_bytes
         self.check = None if limit is None else run.message_check(limit)
-        self.link = run.core.open_link(self)
-
-    # ---- what the link asks
 
     def start(self) -> Iterator[Any]:
-        return _items_of(self.step, self._source)
+        return _items_of(self._step, self._run.source_of(self._step))
 
     def ended(self) -> None:
-        self._run.ended(self.step, self._before)
+        self._run.ended(self._step)
 
     def failed(self, error: BaseException) -> None:
-        self._run.failed(self.step, self._source, error)
-
-    @property
-    def _source(self) -> Link | None:
-        return None if self._before is None else self._before.link
-
-    def close(self) -> None:
-        """Close the steps up to this one, the last first. What one raises meanwhile is its failure."""
-        self.link.end()
-        try:
-            close = getattr(self.link.items, "close", None)
-            if close is not None:
-                self._run.core.run_as(self.info, close)
-        except BaseException as error:
-            self.failed(error)
-        finally:
-            if self._before is not None:
-                self._before.close()
+        self._run.failed(self._step, error)
 
 
 def _info(step: StepPlan) -> WorkerInfo:
@@ -132,6 +111,12 @@ def _call(step: StepPlan, source: Link | None) -> Any:
     return result
 
 
+def _traceback_of(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(type(error), error, from_the_step(error.__traceback__)))
+
+
 class _SequentialRun:
     def __init__(
         self,
@@ -143,40 +128,43 @@ class _SequentialRun:
     ) -> None:
         self._plan = plan
         self._kept_item_path = kept_item_path
-        self.core = core
+        self._core = core
         self.message_check = message_check
         self._on_end = on_end
         self._started_at = time.monotonic()
         self._over = False
         self.error: BaseException | None = None
-        self._linked: list[_LinkedStep] = []
-        for step in plan.steps:
-            before = self._linked[-1] if self._linked else None
-            if step.output_edge is not None:
-                self._linked.append(_LinkedStep(self, step, before))
+        #: Of each step that yields, over which its items go to the next step or to the caller. Emptied at the end: the
+        #: constants, and what the links keep, are not to wait for the garbage collector.
+        self._links: list[Link] = [
+            core.open_link(_LinkedStep(self, step)) for step in plan.steps if step.output_edge is not None
+        ]
 
-    # ---- what linked steps tell
+    # ---- what linked steps ask and tell
 
-    def failed(self, step: StepPlan, source: Link | None, error: BaseException) -> None:
+    def source_of(self, step: StepPlan) -> Link | None:
+        return self._links[step.index - 1] if step.index > 0 and self._links else None
+
+    def failed(self, step: StepPlan, error: BaseException) -> None:
         if self.error is not None:  # what a step makes of being stopped, or an error in its `finally`
             return
-        failure = self._failure(step, source, error)
+        failure = self._failure(step, error)
         if isinstance(error, MessageFault):
             verdict: BaseException = message_error([failure], error, self._plan)
         else:
             verdict = raised([failure], error)
         self._abort(verdict)
+        source = self.source_of(step)
         if self._kept_item_path is not None and source is not None and failure.item_index is not None:
             keep_failed_item(self._kept_item_path, verdict, step, failure.item_index, source.item)
 
     def _abort(self, error: BaseException) -> None:
         self.error = error
-        for linked in self._linked:
-            linked.link.abort()
+        for link in self._links:
+            link.abort()
 
-    def _failure(self, step: StepPlan, source: Link | None, error: BaseException | None) -> TaskFailure:
-        import traceback
-
+    def _failure(self, step: StepPlan, error: BaseException | None) -> TaskFailure:
+        source = self.source_of(step)
         in_hand = source is not None and source.count > 0 and not source.saw_end
         kind = type(error)
         return TaskFailure(
@@ -186,25 +174,26 @@ class _SequentialRun:
             num_replicas=1,
             exception_type=None if error is None else kind.__qualname__,
             exception_text=None if error is None else text_of(error),
-            traceback=None if error is None else "".join(traceback.format_exception(error)),
+            traceback=None if error is None else _traceback_of(error),
             items_in=source.count if source is not None else 0,
-            items_out=self._linked[step.index].link.count if step.index < len(self._linked) else 0,
+            items_out=self._links[step.index].count if step.index < len(self._links) else 0,
             item_index=source.count - 1 if source is not None and in_hand else None,
             item_repr=bounded_repr(source.item) if source is not None and in_hand else None,
         )
 
-    def ended(self, step: StepPlan, before: _LinkedStep | None) -> None:
+    def ended(self, step: StepPlan) -> None:
         """A step has returned: judge it by rule R3."""
-        if before is None or before.link.saw_end:
+        source = self.source_of(step)
+        if source is None or source.saw_end:
             return
         if step.may_stop_early:
-            before.close()
+            self._close_steps_before(step.index)
             if self.error is not None:
                 raise Aborted("the pipeline is being stopped")
             return
-        failure = self._failure(step, before.link, None)
+        failure = self._failure(step, None)
         try:
-            next(before.link)
+            next(source)
         except StopIteration:
             return
         self._abort(stopped_early([failure]))
@@ -214,11 +203,10 @@ class _SequentialRun:
 
     def consume(self) -> None:
         step = self._plan.steps[-1]
-        self.core.run_as(_info(step), self._consume, step, self._linked[-1] if self._linked else None)
+        self._core.run_as(_info(step), self._consume, step, self.source_of(step))
         self._finish()
 
-    def _consume(self, step: StepPlan, before: _LinkedStep | None) -> None:
-        source = None if before is None else before.link
+    def _consume(self, step: StepPlan, source: Link | None) -> None:
         try:
             result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
             if result is not None:
@@ -227,17 +215,17 @@ class _SequentialRun:
                     "a sink returns None, and a last step that yields is annotated -> Iterable[...]"
                 )
             if self.error is None:
-                self.ended(step, before)
+                self.ended(step)
         except Aborted:
             pass
         except BaseException as error:
-            self.failed(step, source, error)
+            self.failed(step, error)
 
     def next_result(self) -> Any:
-        if self._over:
+        if self._over or not self._links:
             raise StopIteration
         try:
-            return next(self._linked[-1].link)
+            return next(self._links[-1])
         except StopIteration:
             self._finish()
             raise
@@ -255,12 +243,12 @@ class _SequentialRun:
     def close(self) -> None:
         if not self._over:
             self._over = True
-            self._close_steps()
+            self._close_steps_before(len(self._plan.steps))
             self._report()
 
     def _finish(self) -> None:
         self._over = True
-        self._close_steps()
+        self._close_steps_before(len(self._plan.steps))
         error = self.error
         try:
             self._report()
@@ -270,17 +258,22 @@ class _SequentialRun:
         if error is not None:
             raise error
 
-    def _close_steps(self) -> None:
-        if self._linked:
-            self._linked[-1].close()
+    def _close_steps_before(self, index: int) -> None:
+        """Close the steps before that one, the last first. What one raises meanwhile is its failure."""
+        for step, link in reversed(list(zip(self._plan.steps, self._links[:index], strict=False))):
+            link.end()
+            try:
+                close = getattr(link.items, "close", None)
+                if close is not None:
+                    self._core.run_as(link.info, close)
+            except BaseException as error:
+                self.failed(step, error)
 
     def _report(self) -> None:
-        """The last that is done: what the links kept, and the constants, are not to wait for the garbage collector."""
-        links = [linked.link for linked in self._linked]
-        self._linked.clear()
+        counts = [link.count for link in self._links]
+        self._links.clear()
         if self._on_end is None:
             return
-        counts = [link.count for link in links]
         books = [
             ReplicaBooks(
                 state=State.FINISHED if self.error is None else State.STOPPED,
