@@ -110,6 +110,13 @@ def burn_one(item: Any, turns: int) -> Any:
     return item
 
 
+def count_items(items: Iterable[Any], outcome: Any) -> None:
+    count = 0
+    for _ in items:
+        count += 1
+    outcome[COUNT] = count
+
+
 def total_ints(items: Iterable[Any], outcome: Any) -> None:
     count = total = 0
     for item in items:

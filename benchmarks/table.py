@@ -294,4 +294,16 @@ ROWS: tuple[Row, ...] = (
         rounds=3,
         observe_s=2.0,
     ),
+    Row(
+        "sequential",
+        "five steps chained by parallelism='sequential', over the same generators nested by hand",
+        "chained",
+        "×",
+        Better.LOWER,
+        (Entry("compiled", 1_000_000, 200_000), Entry("pure", 300_000, 50_000)),
+        (Goal(Kind.AT_MOST, 1.5),),
+        rounds=3,
+        repeats=7,
+        quick_repeats=3,
+    ),
 )

@@ -20,6 +20,7 @@ MODULES = (
     "import_time",
     "scaling",
     "blocked",
+    "chained",
 )
 
 
