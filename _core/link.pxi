@@ -10,8 +10,8 @@ cdef extern from *:
     // The place owns its reference, so that what switches stacks inside a step (greenlets) may get a wrong answer of
     // it, but never an object that is gone. Gives away the reference that was there.
     static inline PyObject* enter_step(PyObject* info) {
+        Py_INCREF(info);   // first: between two uses of a thread's variable it would be looked for again
         PyObject* outside = info_of_running_step;
-        Py_INCREF(info);
         info_of_running_step = info;
         return outside;
     }
@@ -77,27 +77,20 @@ cdef class Link:
         # The collector may have taken the items away from a link that it has found to be garbage.
         if self.state != HANDING_ON or self.items is None:
             return self._begin()
-        self._hold(None)
+        drop_item(self)
         outside = enter_step(<PyObject*> self.info)
         found = next_or_null(<PyObject*> self.items)   # which is set once: no reference of our own is needed
         if found == NULL or self.check is not None:
             return self._settle(found, outside)
         leave_step(outside)
-        item = <object> found
-        Py_DECREF(item)   # which `found` owned
         self.count += 1
-        self._hold(item)
-        return item
-
-    cdef inline void _hold(self, item) noexcept:
-        before = self.item   # until the new one is in its place: the end of an object may run code that looks here
-        self.item = item
-        before = None
+        keep_item(self, found)
+        return taken_over(found)
 
     cdef _begin(self):
         """The first item; or none, because there is none any more."""
         cdef PyObject* outside
-        self._hold(None)
+        drop_item(self)
         if self.state == NOT_STARTED or self.state == STARTING:
             outside = enter_step(<PyObject*> self.info)
             try:
@@ -140,7 +133,7 @@ cdef class Link:
         finally:
             leave_step(outside)
         self.count += 1
-        self._hold(item)
+        keep_item(self, <PyObject*> item)
         return item
 
     cdef _fail(self, error):
@@ -153,7 +146,31 @@ cdef class Link:
 
     def end(self):
         self.state = ENDED
-        self._hold(None)
+        drop_item(self)
+
+
+cdef extern from *:
+    """
+    // What Cython makes of an assignment to `item` counts the references to it up and down several times, which is what
+    // a link would take most of its time for, and lets go of the old item before the new one is in its place, where the
+    // end of an object may run code that looks.
+    template <typename Link> static inline void keep_item(Link* link, PyObject* item) {
+        PyObject* before = link->item;
+        Py_INCREF(item);
+        link->item = item;
+        Py_DECREF(before);
+    }
+
+    template <typename Link> static inline void drop_item(Link* link) {
+        if (link->item != Py_None) keep_item(link, Py_None);
+    }
+
+    // For Cython: a reference that the caller owns already.
+    static inline PyObject* taken_over(PyObject* item) { return item; }
+    """
+    void keep_item(Link link, PyObject* item) noexcept
+    void drop_item(Link link) noexcept
+    object taken_over(PyObject* item)
 
 
 def open_link(step):
