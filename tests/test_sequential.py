@@ -303,6 +303,16 @@ def things(made: list[weakref.ref[Thing]], number: int) -> Iterable[Thing]:
         del thing
 
 
+def things_for_nobody(made: list[weakref.ref[Thing]], number: int) -> Iterable[Thing]:
+    """For a step that keeps none of them: when the next is asked for, the one before is gone."""
+    for _ in range(number):
+        thing = Thing()
+        made.append(weakref.ref(thing))
+        yield thing
+        del thing
+        assert made[-1]() is None
+
+
 def look_after(items: Iterable[Thing], made: list[weakref.ref[Thing]]) -> Iterable[list[bool]]:
     iterator = iter(items)
     for _ in range(3):
@@ -316,7 +326,7 @@ def look_after(items: Iterable[Thing], made: list[weakref.ref[Thing]]) -> Iterab
 @pytest.mark.parametrize("limit", [None, 10_000])
 def test_item_is_let_go_when_the_next_is_asked_for(limit: int | None) -> None:
     made: list[weakref.ref[Thing]] = []
-    first = task(things, constants={"made": made, "number": 3}, max_message_size=limit)
+    first = task(things_for_nobody, constants={"made": made, "number": 3}, max_message_size=limit)
     results = results_of(first, task(look_after, constants={"made": made}))
     assert list(results) == [[True], [False, True], [False, False, True], [False, False, False]]
 
@@ -357,6 +367,41 @@ def test_nothing_is_left_for_the_garbage_collector(how: str) -> None:
         assert [reference() for reference in made if reference() is not None] == []
     finally:
         gc.enable()
+
+
+def pass_all_on(items: Iterable[Any]) -> Iterable[Any]:
+    yield from items
+
+
+def repeated(item: object, number: int, fails: bool) -> Iterable[Any]:
+    for _ in range(number):
+        yield item
+    if fails:
+        raise LookupError
+
+
+def run_over(item: object, number: int, how: str, limit: int | None) -> None:
+    constants = {"item": item, "number": number, "fails": how == "failed"}
+    results = results_of(task(repeated, constants=constants, max_message_size=limit), task(pass_all_on))
+    if how == "failed":
+        with pytest.raises(LookupError):
+            list(results)
+    elif how == "all taken":
+        assert sum(1 for taken in results if taken is item) == number
+    else:
+        with results:
+            assert all(next(results) is item for _ in range(number // 2))
+
+
+@pytest.mark.parametrize("limit", [None, 10_000])
+@pytest.mark.parametrize("how", ["all taken", "closed early", "failed"])
+def test_references_to_items_are_counted_right(how: str, limit: int | None) -> None:
+    item, number = Thing(), 10_000
+    before = sys.getrefcount(item), sys.getrefcount(None)
+    run_over(item, number, how, limit)
+    gc.collect()
+    assert sys.getrefcount(item) == before[0]
+    assert abs(sys.getrefcount(None) - before[1]) < number / 2  # other code takes and leaves some, too
 
 
 class StepOfACycle:
@@ -498,8 +543,9 @@ def test_error_of_the_size_check_does_not_pass_for_the_end() -> None:
 
 
 def wait_at_the_start(inside: threading.Event, go_on: threading.Event) -> Iterable[int]:
-    inside.set()
-    go_on.wait()
+    if not inside.is_set():
+        inside.set()
+        go_on.wait()
     return [1, 2]
 
 
