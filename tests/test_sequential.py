@@ -94,9 +94,11 @@ def test_breakpoint_in_a_step_opens_pdb_with_the_steps_around_it(tmp_path: Path)
     assert re.findall(r"shown: (\d+)", ended.stdout) == ["0", "100", "4"]
 
 
-def test_pdb_steps_from_one_step_into_the_other(tmp_path: Path) -> None:
-    ended = debug(tmp_path, "tbreak 6", "tbreak 17", "continue", "p 'shown', shown", "up", "continue")
+def test_pdb_goes_on_to_a_breakpoint_in_another_step(tmp_path: Path) -> None:
+    line = DEBUGGED[: DEBUGGED.index("print(")].count("\n") + 1
+    ended = debug(tmp_path, f"tbreak {line}", "continue", "p 'shown', shown", "continue")
     assert ended.returncode == 0, ended.stderr
+    assert re.findall(r"> .*debugged\.py\(\d+\)(.+)\(\)", ended.stdout) == ["double", "show"]
     assert "('shown', 2)" in ended.stdout
     assert re.findall(r"shown: (\d+)", ended.stdout) == ["0", "2", "4"]
 
