@@ -68,11 +68,22 @@ def headings() -> list[str]:
     [
         ("Run it", "pip install '.[examples]' && python examples/photo_catalog.py\n"),
         ("Test it", "pip install -e '.[test]' && pytest\n"),
+        (
+            "A PyTorch example",
+            "pip install '.[examples]' torch==2.13.0 && python examples/pytorch_batcher.py\n",
+        ),
     ],
 )
 def test_readme_command_stands_alone_under_its_heading(heading: str, command: str) -> None:
     assert headings().count(heading) == 1
     assert [block.text for block in fenced_blocks() if block.heading == heading] == [command]
+
+
+def test_readme_commands_run_programs_that_exist() -> None:
+    programs = re.findall(r"\bpython (\S+\.py)\b", "".join(block.text for block in fenced_blocks()))
+    assert len(programs) >= 2
+    for program in programs:
+        assert (ROOT / program).is_file(), f"README.md runs {program}, which does not exist"
 
 
 @pytest.mark.parametrize("heading", ["Run it", "Test it"])
