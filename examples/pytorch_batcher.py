@@ -1,8 +1,8 @@
 """Read handwritten digits with a PyTorch model in parallel, in batches, and count them.
 
     python examples/pytorch_batcher.py             the held-out part of scikit-learn's digits, many times over
-    python examples/pytorch_batcher.py ~/digits    the pictures in any folder, one digit each; those in folders that
-                                                   are named 0 to 9 or zero to nine are checked as well
+    python examples/pytorch_batcher.py ~/digits    the pictures in any folder, each filled by one digit; those in
+                                                   folders named 0 to 9 or zero to nine are checked as well
 
 Four steps, each an ordinary generator that can be called and tested without any process:
 
@@ -189,7 +189,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Read handwritten digits with a PyTorch model and count them.")
     add = parser.add_argument
-    add("folder", nargs="?", type=Path, help="pictures to read, one digit each (default: scikit-learn's digits)")
+    add("folder", nargs="?", type=Path, help="pictures, each filled by one digit (default: scikit-learn's digits)")
     ways = ["both", "sequential", "thread", "process", "process-fork", "process-forkserver", "process-spawn"]
     add("--parallelism", choices=ways, default="both", help="both: process, then sequential (default)")
     add("--procs", type=positive, default=2, help="replicas of the model (default: %(default)s)")

@@ -20,6 +20,7 @@ for package in ("numpy", "PIL", "sklearn"):
     pytest.importorskip(package)
 
 import numpy as np
+from conftest import START_METHODS
 from PIL import Image, ImageOps
 
 # At import, not in a fixture: a spawned process imports this module too, and unpickles the example's classes.
@@ -32,6 +33,8 @@ from digit_images import DIGIT_NAMES, DigitImage, DigitsError
 from pytorch_batcher import HUB, HUB_ENTRY, NamedPrediction, Prediction
 
 from pipeline_executor import PipelineResults, PipelineTask, execute
+
+needs_fork = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
 
 HELD_OUT = 1797 - digit_images.TRAINING_COUNT
 
@@ -210,6 +213,10 @@ def log(*words):
         print(*words, file=file)
 
 class AlwaysThree(torch.nn.Module):
+    def to(self, device):
+        log("device", device)
+        return self
+
     def forward(self, inputs):
         log("batch", len(inputs))
         return torch.eye(10)[[3] * len(inputs)]
@@ -220,26 +227,41 @@ def always_three():
 """
 
 
-def test_model_is_loaded_once_per_replica_and_asked_in_batches(parallelism: str, torch: Any, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    (tmp_path / "hubconf.py").write_text(COUNTING_HUB.replace("LOG", repr(str(log))))
-    constants = {"hub": tmp_path, "entry": "always_three", "batch_size": 10}
+def log_of_run(folder: Path, parallelism: str, procs: int) -> list[list[str]]:
+    """What a model that takes every digit for a three writes down while it is asked about all that are held out."""
+    log = folder / "log"
+    (folder / "hubconf.py").write_text(COUNTING_HUB.replace("LOG", repr(str(log))))
+    constants = {"hub": folder, "entry": "always_three", "batch_size": 10}
     results = execute(
         [
             PipelineTask(digit_images.load_held_out, constants={"repeat": 1}),
-            PipelineTask(pytorch_batcher.classify, constants=constants, num_procs=2),
+            PipelineTask(pytorch_batcher.classify, constants=constants, num_procs=procs),
         ],
         parallelism=parallelism,
     )
     assert isinstance(results, PipelineResults)
     assert [prediction.class_index for prediction in results] == [3] * HELD_OUT
-    lines = [line.split() for line in log.read_text().splitlines()]
+    return [line.split() for line in log.read_text().splitlines()]
+
+
+def test_model_is_loaded_once_per_replica_and_asked_in_batches(parallelism: str, torch: Any, tmp_path: Path) -> None:
+    lines = log_of_run(tmp_path, parallelism, procs=2)
     replicas = 1 if parallelism == "sequential" else 2
-    assert sum(kind == "model" for kind, _ in lines) == replicas
+    assert [kind for kind, _ in lines].count("model") == replicas
     sizes = [int(size) for kind, size in lines if kind == "batch"]
     assert sum(sizes) == HELD_OUT
-    assert sum(size < 10 for size in sizes) <= replicas
     assert max(sizes) == 10
+    assert sum(size < 10 for size in sizes) <= replicas  # only the last batch of each
+
+
+@needs_fork  # what is put in the function's place exists in this process only
+def test_device_of_a_replica_is_chosen_by_its_index(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The main memory by several names stands for several devices.
+    monkeypatch.setattr(pytorch_batcher, "device_for", lambda replica, num_cuda_devices: f"cpu:{replica}")
+    lines = log_of_run(tmp_path, "process-fork", procs=3)
+    assert sorted(device for kind, device in lines if kind == "device") == ["cpu:0", "cpu:1", "cpu:2"]
 
 
 # Worker: the names
@@ -325,6 +347,22 @@ def test_program_counts_the_pictures_of_a_folder(torch: Any, folder: Path, tmp_p
     assert (status, complaints) == (0, "")
     assert printed.startswith(f"21 pictures of {folder}, in batches of 16\nprocess-spawn, 2 models:\n")
     assert " right of 20 images whose digit is known\n" in printed
+
+
+@needs_fork
+def test_the_process_that_forks_has_imported_none_of_what_the_steps_work_with(torch: Any, tmp_path: Path) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import pytorch_batcher
+assert pytorch_batcher.main(["--repeat", "1", "--parallelism", "process-fork"]) == 0
+print(sorted(set(sys.modules) & {{"torch", "sklearn", "PIL"}}))
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines()[-1] == "[]"
 
 
 def test_program_fails_if_the_two_ways_disagree(
