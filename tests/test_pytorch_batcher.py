@@ -219,6 +219,7 @@ class AlwaysThree(torch.nn.Module):
 
     def forward(self, inputs):
         log("batch", len(inputs))
+        log("threads", torch.get_num_threads())
         return torch.eye(10)[[3] * len(inputs)]
 
 def always_three():
@@ -244,7 +245,9 @@ def log_of_run(folder: Path, parallelism: str, procs: int) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()]
 
 
-def test_model_is_loaded_once_per_replica_and_asked_in_batches(parallelism: str, torch: Any, tmp_path: Path) -> None:
+def test_model_is_loaded_once_per_replica_and_asked_in_batches_on_one_core(
+    parallelism: str, torch: Any, tmp_path: Path
+) -> None:
     lines = log_of_run(tmp_path, parallelism, procs=2)
     replicas = 1 if parallelism == "sequential" else 2
     assert [kind for kind, _ in lines].count("model") == replicas
@@ -252,6 +255,7 @@ def test_model_is_loaded_once_per_replica_and_asked_in_batches(parallelism: str,
     assert sum(sizes) == HELD_OUT
     assert max(sizes) == 10
     assert sum(size < 10 for size in sizes) <= replicas  # only the last batch of each
+    assert {count for kind, count in lines if kind == "threads"} == {"1"}
 
 
 @needs_fork  # what is put in the function's place exists in this process only
