@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Never, TypedDict, Unpack, overload
 
@@ -44,7 +44,8 @@ class PipelineTask(Generic[In_contra, Out_co]):
     Arguments:
         generator: the step. The first task of a list (the source) takes no stream; every other takes
             an iterable of what the task before it yields as its first argument. The last task
-            either returns None (a sink) or yields results to the caller.
+            either returns None (a sink) or yields results to the caller. An `async def` step takes an
+            asynchronous iterable instead, and yields by itself; as a sink it is a coroutine.
         constants: all other arguments by name. Arguments that have a default may be left out.
         num_procs: replicas of the step, each in a process of its own. A source has exactly one.
         num_threads: run the step in this many threads of the calling process instead.
@@ -62,7 +63,7 @@ class PipelineTask(Generic[In_contra, Out_co]):
             machine check it and place nothing by it.
     """
 
-    generator: Callable[..., Iterable[Out_co] | None]
+    generator: Callable[..., Iterable[Out_co] | AsyncIterable[Out_co] | Awaitable[None] | None]
     constants: Mapping[str, Any] | None = None
     num_procs: int = 1
     _: KW_ONLY
@@ -100,8 +101,26 @@ class PipelineTask(Generic[In_contra, Out_co]):
 
         @overload
         def __init__(
+            self: PipelineTask[In_contra, Never],
+            generator: Callable[Concatenate[AsyncIterator[In_contra], ...], Awaitable[None]],
+            constants: Mapping[str, Any] | None = ...,
+            num_procs: int = ...,
+            **settings: Unpack[_Settings],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self,
+            generator: Callable[Concatenate[AsyncIterator[In_contra], ...], AsyncIterable[Out_co]],
+            constants: Mapping[str, Any] | None = ...,
+            num_procs: int = ...,
+            **settings: Unpack[_Settings],
+        ) -> None: ...
+
+        @overload
+        def __init__(
             self: PipelineTask[Any, Out_co],
-            generator: Callable[..., Iterable[Out_co] | None],
+            generator: Callable[..., Iterable[Out_co] | AsyncIterable[Out_co] | Awaitable[None] | None],
             constants: Mapping[str, Any] | None = ...,
             num_procs: int = ...,
             **settings: Unpack[_Settings],

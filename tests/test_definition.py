@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Never
 
 import pytest
@@ -246,18 +246,8 @@ def test_element_not_a_task() -> None:
 # --- the generator
 
 
-async def async_generator(xs: Iterable[int]) -> AsyncIterator[int]:
-    for x in xs:
-        yield x
-
-
 async def coroutine(xs: Iterable[int]) -> None:
     pass
-
-
-class AsyncCall:
-    async def __call__(self, xs: Iterable[int]) -> None:
-        pass
 
 
 class NoSignature:
@@ -272,10 +262,6 @@ class NoSignature:
     [
         (None, "the generator is not callable: it is of type NoneType", "Give a function that yields"),
         (numbers(), "the generator is not callable: it is of type generator", "not the result of calling it"),
-        (async_generator, "is asynchronous", "asyncio.run()"),
-        (coroutine, "is asynchronous", "asyncio.run()"),
-        (functools.partial(async_generator), "is asynchronous", "asyncio.run()"),
-        (AsyncCall(), "is asynchronous", "asyncio.run()"),
         (NoSignature(), "its arguments cannot be read", "Wrap it in a function written with def."),
         (min, "its arguments cannot be read", "Wrap it in a function written with def."),
     ],
@@ -409,10 +395,6 @@ def returns_item(xs: Iterable[int]) -> int:
     return 0
 
 
-def returns_async(xs: Iterable[int]) -> AsyncIterator[int]:
-    raise NotImplementedError
-
-
 def returns_maybe(xs: Iterable[int]) -> Iterable[int] | None:
     return None
 
@@ -436,7 +418,6 @@ def no_return_annotation(xs: Iterable[int]):  # type: ignore[no-untyped-def]
         (takes_generator, "argument 'xs' is annotated Generator[int, None, None]", "Write xs: Iterable["),
         (takes_item, "argument 'x' is annotated int", "Write x: Iterable["),
         (returns_item, "returns a value, but is annotated to return int", "or -> None"),
-        (returns_async, "annotated to return AsyncIterator[int]", "Write -> Iterable["),
         (returns_maybe, "annotated to return Iterable[int] | None", "Write -> Iterable["),
         (yields_but_says_none, "yields, but is annotated to return None", "Write -> Iterable["),
         (

@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
         "typecheck.defects",
         "typecheck.edges",
         "typecheck.explain",
+        "typecheck.flavour",
         "typecheck.forms",
         "typecheck.glance",
         "typecheck.guarded",

@@ -97,7 +97,8 @@ def _arguments(signature: StepSignature, constants: object) -> Iterator[Finding]
     if signature.has_input and signature.stream_name is None:
         yield Finding(
             "has no argument by position that could take the stream of the step before",
-            f"Make the stream its first argument: def {_identifier(signature)}(items: Iterable[{ANY_ITEM}], ...).",
+            "Make the stream its first argument: "
+            f"def {_identifier(signature)}(items: {signature.stream_kind}[{ANY_ITEM}], ...).",
         )
     for name in signature.unreachable:
         yield Finding(
@@ -148,8 +149,8 @@ def _end_of_stream(signature: StepSignature, *, is_last: bool) -> Iterator[Findi
     never_returns = any(signature.return_annotation is never for never in (Never, NoReturn))
     if signature.consumes and not is_last and not never_returns:
         yield Finding(
-            "returns None, but the step after it needs a stream",
-            f"Yield items and write -> Iterable[{ANY_ITEM}], or make it the last step.",
+            f"{'is a coroutine' if signature.is_async else 'returns None'}, but the step after it needs a stream",
+            f"Yield items and write -> {signature.stream_kind}[{ANY_ITEM}], or make it the last step.",
         )
 
 

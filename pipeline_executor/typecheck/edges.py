@@ -12,7 +12,7 @@ from pipeline_executor.typecheck.defects import ANY_ITEM, Defect, Finding
 from pipeline_executor.typecheck.explain import explain
 from pipeline_executor.typecheck.forms import DYNAMIC, Form, substitute
 from pipeline_executor.typecheck.reading import read
-from pipeline_executor.typecheck.signature import StepSignature
+from pipeline_executor.typecheck.signature import StepSignature, is_nothing
 from pipeline_executor.typecheck.solve import solve, without_variables
 from pipeline_executor.typecheck.streams import input_item, item_of, output_item, stream_of, variables_of
 from pipeline_executor.typecheck.unjudged import judged, warn
@@ -86,41 +86,84 @@ def _stream_findings(
         item = ANY_ITEM if given is None or isinstance(given, Absent) else write(given)
         yield Finding(
             f"argument {name!r} takes the stream and has no annotation",
-            f"Write {name}: Iterable[{item}], {_SWITCH_OFF}",
+            f"Write {name}: {signature.stream_kind}[{item}], {_SWITCH_OFF}",
         )
     elif name is not None and streams.takes is Absent.STREAM:
-        meant = judged(signature.title, lambda: _meant(signature, given), ANY_ITEM)
-        yield Finding(
-            f"argument {name!r} is annotated {show(signature.stream_annotation)}, but is given an iterator",
-            f"Write {name}: Iterable[{meant}]: a step takes the items of the step before one by one.",
-        )
+        yield judged(signature.title, lambda: _no_stream(signature, given), _no_stream_finding(signature, ANY_ITEM))
     yield from _return_findings(signature, streams, is_last=is_last)
 
 
-def _meant(signature: StepSignature, given: Form | Absent | None) -> str:
-    """The item type that somebody had in mind who annotated a step with something else than a stream."""
+def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding:
     form = without_variables(read(signature.stream_annotation, variables_of(signature)))
-    item = item_of(form)
+    other = item_of(form, is_async=not signature.is_async)
+    name, annotation = signature.stream_name, show(signature.stream_annotation)
+    if signature.is_async and other is not None and form != read(str) and not _is_one_item(form, given):
+        return Finding(
+            f"argument {name!r} is annotated {annotation}, but an asynchronous step that read it would block its event "
+            "loop",
+            f"Write {name}: AsyncIterable[{write(other)}] and read it by async for, or write the step with def.",
+        )
+    if not signature.is_async and other is not None:
+        return Finding(
+            f"argument {name!r} is annotated {annotation}, which only an asynchronous step can read",
+            f"Write the step with async def, or {name}: Iterable[{write(other)}] and read it by for.",
+        )
+    return _no_stream_finding(signature, _meant(form, given, is_async=signature.is_async))
+
+
+def _no_stream_finding(signature: StepSignature, meant: str) -> Finding:
+    name, given = signature.stream_name, "an asynchronous iterator" if signature.is_async else "an iterator"
+    return Finding(
+        f"argument {name!r} is annotated {show(signature.stream_annotation)}, but is given {given}",
+        f"Write {name}: {signature.stream_kind}[{meant}]: a step takes the items of the step before one by one.",
+    )
+
+
+def _meant(form: Form, given: Form | Absent | None, *, is_async: bool) -> str:
+    """The item type that somebody had in mind who annotated a step with something else than a stream."""
+    item = item_of(form, is_async=is_async)
     if item is None or form == read(str):
         return write(form)
-    is_item = isinstance(given, Form) and given != DYNAMIC and solve(given, form).fits
-    return write(form if is_item else item)
+    return write(form if _is_one_item(form, given) else item)
+
+
+def _is_one_item(form: Form, given: Form | Absent | None) -> bool:
+    return isinstance(given, Form) and given != DYNAMIC and solve(given, form).fits
 
 
 def _return_findings(signature: StepSignature, streams: _Streams, *, is_last: bool) -> Iterator[Finding]:
-    if signature.consumes and signature.return_annotation is not Absent.ANNOTATION:
+    if signature.consumes:
+        yield from _consumer_findings(signature, is_last=is_last)
         return
     none_if_last = ", or -> None for a last step that only consumes" if is_last else ""
+    kind = signature.stream_kind
     if streams.gives is Absent.ANNOTATION:
         yield Finding(
             "has no annotation that tells what it returns",
-            f"Write -> Iterable[{ANY_ITEM}]{none_if_last}, {_SWITCH_OFF}",
+            f"Write -> {kind}[{ANY_ITEM}]{none_if_last}, {_SWITCH_OFF}",
         )
     elif streams.gives is Absent.STREAM:
         verb = "yields" if signature.is_generator else "returns a value"
+        no_stream = "no asynchronous stream" if signature.is_async else "no stream"
         yield Finding(
-            f"{verb}, but is annotated to return {show(signature.return_annotation)}, which is no stream",
-            f"Write -> Iterable[{ANY_ITEM}]{'' if signature.is_generator else none_if_last}.",
+            f"{verb}, but is annotated to return {show(signature.return_annotation)}, which is {no_stream}",
+            f"Write -> {kind}[{ANY_ITEM}]{'' if signature.is_generator else none_if_last}.",
+        )
+
+
+def _consumer_findings(signature: StepSignature, *, is_last: bool) -> Iterator[Finding]:
+    annotation = signature.return_annotation
+    if not is_last or is_nothing(annotation):  # where it may not stand at all, that says enough
+        return
+    if annotation is Absent.ANNOTATION:
+        yield Finding(
+            "has no annotation that tells what it returns",
+            f"Write -> None, or yield items and write -> {signature.stream_kind}[{ANY_ITEM}], {_SWITCH_OFF}",
+        )
+    else:
+        yield Finding(
+            f"is a coroutine, which yields nothing, but is annotated to return {show(annotation)}",
+            f"Write -> None, or yield items and write -> AsyncIterable[{ANY_ITEM}].",
         )
 
 
@@ -154,7 +197,7 @@ def _settled(item: Form | Absent) -> Form | Absent:
 def _compare(
     title: str, before: StepSignature, given: Form, after: StepSignature, takes: Form, gives: Form | Absent
 ) -> tuple[list[Defect], Form | Absent]:
-    solution = solve(stream_of(given), read(after.stream_annotation, variables_of(after)))
+    solution = solve(stream_of(given, is_async=after.is_async), read(after.stream_annotation, variables_of(after)))
     yielded = gives if isinstance(gives, Absent) else without_variables(substitute(gives, solution.variables))
     if solution.fits:
         _warn_of_unresolved(title, before, given, after, takes)
@@ -165,9 +208,9 @@ def _compare(
     reason = explain(given, without_variables(substitute(takes, solution.variables)), solution, qualified=qualified)
     advice = reason.advice or (
         f"Make the two agree: let {before.name!r} yield {theirs}, "
-        f"or write {after.stream_name}: Iterable[{mine}] in {after.name!r}."
+        f"or write {after.stream_name}: {after.stream_kind}[{mine}] in {after.name!r}."
     )
-    what = f"produces Iterable[{mine}], accepts Iterable[{theirs}]"
+    what = f"produces {before.stream_kind}[{mine}], accepts {after.stream_kind}[{theirs}]"
     return [Defect(title, what, f"{reason.why} {advice}")], yielded
 
 

@@ -25,13 +25,17 @@ def agree_at_a_glance(tasks: Sequence[PipelineTask[Any, Any]], signatures: Seque
         if signature is None or not _are_plain(task.constants, signature):
             return False
         if signature.stream_name is not None:
-            taken = _item(signature.stream_annotation, abc.Iterable, abc.Iterator)
+            taken = _item(signature.stream_annotation, *_TAKEN[signature.is_async])
             if taken is None or taken is not yielded:
                 return False
-        yielded = _item(signature.return_annotation, abc.Iterable, abc.Iterator, abc.Generator)
-        if yielded is None and not (signature.consumes and _is_none(signature.return_annotation)):
+        yielded = _item(signature.return_annotation, *_YIELDED[signature.is_async])
+        if not _is_none(signature.return_annotation) if signature.consumes else yielded is None:
             return False
     return True
+
+
+_TAKEN = {False: (abc.Iterable, abc.Iterator), True: (abc.AsyncIterable, abc.AsyncIterator)}
+_YIELDED = {False: (*_TAKEN[False], abc.Generator), True: (*_TAKEN[True], abc.AsyncGenerator)}
 
 
 # By identity throughout: annotations may define an equality of their own.

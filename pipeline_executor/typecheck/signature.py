@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Never, NoReturn
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask, callable_name
 from pipeline_executor.typecheck.annotations import Absent, Scope, peel, resolve, type_parameters
+from pipeline_executor.typecheck.flavour import call_method, flavour_of
 
-__all__ = ["Constant", "StepSignature", "UnreadableStepError", "inspect_step", "step_title"]
+__all__ = ["Constant", "StepSignature", "UnreadableStepError", "inspect_step", "is_nothing", "step_title"]
 
 # A chain of wrappers longer than this is taken for one without an end.
 _MAX_WRAPPERS = 100
@@ -62,14 +63,15 @@ class StepSignature:
         stream_name: the argument that takes the stream; None for a source, and for a step that has
             no argument to take it.
         stream_annotation: that argument's annotation.
-        return_annotation: what the step returns.
+        return_annotation: what the step returns, or, of a coroutine, what awaiting it gives.
         layers: the step, what it wraps, what that wraps, and so on; the innermost function last.
         constants: every argument that a constant can fill, by name.
         accepts_any_constant: the step has `**kwargs`.
         unreachable: names of positional-only arguments that need a value and cannot be given one.
-        consumes: the step returns None instead of a stream. Where nothing is annotated: it is the
+        consumes: the step returns None instead of a stream, or is a coroutine. Where nothing is annotated: it is the
             last step and no generator function.
         is_generator: the step contains `yield`.
+        is_async: the step runs on an event loop: it is given an asynchronous stream, and yields one or is a coroutine.
     """
 
     index: int
@@ -85,6 +87,12 @@ class StepSignature:
     unreachable: tuple[str, ...]
     consumes: bool
     is_generator: bool
+    is_async: bool = False
+
+    @property
+    def stream_kind(self) -> str:
+        """What the step's streams are, in the words of an annotation."""
+        return "AsyncIterable" if self.is_async else "Iterable"
 
     @property
     def title(self) -> str:
@@ -108,7 +116,7 @@ def inspect_step(task: PipelineTask[Any, Any], index: int, *, is_last: bool = Fa
         is_last: whether no step follows, so that it may consume what it gets.
 
     Raises:
-        UnreadableStepError: it is not callable, is asynchronous, or does not tell its arguments.
+        UnreadableStepError: it is not callable, or does not tell its arguments.
     """
     step = task.generator
     # An invalid name is a defect of its own; until it is reported the step needs another.
@@ -123,11 +131,14 @@ def inspect_step(task: PipelineTask[Any, Any], index: int, *, is_last: bool = Fa
     scope = _scope(function, layers)
     arguments = _arguments(signature, scope, takes_stream=index > 0)
 
-    is_generator = any(inspect.isgeneratorfunction(layer) for layer in layers)
     if isinstance(step, type):
         return_annotation: object = step
     else:
         return_annotation = _annotation(signature.return_annotation, scope)
+    flavour = flavour_of(step, layers, arguments.stream_annotation, return_annotation)
+    is_generator = not flavour.is_coroutine and any(
+        inspect.isgeneratorfunction(layer) or inspect.isasyncgenfunction(layer) for layer in layers
+    )
     return StepSignature(
         index=index,
         name=name,
@@ -135,19 +146,23 @@ def inspect_step(task: PipelineTask[Any, Any], index: int, *, is_last: bool = Fa
         has_input=index > 0,
         stream_name=arguments.stream_name,
         stream_annotation=arguments.stream_annotation,
-        return_annotation=return_annotation,
+        return_annotation=flavour.returned,
         layers=tuple(layers),
         constants=types.MappingProxyType(arguments.constants),
         accepts_any_constant=arguments.accepts_any_constant,
         unreachable=arguments.unreachable,
-        consumes=not is_generator and _returns_nothing(return_annotation, is_last=is_last),
+        consumes=flavour.is_coroutine or (not is_generator and _returns_nothing(flavour.returned, is_last=is_last)),
         is_generator=is_generator,
+        is_async=flavour.is_async,
     )
 
 
 def _returns_nothing(annotation: object, *, is_last: bool) -> bool:
-    if annotation is Absent.ANNOTATION:
-        return is_last
+    return is_last if annotation is Absent.ANNOTATION else is_nothing(annotation)
+
+
+def is_nothing(annotation: object) -> bool:
+    """Whether what is annotated so returns None, or never returns."""
     try:
         return any(peel(annotation) is nothing for nothing in (types.NoneType, Never, NoReturn))
     except Exception:  # an alias whose value cannot be had
@@ -160,17 +175,9 @@ def _refuse_what_cannot_run(step: object, title: str) -> None:
             title,
             f"the generator is not callable: it is of type {type(step).__name__}",
             "Give the function itself, not the result of calling it."
-            if inspect.isgenerator(step)
+            if inspect.isgenerator(step) or inspect.isasyncgen(step) or inspect.iscoroutine(step)
             else "Give a function that yields, or a sink that returns None.",
         )
-    # Only the outermost layer counts: a wrapper may well turn a coroutine into plain items.
-    for candidate in (step, _call_method(step)):
-        if inspect.isasyncgenfunction(candidate) or inspect.iscoroutinefunction(candidate):
-            raise UnreadableStepError(
-                title,
-                "is asynchronous (async def); a step must be an ordinary function or generator",
-                "Write it with def, and run what it awaits with asyncio.run() inside.",
-            )
 
 
 def _signature(step: Callable[..., Any], title: str) -> inspect.Signature:
@@ -256,16 +263,7 @@ def _wrapped_by(layer: object) -> object:
     if isinstance(layer, type):
         constructor = layer.__init__  # type: ignore[misc]
         return constructor if isinstance(constructor, types.FunctionType) else None
-    return _call_method(layer)
-
-
-def _call_method(step: object) -> types.FunctionType | None:
-    """What runs when an object that is no function is called, where that is written in Python."""
-    for class_ in type(step).__mro__:
-        if "__call__" in vars(class_):
-            method = vars(class_)["__call__"]
-            return method if isinstance(method, types.FunctionType) else None
-    return None
+    return call_method(layer)
 
 
 def _scope(function: types.FunctionType | None, layers: list[object]) -> Scope:

@@ -60,20 +60,20 @@ def variables_of(signature: StepSignature) -> Variables:
 
 def input_item(signature: StepSignature) -> Form | Absent:
     """Type of the items that a step takes: see `accepted_item`."""
-    return accepted_item(signature.stream_annotation, variables_of(signature))
+    return accepted_item(signature.stream_annotation, variables_of(signature), is_async=signature.is_async)
 
 
 def output_item(signature: StepSignature) -> Form | Absent:
     """Type of the items that a step yields: see `produced_item`."""
-    return produced_item(signature.return_annotation, variables_of(signature))
+    return produced_item(signature.return_annotation, variables_of(signature), is_async=signature.is_async)
 
 
-def stream_of(item: Form) -> Form:
+def stream_of(item: Form, *, is_async: bool = False) -> Form:
     """What a step is handed: an iterator over the items, and nothing more."""
-    return Instance(abc.Iterator, (item,))
+    return Instance(abc.AsyncIterator if is_async else abc.Iterator, (item,))
 
 
-def produced_item(annotation: object, variables: Variables) -> Form | Absent:
+def produced_item(annotation: object, variables: Variables, *, is_async: bool = False) -> Form | Absent:
     """The type of the items that a step with this return annotation yields.
 
     Arguments:
@@ -85,32 +85,32 @@ def produced_item(annotation: object, variables: Variables) -> Form | Absent:
     """
     if annotation is Absent.ANNOTATION:
         return Absent.ANNOTATION
-    item = item_of(read(annotation, variables))
+    item = item_of(read(annotation, variables), is_async=is_async)
     return Absent.STREAM if item is None else item
 
 
-def item_of(form: Form) -> Form | None:
-    """What iterating over a type gives; None for what cannot be iterated over."""
+def item_of(form: Form, *, is_async: bool = False) -> Form | None:
+    """What iterating over a type gives, by `async for` if `is_async`; None for what cannot be iterated over."""
     if isinstance(form, (Dynamic, Variable)):
         return DYNAMIC
     if form == NEVER:
         return NEVER
     if isinstance(form, Alias):
-        return item_of(expand(form))
+        return item_of(expand(form), is_async=is_async)
     if isinstance(form, Distinct):
-        return item_of(form.base)
+        return item_of(form.base, is_async=is_async)
     if isinstance(form, UnionForm):
-        items = [item_of(member) for member in form.members]
+        items = [item_of(member, is_async=is_async) for member in form.members]
         known = tuple(item for item in items if item is not None)
         return union_of(known) if len(known) == len(items) else None
-    base = as_instance_of(form, abc.Iterable)
+    base = as_instance_of(form, abc.AsyncIterable if is_async else abc.Iterable)
     if isinstance(base, Instance):
         return base.arguments[0]  # with its variables, which solving would lose
-    solution = solve(form, read(abc.Iterable[T_co]))  # type: ignore[valid-type]
+    solution = solve(form, read(abc.AsyncIterable[T_co] if is_async else abc.Iterable[T_co]))  # type: ignore[valid-type]
     return solution.variables[T_co] if solution.fits else None
 
 
-def accepted_item(annotation: object, variables: Variables) -> Form | Absent:
+def accepted_item(annotation: object, variables: Variables, *, is_async: bool = False) -> Form | Absent:
     """The type of the items that a step with this annotation on its first argument takes.
 
     Arguments:
@@ -123,17 +123,21 @@ def accepted_item(annotation: object, variables: Variables) -> Form | Absent:
     if annotation is Absent.ANNOTATION:
         return Absent.ANNOTATION
     form = read(annotation, variables)
-    if isinstance(form, Instance) and form.class_ in (abc.Iterable, abc.Iterator):
+    given = stream_of(DYNAMIC, is_async=is_async)
+    if isinstance(form, Instance) and form.class_ in _STREAMS[is_async]:
         return form.arguments[0]  # the most frequent answer
-    return _accepted(form) if Relation().holds(stream_of(DYNAMIC), form) else Absent.STREAM
+    return _accepted(form, given, is_async) if Relation().holds(given, form) else Absent.STREAM
 
 
-def _accepted(form: Form) -> Form:
+_STREAMS = {False: (abc.Iterable, abc.Iterator), True: (abc.AsyncIterable, abc.AsyncIterator)}
+
+
+def _accepted(form: Form, given: Form, is_async: bool) -> Form:
     if isinstance(form, Alias):
-        return _accepted(expand(form))
+        return _accepted(expand(form), given, is_async)
     if isinstance(form, UnionForm):
-        streams = (member for member in form.members if Relation().holds(stream_of(DYNAMIC), member))
-        return union_of(tuple(_accepted(member) for member in streams))
-    if isinstance(form, Instance) and form.class_ in (abc.Iterable, abc.Iterator):
+        streams = (member for member in form.members if Relation().holds(given, member))
+        return union_of(tuple(_accepted(member, given, is_async) for member in streams))
+    if isinstance(form, Instance) and form.class_ in _STREAMS[is_async]:
         return form.arguments[0]
     return OBJECT if form == OBJECT else DYNAMIC

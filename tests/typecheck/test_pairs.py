@@ -29,22 +29,24 @@ PAIRS: list[dict[str, Any]] = TABLE["pairs"]
 #: Where a pipeline is judged otherwise than a call, and why.
 OTHERWISE = {
     "whole-10": "a step is always handed an iterator, whatever the step before says that it returns",
-    "whole-32": "asynchronous streams are refused until there is a way to run them",
-    "whole-33": "asynchronous streams are refused until there is a way to run them",
+    "whole-32": "an ordinary function cannot read an asynchronous stream, so this one is no step",
+    "whole-33": "an ordinary function cannot read an asynchronous stream, so this one is no step",
 }
 
 
-def make_module(pair: dict[str, Any], name: str) -> types.ModuleType:
-    """A module with the functions `src` and `sink`, annotated as the pair says."""
+def make_module(pair: dict[str, Any], name: str, streams: tuple[str, str] = ("", "")) -> types.ModuleType:
+    """A module with the functions `src` and `sink`, annotated as the pair says; "Async" for either makes that one
+    asynchronous."""
     if sys.version_info < tuple(int(part) for part in pair.get("min_python", "3.11").split(".")):
         pytest.skip(f"needs Python {pair['min_python']}")
-    wrap = "{}" if pair.get("whole") else "Iterable[{}]"
+    of_source, of_sink = ("{}" if pair.get("whole") else f"{stream}Iterable[{{}}]" for stream in streams)
+    define_sink = "async def sink" if streams[1] else "def sink"
     text = "\n".join(
         [
             *TABLE["setups"][pair["setup"]],
-            "from collections.abc import Iterable",
-            f"def src() -> {wrap.format(pair['produced'])}: raise NotImplementedError",
-            f"def sink(xs: {wrap.format(pair['accepted'])}) -> None: raise NotImplementedError",
+            "from collections.abc import AsyncIterable, Iterable",
+            f"def src() -> {of_source.format(pair['produced'])}: raise NotImplementedError",
+            f"{define_sink}(xs: {of_sink.format(pair['accepted'])}) -> None: raise NotImplementedError",
             pair.get("epilogue", ""),
         ]
     )
@@ -87,6 +89,19 @@ def is_valid(module: types.ModuleType, pair: dict[str, Any]) -> bool:
 def test_pipeline_is_judged_as_mypy_does(module: types.ModuleType, pair: dict[str, Any]) -> None:
     expected = pair["assignable"] if pair["id"] not in OTHERWISE else not pair["assignable"]
     assert is_valid(module, pair) is expected
+
+
+@pytest.mark.parametrize("streams", [("Async", "Async"), ("", "Async"), ("Async", "")], ids=str)
+def test_items_are_judged_alike_whatever_the_kinds_of_the_streams(streams: tuple[str, str]) -> None:
+    """Also of those pairs whose annotations are those of asynchronous streams, where the sink is `async def`."""
+    for pair in JUDGED:
+        if "min_python" in pair or "numpy" in str(TABLE["setups"][pair["setup"]]) or pair.get("via"):
+            continue
+        if pair.get("whole") and not (streams[1] and "Async" in pair["accepted"]):
+            continue
+        module = make_module(pair, "pair", streams)
+        assert is_valid(module, pair) is pair["assignable"], pair
+    del sys.modules["pair"]
 
 
 @pytest.mark.parametrize(("module", "pair"), [(pair, pair) for pair in WHOLE], ids=ids(WHOLE), indirect=["module"])

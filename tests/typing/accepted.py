@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from functools import partial
 from typing import Any, Generic, Never, TypeVar, assert_type
 
@@ -56,6 +65,37 @@ assert_type(PipelineTask(infer, {"model": "m"}, 2, name="infer", ordered=True), 
 assert_type(PipelineTask(tokenize), PipelineTask[str, list[str]])
 assert_type(PipelineTask(count, env={"A": "1"}), PipelineTask[list[str], Never])
 
+
+# Asynchronous steps, among themselves and with plain ones
+async def poll(url: str) -> AsyncIterator[int]:
+    raise NotImplementedError
+    yield 0
+
+
+async def fetch(numbers: AsyncIterable[int], url: str = "") -> AsyncIterator[str]:
+    raise NotImplementedError
+    yield ""
+
+
+async def pair(texts: AsyncIterator[str]) -> AsyncGenerator[tuple[str, str], None]:
+    raise NotImplementedError
+    yield "", ""
+
+
+async def store(texts: AsyncIterable[str], *, url: str = "") -> None:
+    raise NotImplementedError
+
+
+def returns_stream(numbers: AsyncIterable[int]) -> AsyncIterable[str]:
+    return fetch(numbers)
+
+
+assert_type(PipelineTask(poll, constants={"url": ""}), PipelineTask[Any, int])
+assert_type(PipelineTask(fetch), PipelineTask[int, str])
+assert_type(PipelineTask(pair), PipelineTask[str, tuple[str, str]])
+assert_type(PipelineTask(store, num_procs=2), PipelineTask[str, Never])
+assert_type(PipelineTask(returns_stream), PipelineTask[int, str])
+
 # Methods and callable objects
 assert_type(PipelineTask(Scale[int]().method), PipelineTask[int, int])
 assert_type(PipelineTask(Scale[int]()), PipelineTask[int, list[int]])
@@ -80,13 +120,17 @@ numbers, texts, batches = PipelineTask(load), PipelineTask(infer), PipelineTask(
 join(numbers, texts)
 join(texts, batches)
 join(batches, PipelineTask(count))
+join(PipelineTask(poll), texts)
+join(numbers, PipelineTask(fetch))
+join(PipelineTask(fetch), PipelineTask(store))
 
 # A list of tasks needs no annotation.
 tasks = [PipelineTask(load), PipelineTask(infer), PipelineTask(tokenize), PipelineTask(count)]
 check_pipeline(tasks)
 assert_type(execute(tasks), PipelineResults[Any] | None)
 execute([PipelineTask(tick), PipelineTask(accept_base)])
+execute([PipelineTask(load), PipelineTask(fetch), PipelineTask(store)])
 
 # The fields are what they were.
 assert_type(texts.num_procs, int)
-step: Callable[..., Iterable[str] | None] = texts.generator
+step: Callable[..., Iterable[str] | AsyncIterable[str] | Awaitable[None] | None] = texts.generator

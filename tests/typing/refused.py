@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, TypeVar
 
 from pipeline_executor import PipelineTask, execute
@@ -36,10 +36,25 @@ def item(number: int) -> int:
     raise NotImplementedError
 
 
+async def fetch(numbers: AsyncIterable[int]) -> AsyncIterator[str]:
+    raise NotImplementedError
+    yield ""
+
+
+async def store(batches: AsyncIterable[list[str]]) -> None:
+    raise NotImplementedError
+
+
+async def one(number: int) -> int:
+    raise NotImplementedError
+
+
 # What is no step
 PipelineTask(3)  # refused
 PipelineTask(load([]))  # refused
 PipelineTask(item)  # refused
+PipelineTask(one)  # refused
+PipelineTask(one(1))  # refused
 
 # Settings
 PipelineTask(infer, nmae="")  # refused
@@ -60,6 +75,9 @@ def join(first: PipelineTask[Any, T], second: PipelineTask[T, Any]) -> list[Pipe
 
 texts, sink = PipelineTask(infer), PipelineTask(save)
 join(texts, sink)  # refused
+join(texts, PipelineTask(store))  # refused
+join(PipelineTask(fetch), sink)  # refused
+join(PipelineTask(load), PipelineTask(store))  # refused
 
 # What is no list of tasks
 execute([infer, save])  # refused
