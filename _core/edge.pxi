@@ -11,6 +11,7 @@ cdef class Sender:
     cdef bint by_reference
     cdef uint64_t released_seen
     cdef Spin spin
+    cdef Message rest   # of try_send, for send_rest
     cdef readonly bint stopped
 
     def __cinit__(self, Run run, uint32_t edge, uint32_t entry, max_message_bytes):
@@ -48,6 +49,33 @@ cdef class Sender:
     def send(self, item):
         self._send(item)
 
+    def try_reserve(self):
+        cdef Region* region = self.run._open()
+        cdef Status status = self.edge.reserve_now(region[0], self.released_seen)
+        self.stopped = status == Status.stopped
+        check_wait(status, self.me)
+        return status == Status.ok
+
+    def unreserve(self):
+        self.run._open()
+        self.edge.unreserve()
+
+    def try_send(self, item):
+        if self.by_reference:   # which takes no room
+            self._send_reference(item)
+            return True
+        self.run._open()
+        self.encoder.encode(item, &self.rest)
+        return self._hand_over(&self.rest, False)
+
+    def send_rest(self):
+        self._hand_over(&self.rest, True)
+
+    def stop(self):
+        self.run._open()
+        with nogil:
+            self.edge.stop()
+
     def finish(self):
         cdef Region* region = self.run._open()
         with nogil:
@@ -69,21 +97,28 @@ cdef class Sender:
     cdef int _send(self, object item) except -1:
         if self.by_reference:
             return self._send_reference(item)
-        cdef Region* region = self.run._open()
         cdef Message message
+        self.run._open()
         self.encoder.encode(item, &message)
-        region = self.run._open()   # the item's own code may have closed the run, or forked
-        cdef Status status = self.edge.reserve_bytes_now(region[0], message)
+        self._hand_over(&message, True)
+        return 0
+
+    cdef bint _hand_over(self, Message* message, bint may_wait) except -1:
+        """False if there is no room for it yet, and it may not wait."""
+        cdef Region* region = self.run._open()   # the item's own code may have closed the run, or forked
+        cdef Status status = self.edge.reserve_bytes_now(region[0], message[0])
         while status != Status.ok:
             if status == Status.stopped:   # nobody wants it; the next reserve says so
                 if message.in_block:
                     region.control().arena.release(region.base, message.block)
-                return 0
+                return True
             check_wait(status, self.me)
+            if not may_wait:
+                return False
             with nogil:
-                status = self.edge.reserve_bytes(region[0], self.me, message, self.spin)
-        check_wait(self.edge.publish(region[0], self.me, message), self.me)
-        return 0
+                status = self.edge.reserve_bytes(region[0], self.me, message[0], self.spin)
+        check_wait(self.edge.publish(region[0], self.me, message[0]), self.me)
+        return True
 
     cdef int _send_reference(self, object item) except -1:
         cdef Region* region = self.run._open()

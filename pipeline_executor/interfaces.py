@@ -227,6 +227,22 @@ class Sender(Protocol):
     def send(self, item: Any) -> None:
         """Hand over one item; the credit for it must have been reserved."""
 
+    def try_reserve(self) -> bool:
+        """As `reserve`, without waiting: False also if there is no credit now, which `stopped` tells apart."""
+
+    def unreserve(self) -> None:
+        """Give back a credit whose item was not made."""
+
+    def try_send(self, item: Any) -> bool:
+        """As `send`, without waiting: False if there is no room for the item now. It is then encoded, and kept for
+        `send_rest`, which must come before anything else is sent."""
+
+    def send_rest(self) -> None:
+        """Wait for room and hand over what `try_send` has kept."""
+
+    def stop(self) -> None:
+        """What the edge carries is wanted by nobody (a step further down stopped early): ends every wait at it."""
+
     def finish(self) -> None:
         """This replica yields no more. The last replica's call ends the stream."""
 

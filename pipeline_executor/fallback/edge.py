@@ -180,6 +180,7 @@ class Sender:
         self._lock = run.lock(edge)
         self._me = run.ledger.entry(entry)
         self._encoder = Encoder(max_message_bytes)
+        self._rest: tuple[list[Any], Any] | None = None  # of try_send, for send_rest: in pieces, and the item itself
         self.stopped = False
 
     def drive(self, items: Iterable[Any]) -> None:
@@ -189,8 +190,7 @@ class Sender:
                 try:
                     item = next(iterator)
                 except StopIteration:
-                    self._run.check_open()
-                    self._edge.room.release()
+                    self.unreserve()
                     return
                 self.send(item)
                 item = None  # the item must not live longer than the step wants it to
@@ -208,6 +208,13 @@ class Sender:
             return not self._heed()
         return True
 
+    def try_reserve(self) -> bool:
+        return not self._heed() and self._edge.room.acquire(block=False)
+
+    def unreserve(self) -> None:
+        self._run.check_open()
+        self._edge.room.release()
+
     def _heed(self) -> bool:
         """Whether the consumers want no more; raises if the run is aborted."""
         self._run.check(self._me)
@@ -215,27 +222,53 @@ class Sender:
         return self.stopped
 
     def send(self, item: Any) -> None:
-        self._run.check_open()
         if self._edge.layout.by_reference:
             self._send_reference(item)
             return
-        edge = self._edge
+        pieces = self._encode(item)
+        if not self._hand_over(pieces, item):
+            self._wait_and_hand_over(pieces, item)
+
+    def try_send(self, item: Any) -> bool:
+        if self._edge.layout.by_reference:  # which takes no room
+            self._send_reference(item)
+            return True
+        pieces = self._encode(item)
+        if self._hand_over(pieces, item):
+            return True
+        self._rest = [bytes(piece) for piece in pieces], item  # the step goes on: what it changes must not show
+        return False
+
+    def send_rest(self) -> None:
+        assert self._rest is not None
+        (pieces, item), self._rest = self._rest, None
+        self._wait_and_hand_over(pieces, item)
+
+    def _encode(self, item: Any) -> list[Any]:
+        self._run.check_open()
         pieces = self._encoder.encode(item)
         self._run.check_open()  # the item's own code may have closed the run, or forked
-        size = sum(map(len, pieces))
+        return pieces
+
+    def _wait_and_hand_over(self, pieces: list[Any], item: Any) -> None:
         while True:
-            with self._lock:
-                if edge.try_reserve_bytes(size):
-                    block = edge.arena.allocate(size)
-                    if block and size <= _COPY_LOCKED:
-                        self._copy(pieces, block)
-                        edge.push(block, size)
-                        self._me.count_out()
-                    break
             with self._me.waiting(Waiting.ROOM):
-                edge.space.acquire()
-            if self._heed():
-                return  # nobody wants it; the next reserve says so
+                self._edge.space.acquire()
+            if self._heed() or self._hand_over(pieces, item):
+                return  # or nobody wants it; the next reserve says so
+
+    def _hand_over(self, pieces: list[Any], item: Any) -> bool:
+        """False if there is no room for it: a token of `space` will then be released."""
+        edge = self._edge
+        size = sum(map(len, pieces))
+        with self._lock:
+            if not edge.try_reserve_bytes(size):
+                return False
+            block = edge.arena.allocate(size)
+            if block and size <= _COPY_LOCKED:
+                self._copy(pieces, block)
+                edge.push(block, size)
+                self._me.count_out()
         if not block:
             raise MessageFault(
                 "memory", type_name(item), f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory"
@@ -246,6 +279,7 @@ class Sender:
                 edge.push(block, size)
                 self._me.count_out()
         self._announce()
+        return True
 
     def _send_reference(self, item: Any) -> None:
         with self._lock:
@@ -266,6 +300,10 @@ class Sender:
         for piece in pieces:
             data[at : at + len(piece)] = piece
             at += len(piece)
+
+    def stop(self) -> None:
+        self._run.check_open()
+        self._edge.stop()
 
     def finish(self) -> None:
         with self._lock:
