@@ -94,9 +94,6 @@ def execute(
         others=_option_defects(parallelism, shutdown_timeout, inactivity_timeout),
     )
     _refuse_unimplemented(tasks, parallelism, progress, trace)
-    for signature in signatures:
-        if signature.is_async:
-            _not_implemented(f"running an asynchronous step ({signature.title})")
     if parallelism == "sequential":
         if inactivity_timeout is not None:
             warnings.warn(

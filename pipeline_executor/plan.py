@@ -34,6 +34,8 @@ class Assignment:
         input_edge, output_edge: the edges that it reads and writes; None for a source and for a sink.
         downstream_edges: its output edge and all after it.
         in_thread: it is a thread of the calling process, not a process.
+        may_stop_early: the step may return before its input ends.
+        is_async: the step runs on an event loop.
     """
 
     step: int
@@ -46,6 +48,8 @@ class Assignment:
     max_message_bytes: int | None
     downstream_edges: tuple[int, ...] = ()
     in_thread: bool = False
+    may_stop_early: bool = False
+    is_async: bool = False
 
     def is_unwanted(self, run: Run) -> bool:
         """A step further down has stopped early, as it may, and nobody needs what this one makes."""
@@ -67,6 +71,10 @@ class StepPlan:
     @property
     def in_threads(self) -> bool:
         return self.replicas[0].in_thread
+
+    @property
+    def is_async(self) -> bool:
+        return self.replicas[0].is_async
 
     @property
     def input_edge(self) -> int | None:
@@ -132,6 +140,8 @@ def make_plan(
                 max_message_bytes=None if task.max_message_size is None else min(task.max_message_size, MOST_BYTES),
                 downstream_edges=tuple(range(index, last + yields_to_caller)),
                 in_thread=in_threads[index],
+                may_stop_early=task.may_stop_early,
+                is_async=signatures[index].is_async,
             )
             for replica in range(counts[index])
         )

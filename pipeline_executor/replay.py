@@ -6,6 +6,7 @@ The file is a pickle. Loading it runs what it says: trust it as you trust code.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import pdb
 import pickle
@@ -17,6 +18,8 @@ from typing import Any
 
 from pipeline_executor.engines.failed_item import FORMAT
 from pipeline_executor.interfaces import WorkerInfo
+from pipeline_executor.task import PipelineTask
+from pipeline_executor.typecheck.signature import inspect_step
 from pipeline_executor.worker import set_worker_info
 
 __all__ = ["main", "replay"]
@@ -35,10 +38,24 @@ def replay(function: Callable[..., Any], kept: dict[str, Any]) -> list[Any]:
     """
     set_worker_info(WorkerInfo(kept["task"], 0, 1))
     try:
+        signature = inspect_step(PipelineTask(function), 1, is_last=True)
+        if signature.is_async:
+            return _replay_async(function, kept, consumes=signature.consumes)
         result = function(iter([kept["item"]]), **kept["constants"])
         return [] if result is None else list(result)
     finally:
         set_worker_info(None)
+
+
+def _replay_async(function: Callable[..., Any], kept: dict[str, Any], *, consumes: bool) -> list[Any]:
+    from pipeline_executor.engines.async_chain import ChainedItems, run_chained_sink
+
+    items = iter([kept["item"]])
+    if consumes:
+        run_chained_sink(function, kept["constants"], items)
+        return []
+    with contextlib.closing(ChainedItems(function, kept["constants"], items)) as outputs:
+        return list(outputs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,11 +6,12 @@ found, and only then tells the step after it that nothing more comes.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.checked import CheckedSender
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FailureReport",
+    "Interrupt",
     "ask_for_linked_steps",
     "from_the_step",
+    "interrupt_hook",
     "run_replica",
     "set_thread_worker_info",
     "set_worker_info",
@@ -33,11 +36,17 @@ __all__ = [
 #: Gives the step's function and its constants. Called inside the replica, so that a failure there is the replica's.
 Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
 
+#: Interrupts a step when the run ends; may be called from any thread, and from a signal handler. The argument is the
+#: frame that the step's thread is in; unless given, it is looked up. True: the step has been told, or will be at once,
+#: in a way that keeps its event loop whole. False: it computes, and the engine has to raise `Aborted` in its thread.
+Interrupt = Callable[[FrameType | None], bool]
+
 _LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
-_PACKAGE = __name__.partition(".")[0]
+_BELOW_THE_STEP = (__name__.partition(".")[0], "asyncio")
 
 _worker_info: WorkerInfo | None = None  # of this process
 _in_thread = threading.local()  # of a step that runs in a thread of the caller
+_interrupts: dict[int, Interrupt] = {}  # by the identifier of the thread that the step runs in
 
 #: Of the steps that are chained in one thread: each core's way to tell which of them this thread runs.
 _linked_steps: tuple[Callable[[], WorkerInfo | None], ...] = ()
@@ -101,6 +110,22 @@ class FailureReport:
     fault: MessageFault | None = None
 
 
+def interrupt_hook(thread_id: int) -> Interrupt | None:
+    """How to interrupt the step that runs in a thread, where it has a way of its own: an asynchronous step is
+    cancelled, unless it has been told already. None for other steps, and before and after."""
+    return _interrupts.get(thread_id)
+
+
+@contextlib.contextmanager
+def _interruptible(interrupt: Interrupt) -> Iterator[None]:
+    thread_id = threading.get_ident()
+    _interrupts[thread_id] = interrupt
+    try:
+        yield
+    finally:
+        del _interrupts[thread_id]
+
+
 def run_replica(
     assignment: Assignment,
     load: Load,
@@ -118,6 +143,18 @@ def run_replica(
     Returns:
         What the step failed of.
     """
+    with contextlib.ExitStack() as at_end:
+        return _run_replica(assignment, load, run, check, in_thread, at_end)
+
+
+def _run_replica(
+    assignment: Assignment,
+    load: Load,
+    run: Run,
+    check: Callable[[Any], object] | None,
+    in_thread: bool,
+    at_end: contextlib.ExitStack,
+) -> BaseException | None:
     entry = assignment.entry
     receiver: Receiver | None = None
     set_info = set_thread_worker_info if in_thread else set_worker_info
@@ -130,7 +167,10 @@ def run_replica(
             sender = run.sender(assignment.output_edge, entry, assignment.max_message_bytes)
             if check is not None:
                 sender = CheckedSender(sender, check)
-        _run_step(load, receiver, sender)
+        if assignment.is_async:
+            _run_async_step(assignment, load, receiver, sender, run, at_end)
+        else:
+            _run_step(load, receiver, sender)
         # A step can catch whatever was raised into it and return as if nothing had been.
         if run.aborted() or (receiver is not None and receiver.fault is not None):
             raise Aborted("the pipeline is being stopped")
@@ -146,11 +186,14 @@ def run_replica(
         if fault is None:
             fault = _fault_behind(error)
         if fault is None and isinstance(error, Aborted) and (run.aborted() or assignment.is_unwanted(run)):
+            at_end.close()  # a thread of the step's that waits would still say that the replica is stopping
             run.ledger.set_state(entry, State.STOPPED)
             return None
         _write_report(run, entry, error, fault, with_exception=not in_thread)
         run.ledger.set_state(entry, State.FAILED)
         run.abort(Cause.FAILED, entry)
+        at_end.close()  # only the abort has ended what such a thread waits for
+        run.ledger.set_state(entry, State.FAILED)
         return error
     finally:
         set_info(None)
@@ -180,6 +223,24 @@ def _run_step(load: Load, receiver: Receiver | None, sender: Sender | None) -> N
             f"the sink returned a value of type {type(result).__name__!r}, which nobody would get; "
             "a sink returns None, and a last step that yields is annotated -> Iterable[...]"
         )
+
+
+def _run_async_step(
+    assignment: Assignment,
+    load: Load,
+    receiver: Receiver | None,
+    sender: Sender | None,
+    run: Run,
+    at_end: contextlib.ExitStack,
+) -> None:
+    from pipeline_executor.async_step import AsyncStep  # with asyncio, which takes longer to import than all the rest
+
+    step, constants = load()
+    running = AsyncStep(assignment, receiver, sender, run)
+    at_end.callback(running.end_threads)
+    with _interruptible(running.interrupt):
+        running.run(step, constants)
+    running.settle()
 
 
 def _write_report(
@@ -241,8 +302,8 @@ def text_of(error: BaseException) -> str:
 
 
 def from_the_step(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame that is not this library's."""
+    """The traceback from the first frame that is not this library's, nor that of the event loop below it."""
     start = trace
-    while start is not None and start.tb_frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+    while start is not None and start.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _BELOW_THE_STEP:
         start = start.tb_next
     return start if start is not None else trace

@@ -4,6 +4,7 @@ Fixtures to ask for:
     core          "compiled", then "pure": the core that `execute` uses during the test
     start_method  each start method of this system
     parallelism   every `parallelism` that is implemented, each with both cores
+    engine        the same but for start methods: the default one alone, for tests to which it makes no difference
 """
 
 from __future__ import annotations
@@ -96,6 +97,13 @@ def set_core(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.fixture(params=WAYS)
 def parallelism(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> str:
+    way, _, core = request.param.partition("/")
+    set_core(core)
+    return str(way)
+
+
+@pytest.fixture(params=[f"{way}/{core}" for way in ("sequential", "thread", "process") for core in CORES])
+def engine(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> str:
     way, _, core = request.param.partition("/")
     set_core(core)
     return str(way)

@@ -55,8 +55,11 @@ LAYERS: dict[str, set[str]] = {
     },
     "plan": {"plan"},
     "engine": {
+        "async_step",
         "worker",
         "engines",
+        "engines.async_chain",
+        "engines.async_items",
         "engines.books",
         "engines.checked",
         "engines.child",

@@ -103,13 +103,13 @@ def test_readme_command_is_what_the_gate_extracts(heading: str) -> None:
 # ---- the example
 
 
-def example() -> str:
-    (text,) = [block.text for block in fenced_blocks() if block.language == "python"]
+def example(heading: str = "An example") -> str:
+    (text,) = [block.text for block in fenced_blocks() if (block.heading, block.language) == (heading, "python")]
     return text
 
 
-def printed_by_example() -> str:
-    found = re.search(r"It prints `(.*?)`", README)
+def printed_by_example(words: str = "It prints") -> str:
+    found = re.search(rf"{words} `(.*?)`", README)
     assert found is not None
     return found[1]
 
@@ -140,6 +140,12 @@ def test_readme_example_runs_under_every_start_method(start_method: str, tmp_pat
     program = run_script(tmp_path, choose + example())
     assert (program.returncode, program.stderr) == (0, "")
     assert program.stdout.strip() == printed_by_example()
+
+
+def test_readme_example_of_an_asynchronous_step_runs_as_it_stands(core: str, tmp_path: Path) -> None:
+    program = run_script(tmp_path, example("Asynchronous steps"))
+    assert (program.returncode, program.stderr) == (0, "")
+    assert program.stdout.strip() == printed_by_example("Its output is")
 
 
 def test_readme_command_that_shows_the_core_works(core: str) -> None:

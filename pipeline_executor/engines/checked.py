@@ -42,5 +42,21 @@ class CheckedSender:
         self._check(item)
         self._sender.send(item)
 
+    def try_reserve(self) -> bool:
+        return self._sender.try_reserve()
+
+    def unreserve(self) -> None:
+        self._sender.unreserve()
+
+    def try_send(self, item: Any) -> bool:
+        self._check(item)
+        return self._sender.try_send(item)
+
+    def send_rest(self) -> None:
+        self._sender.send_rest()
+
+    def stop(self) -> None:
+        self._sender.stop()
+
     def finish(self) -> None:
         self._sender.finish()

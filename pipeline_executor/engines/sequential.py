@@ -65,6 +65,10 @@ def run_sequential(
                 RuntimeWarning,
                 stacklevel=4,  # the caller of execute
             )
+    if any(step.is_async for step in plan.steps):
+        from pipeline_executor.engines.async_chain import refuse_inside_a_loop
+
+        refuse_inside_a_loop()
     ask_for_linked_steps(core.running_step)
     run = _SequentialRun(plan, core, message_check, kept_item_path, on_end)
     if plan.caller_entry is not None:
@@ -98,6 +102,10 @@ def _info(step: StepPlan) -> WorkerInfo:
 
 
 def _items_of(step: StepPlan, source: Link | None) -> Iterator[Any]:
+    if step.is_async:
+        from pipeline_executor.engines.async_chain import ChainedItems
+
+        return ChainedItems(step.function, step.constants, source)
     try:
         return iter(_call(step, source))
     except StopIteration as error:  # which must not pass for the end of the step's items
@@ -208,7 +216,13 @@ class _SequentialRun:
 
     def _consume(self, step: StepPlan, source: Link | None) -> None:
         try:
-            result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
+            if step.is_async:
+                from pipeline_executor.engines.async_chain import run_chained_sink
+
+                run_chained_sink(step.function, step.constants, source)
+                result = None
+            else:
+                result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
             if result is not None:
                 raise TypeError(
                     f"the sink returned a value of type {type(result).__name__!r}, which nobody would get; "

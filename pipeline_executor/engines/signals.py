@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline_executor.interfaces import Aborted, Run, State
 from pipeline_executor.plan import Assignment
+from pipeline_executor.worker import interrupt_hook
 
 __all__ = ["hold_signals", "set_child_signals"]
 
@@ -53,11 +54,15 @@ def set_child_signals(run: Run, assignment: Assignment) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_terminate(signal_number: int, frame: FrameType | None) -> None:
-        if run.aborted() is None and not assignment.is_unwanted(
-            run
-        ):  # somebody else's wish: end by the signal, so that the caller sees it
+        if run.aborted() is None and not assignment.is_unwanted(run):
+            # Somebody else's wish: end by the signal, so that the caller sees it.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
+            return
+        interrupt = interrupt_hook(threading.get_ident())
+        if interrupt is not None:
+            if not interrupt(frame):
+                raise Aborted("the pipeline is being stopped")
         elif run.ledger.books(assignment.entry).state is State.RUNNING:
             # The step is busy and has not noticed yet. Once it has, its `finally` blocks are not to be cut short.
             run.ledger.set_state(assignment.entry, State.STOPPING)

@@ -20,7 +20,7 @@ from pipeline_executor.engines.failures import thread_name
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.interfaces import Aborted, Run, State
 from pipeline_executor.plan import Assignment
-from pipeline_executor.worker import run_replica
+from pipeline_executor.worker import interrupt_hook, run_replica
 
 __all__ = ["ReplicaThread", "close_after_the_last"]
 
@@ -106,8 +106,15 @@ class ReplicaThread:
     def interrupt(self) -> None:
         # Once the step has noticed the abort by itself its `finally` blocks are not to be cut short.
         with self._lock:
-            if not self._leaving and self._run.ledger.books(self._assignment.entry).state is State.RUNNING:
-                self._interrupted = _raise_in_thread(self._thread, Aborted)
+            if self._leaving:
+                return
+            interrupt = interrupt_hook(self._thread.ident or 0)
+            if interrupt is not None:
+                if interrupt(None):
+                    return
+            elif self._run.ledger.books(self._assignment.entry).state is not State.RUNNING:
+                return
+            self._interrupted = _raise_in_thread(self._thread, Aborted)
 
     def kill(self) -> None:
         self.interrupt()

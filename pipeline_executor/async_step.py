@@ -1,0 +1,372 @@
+"""An asynchronous step inside its replica: an event loop in the replica's thread, and threads that wait in its place.
+
+The loop never waits for the pipeline. What is there at once is taken at once; where there is no input, or no room for
+an item, a thread of the replica does the waiting and tells the loop, whose other tasks go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pipeline_executor.engines.async_items import AsyncItems, awaited, log_unless_aborted
+from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run, Sender
+
+if TYPE_CHECKING:
+    from pipeline_executor.plan import Assignment
+
+__all__ = ["AsyncStep"]
+
+#: Seconds after which the loop's other tasks get a turn, where items come and go without any wait.
+_TURN_S = 0.001
+
+#: Packages whose code must not be interrupted by an exception: the loop would lose what it is just about to do.
+_OF_THE_LOOP = frozenset({"asyncio", "selectors", __name__.partition(".")[0]})
+
+
+class AsyncStep:
+    """One replica of an asynchronous step.
+
+    Arguments:
+        receiver, sender: the replica's ends of its edges.
+
+    Shown by tests/test_async_steps.py.
+    """
+
+    def __init__(self, assignment: Assignment, receiver: Receiver | None, sender: Sender | None, run: Run) -> None:
+        self._assignment = assignment
+        self._receiver = receiver
+        self._sender = sender
+        self._run = run
+        self._thread_id = threading.get_ident()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_told = False  # the step itself was told that the run ends; it is not told again while it closes
+        self._saw_abort = False  # it, or a task of its own
+        self._turn_ends = 0.0
+        self._input = None if receiver is None else _Input(self, receiver)
+        self._room = _Waiter(f"{assignment.task}: room")
+
+    # ---- the run
+
+    def run(self, step: Callable[..., Any], constants: Mapping[str, Any]) -> None:
+        """Run the step to its end. Raises what it raises; `Aborted` if it ended because the run is aborted."""
+        try:
+            # The runner cancels the tasks that are left, then closes the asynchronous generators that are.
+            with asyncio.Runner() as runner:
+                try:
+                    runner.run(self._main(step, constants))
+                finally:
+                    if self._task is not None and self._task.done() and not self._task.cancelled():
+                        self._task.exception()  # known; asyncio is not to log it
+        except BaseException as error:
+            if self._saw_abort and _is_of_the_abort(error):
+                raise Aborted("the pipeline is being stopped") from error
+            raise
+
+    async def _main(self, step: Callable[..., Any], constants: Mapping[str, Any]) -> None:
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_unless_aborted)
+        self._loop = loop
+        result = step(**constants) if self._input is None else step(self._input, **constants)
+        if self._sender is None:
+            await awaited(result)
+        else:
+            await self._drive(AsyncItems(result), self._sender)
+
+    async def _drive(self, items: AsyncItems, sender: Sender) -> None:
+        """As `Sender.drive`: an item is asked for only when there is a credit for it."""
+        try:
+            while await self._reserve(items, sender):
+                try:
+                    item = await items.resume()
+                except StopAsyncIteration:
+                    sender.unreserve()
+                    return
+                if not sender.try_send(item):
+                    await self._wait_for_room(items, sender.send_rest)
+                item = None  # the item must not live longer than the step wants it to
+                if self.turn_is_over():
+                    await self._give_turn(items)
+        except Aborted:
+            self._saw_abort = True
+            raise
+        finally:
+            self._is_told = True  # whatever for: its `finally` blocks are not to be cut short
+            await items.close()
+
+    async def _reserve(self, items: AsyncItems, sender: Sender) -> bool:
+        if sender.try_reserve():
+            return True
+        if sender.stopped:
+            return False
+        return bool(await self._wait_for_room(items, sender.reserve))
+
+    async def _wait_for_room(self, items: AsyncItems, wait: Callable[[], Any]) -> Any:
+        """Have the thread wait. The step stands at its `yield` meanwhile; if it is cancelled there, by a timeout that
+        it has set or by a task of its own, it is told when it is resumed."""
+        assert self._loop is not None
+        arrival = _Arrival(self._loop)
+        self._room.ask(wait, arrival)
+        while arrival.outcome is None:
+            try:
+                await arrival.wait()
+            except asyncio.CancelledError as error:
+                if self._is_told:
+                    raise
+                items.cancelled = error
+        return arrival.outcome.result()
+
+    # ---- turns of the other tasks
+
+    def turn_is_over(self) -> bool:
+        """Whether the loop's other tasks have waited for long enough."""
+        return time.monotonic() >= self._turn_ends
+
+    async def give_turn(self) -> None:
+        """Let the loop's other tasks go on."""
+        await asyncio.sleep(0)
+        self._turn_ends = time.monotonic() + _TURN_S
+
+    async def _give_turn(self, items: AsyncItems) -> None:
+        try:
+            await self.give_turn()
+        except asyncio.CancelledError as error:
+            if self._is_told:
+                raise
+            items.cancelled = error
+
+    # ---- the abort
+
+    def saw_abort(self) -> None:
+        """The calling task is told `Aborted`."""
+        self._saw_abort = True
+        if asyncio.current_task() is self._task:
+            self._is_told = True
+
+    def interrupt(self, frame: FrameType | None = None) -> bool:
+        """See `worker.interrupt_hook`."""
+        loop, task = self._loop, self._task
+        if loop is None or task is None:
+            return False
+        if self._is_told:
+            return True
+        computes = _is_of_the_step(frame or sys._current_frames().get(self._thread_id))
+        if computes and asyncio.current_task(loop) is task:
+            self._is_told = self._saw_abort = True
+            return False
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing left to interrupt
+            loop.call_soon_threadsafe(self._cancel)
+        return not computes
+
+    def _cancel(self) -> None:
+        if not self._is_told and self._task is not None:
+            self._is_told = self._saw_abort = True
+            self._task.cancel("the pipeline is being stopped")
+
+    # ---- the end
+
+    def settle(self) -> None:
+        """The step has returned. If it has left its input with a request under way, that comes to an end first.
+
+        An item that was taken for the step and that it never got is one that nobody consumes (rule R3).
+        """
+        if self._input is None or self._receiver is None:
+            return
+        may_stop = self._assignment.may_stop_early or (self._sender is not None and self._sender.stopped)
+        if may_stop and self._input.is_asking:
+            self._receiver.stop()
+        if self._input.holds_item() and not may_stop:
+            self._run.abort(Cause.STOPPED_EARLY, self._assignment.entry)
+            raise Aborted("the pipeline is being stopped")
+
+    def end_threads(self) -> None:
+        """End the threads that wait. To be called when nothing of the step is left, and a failure is an abort."""
+        if self._run.aborted() is None:  # what still waits then is what a step further down has no more use for
+            if self._room.is_busy and self._sender is not None:
+                self._sender.stop()
+            if self._input is not None and self._input.is_asking and self._receiver is not None:
+                self._receiver.stop()
+        self._room.end()
+        if self._input is not None:
+            self._input.end_thread()
+
+
+class _Input:
+    """What the step reads: an asynchronous iterator over the receiver's items.
+
+    Several tasks may ask at once; each item goes to one of them. A request that is cancelled takes no item with it:
+    what arrives for it is the answer to the next.
+    """
+
+    def __init__(self, step: AsyncStep, receiver: Receiver) -> None:
+        self._step = step
+        self._receiver = receiver
+        self._waiter = _Waiter(f"{step._assignment.task}: input")
+        self._arrival: _Arrival | None = None  # of the request that the thread has, or has answered
+        self._turn = asyncio.Lock()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        step = self._step
+        if step.turn_is_over():
+            await step.give_turn()
+        try:
+            if self._arrival is None and not self._turn.locked():
+                found, item = self._poll()
+                if found:
+                    return item
+            async with self._turn:
+                return await self._wait()
+        except Aborted:
+            step.saw_abort()
+            raise
+
+    async def _wait(self) -> Any:
+        if self._arrival is None:
+            found, item = self._poll()
+            if found:
+                return item
+            self._arrival = _Arrival(asyncio.get_running_loop())
+            self._waiter.ask(self._take, self._arrival)
+        while self._arrival.outcome is None:
+            await self._arrival.wait()
+        # From here to the step nothing is awaited, so that no cancellation comes between.
+        outcome, self._arrival = self._arrival.outcome, None
+        found, item = outcome.result()
+        if not found:
+            raise StopAsyncIteration
+        return item
+
+    def _poll(self) -> tuple[bool, Any]:
+        try:
+            return self._receiver.poll()
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    def _take(self) -> tuple[bool, Any]:
+        """In the thread: (True, item), or (False, None) at the end."""
+        for item in self._receiver:
+            return True, item
+        return False, None
+
+    @property
+    def is_asking(self) -> bool:
+        return self._waiter.is_busy
+
+    def holds_item(self) -> bool:
+        """Whether an item has arrived that the step has not got. Waits for a request that is under way."""
+        if self._arrival is None:
+            return False
+        self._waiter.end()
+        assert self._arrival.outcome is not None
+        found, _ = self._arrival.outcome.result()
+        return bool(found)
+
+    def end_thread(self) -> None:
+        self._waiter.end()
+
+
+class _Outcome:
+    """What a wait has come to."""
+
+    def __init__(self, value: Any, error: BaseException | None) -> None:
+        self._value = value
+        self._error = error
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class _Arrival:
+    """Where a thread leaves an outcome for the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._sleeper: asyncio.Future[None] | None = None
+        self.outcome: _Outcome | None = None
+
+    def leave(self, outcome: _Outcome) -> None:
+        """In the thread."""
+        self.outcome = outcome
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the step has ended, and nobody waits there
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    async def wait(self) -> None:
+        """In the loop: until there may be an outcome. One task at a time."""
+        self._sleeper = self._loop.create_future()
+        if self.outcome is None:
+            await self._sleeper
+
+
+class _Waiter:
+    """A thread that waits, for one thing at a time; started when there is the first.
+
+    A daemon: a wait that nothing ends must not keep a process alive whose step is done.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], _Arrival] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.is_busy = False
+
+    def ask(self, wait: Callable[[], Any], arrival: _Arrival) -> None:
+        self.is_busy = True
+        self._orders.put((wait, arrival))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            wait, arrival = order
+            try:
+                outcome = _Outcome(wait(), None)
+            except BaseException as error:
+                outcome = _Outcome(None, error)
+            self.is_busy = False
+            arrival.leave(outcome)
+            del order, wait, arrival, outcome  # an item must not live longer than the step wants it to
+
+    def end(self) -> None:
+        """Returns when the thread has ended, which is after the wait that it is in."""
+        if self._thread is not None:
+            self._orders.put(None)
+            self._thread.join()
+            self._thread = None
+
+
+def _is_of_the_step(frame: FrameType | None) -> bool:
+    """Whether a thread runs the step's own code, or what that has called of other libraries; not the loop's."""
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in _OF_THE_LOOP:
+            return False
+        if package not in sys.stdlib_module_names:  # which may be called by either
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_of_the_abort(error: BaseException) -> bool:
+    """What becomes of `Aborted`, or of being cancelled, on its way through a step and its task groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_of_the_abort(inner) for inner in error.exceptions)
+    return isinstance(error, (Aborted, asyncio.CancelledError))
