@@ -42,6 +42,11 @@ Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
 Interrupt = Callable[[FrameType | None], bool]
 
 _LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
+
+#: Bytes that a replica gives up when its step has used all memory, so that there are some to report it with: several
+#: of the pieces in which the interpreter asks for memory. They are never written, and so only addresses are taken.
+_RESERVE_BYTES = 2**23
+
 _BELOW_THE_STEP = (__name__.partition(".")[0], "asyncio")
 
 _worker_info: WorkerInfo | None = None  # of this process
@@ -158,6 +163,7 @@ def _run_replica(
     entry = assignment.entry
     receiver: Receiver | None = None
     set_info = set_thread_worker_info if in_thread else set_worker_info
+    reserve = bytes(_RESERVE_BYTES)
     try:
         set_info(WorkerInfo(assignment.task, assignment.replica, assignment.num_replicas))
         if assignment.input_edge is not None:
@@ -182,6 +188,7 @@ def _run_replica(
             sender.finish()
         run.ledger.set_state(entry, State.FINISHED)
     except BaseException as error:
+        del reserve
         fault = receiver.fault if receiver is not None else None
         if fault is None:
             fault = _fault_behind(error)
@@ -247,6 +254,8 @@ def _write_report(
     run: Run, entry: int, error: BaseException, fault: MessageFault | None, *, with_exception: bool
 ) -> None:
     # The exception may carry anything in any amount: try it whole, then in words, then in few words.
+    if isinstance(error, MemoryError):
+        _let_go_of_variables(error.__traceback__)
     report = _describe(error, fault, with_exception=with_exception)
     in_words = FailureReport(None, report.type_name, report.text, report.traceback, fault)
     in_few_words = FailureReport(None, report.type_name, report.text[:1000], "", fault)
@@ -259,6 +268,25 @@ def _write_report(
                 raise
 
 
+def _let_go_of_variables(trace: TracebackType | None) -> None:
+    """Free what the step's functions held when they raised."""
+    while trace is not None:
+        try:
+            trace.tb_frame.clear()
+        except RuntimeError:  # it is still running: ours
+            pass
+        trace = trace.tb_next
+
+
+def _shortened(text: str) -> str:
+    """Both ends of what is too long: a traceback's frames come first, and what was raised comes last."""
+    left_out = len(text) - _LONGEST_TEXT
+    if left_out <= 0:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]}\n[{left_out} characters are left out here]\n{text[-half:]}"
+
+
 def _describe(error: BaseException, fault: MessageFault | None, *, with_exception: bool) -> FailureReport:
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
     import traceback
@@ -267,8 +295,8 @@ def _describe(error: BaseException, fault: MessageFault | None, *, with_exceptio
     return FailureReport(
         exception=_pickled(error) if with_exception and fault is None else None,
         type_name=_qualified_name(type(cause)),
-        text=text_of(cause)[:_LONGEST_TEXT],
-        traceback="".join(lines)[-_LONGEST_TEXT:],
+        text=_shortened(text_of(cause)),
+        traceback=_shortened("".join(lines)),
         fault=None if fault is None else MessageFault(fault.reason, fault.type_name, fault.detail),
     )
 

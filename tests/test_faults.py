@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fault_steps
 import psutil
 import pytest
 import steps
@@ -68,6 +69,40 @@ def test_r4_stop_iteration_does_not_pass_for_the_end(parallelism: str) -> None:
     assert results is not None
     with pytest.raises((TaskError, RuntimeError), match="StopIteration"):
         list(results)
+
+
+def raise_at_length(items: Iterable[int]) -> Iterable[int]:
+    for item in items:
+        raise ValueError("start" + 300_000 * "x" + "end")
+        yield item
+
+
+@pytest.mark.rule("R4")
+def test_r4_traceback_of_an_exception_with_a_huge_text_has_its_frames(parallelism: str) -> None:
+    tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_at_length), PipelineTask(steps.swallow)]
+    with pytest.raises(ValueError, match="xxx") as caught:
+        execute(tasks, parallelism)
+    cause = caught.value.__cause__
+    assert isinstance(cause, TaskError)
+    assert cause.failures[0].traceback is not None
+    assert "in raise_at_length" in cause.failures[0].traceback
+    assert cause.failures[0].traceback.endswith("xxxend\n")
+
+
+def exhaust_memory(items: Iterable[int]) -> Iterable[int]:
+    for item in items:
+        fault_steps.run_out_of_memory()
+        yield item
+
+
+@pytest.mark.rule("R4")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the step's use of memory is read from /proc")
+def test_r4_step_that_has_used_all_memory_can_still_tell_of_it(core: str, start_method: str) -> None:
+    tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(exhaust_memory), PipelineTask(steps.swallow)]
+    with pytest.raises(MemoryError) as caught:
+        execute(tasks, f"process-{start_method}")
+    assert isinstance(caught.value.__cause__, TaskError)
+    assert "in run_out_of_memory" in str(caught.value.__cause__)
 
 
 def yield_a_generator(items: Iterable[int]) -> Iterable[Any]:
