@@ -14,13 +14,11 @@ import gc
 import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
-from pathlib import Path
 
-import psutil
 import pytest
+from left_behind import Belongings
 
 #: Seconds until the watchdog dumps the stacks of all threads and ends the test run. Not a limit on speed: no test
 #: of this suite takes a tenth of it on a slow machine.
@@ -109,60 +107,10 @@ def engine(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> s
     return str(way)
 
 
-def _is_the_interpreters_own(process: psutil.Process) -> bool:
-    """The fork server and the resource tracker, which multiprocessing keeps for the life of the program."""
-    try:
-        command = " ".join(process.cmdline())
-    except psutil.Error:
-        return True  # gone
-    return "multiprocessing.forkserver" in command or "multiprocessing.resource_tracker" in command
-
-
-def _children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True) if not _is_the_interpreters_own(child)}
-
-
-def _descendants_alive(before: set[int]) -> list[str]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        if process.pid not in before and not _is_the_interpreters_own(process):
-            with process.oneshot():
-                found.append(f"{process.pid} {process.name()} {process.status()}")
-    return found
-
-
-def _descriptors() -> dict[str, str]:
-    folder = Path("/proc/self/fd")
-    if not folder.exists():
-        return {}
-    targets = {}
-    for entry in folder.iterdir():
-        try:
-            targets[entry.name] = os.readlink(entry)
-        except OSError:  # the descriptor with which the folder is read
-            continue
-    return targets
-
-
-# The names of this session's semaphores, told from those of other programs on the machine.
-_PREFIX = f"/mp-test-{os.getpid()}"
-multiprocessing.process.current_process()._config["semprefix"] = _PREFIX  # type: ignore[attr-defined]
-
-
-def _named_shared_memory() -> set[str]:
-    folder = Path("/dev/shm")
-    return {entry.name for entry in folder.iterdir() if _PREFIX[1:] in entry.name} if folder.exists() else set()
-
-
-def _mappings() -> int:
-    """How many mappings of this library's shared memory this process has."""
-    path = Path("/proc/self/maps")
-    return path.read_text().count("/memfd:pipeline_executor") if path.exists() else 0
-
-
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Rule R7 after every test: no process, thread, descriptor, mapping or shared-memory name more than before."""
+def nothing_left_behind() -> Iterator[None]:
+    """Rule R7 after every test: no process, thread, descriptor, mapping, shared-memory name or signal handler more than
+    before."""
     # The fork server and the tracker are the interpreter's and start once: not the work of the test that needs them
     # first.
     if "fork" in START_METHODS:
@@ -171,25 +119,11 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         resource_tracker.ensure_running()
         if "forkserver" in START_METHODS:
             forkserver.ensure_running()
-    children, threads = _children(), set(threading.enumerate())
-    descriptors, names, mappings = _descriptors(), _named_shared_memory(), _mappings()
-
-    def left_behind() -> list[str]:
-        found = [f"process {process}" for process in _descendants_alive(children)]
-        found += [f"thread {thread}" for thread in set(threading.enumerate()) - threads]
-        now = _descriptors()
-        if len(now) > len(descriptors):
-            new = {number: target for number, target in now.items() if descriptors.get(number) != target}
-            found.append(f"descriptors {new}")
-        found += [f"shared memory {name}" for name in _named_shared_memory() - names]
-        if _mappings() > mappings:
-            found.append("mappings of shared memory")
-        return found
-
+    before = Belongings()
     yield
     # What hangs in a reference cycle, such as a caught error's traceback, is collected first: where there is
     # something, for a collection takes long in a process that has large packages loaded.
-    if left_behind():
+    if before.left_behind():
         gc.collect()
-    left = left_behind()
+    left = before.left_behind()
     assert not left, f"left behind: {left}"

@@ -1,0 +1,97 @@
+"""What a process has at a moment, and what of it is new later: the check of rule R7."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["Belongings"]
+
+
+def _is_the_interpreters_own(process: psutil.Process) -> bool:
+    """The fork server and the resource tracker, which multiprocessing keeps for the life of the program."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return True  # gone
+    return "multiprocessing.forkserver" in command or "multiprocessing.resource_tracker" in command
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if not _is_the_interpreters_own(child)}
+
+
+def _descendants_alive(before: set[int]) -> list[str]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        if process.pid not in before and not _is_the_interpreters_own(process):
+            with process.oneshot():
+                found.append(f"{process.pid} {process.name()} {process.status()}")
+    return found
+
+
+def _descriptors() -> dict[str, str]:
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        return {}
+    targets = {}
+    for entry in folder.iterdir():
+        try:
+            targets[entry.name] = os.readlink(entry)
+        except OSError:  # the descriptor with which the folder is read
+            continue
+    return targets
+
+
+# The names of this session's semaphores, told from those of other programs on the machine.
+_PREFIX = f"/mp-test-{os.getpid()}"
+multiprocessing.process.current_process()._config["semprefix"] = _PREFIX  # type: ignore[attr-defined]
+
+
+def _named_shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    return {entry.name for entry in folder.iterdir() if _PREFIX[1:] in entry.name} if folder.exists() else set()
+
+
+def _signal_handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
+def _mappings() -> int:
+    """How many mappings of this library's shared memory this process has."""
+    path = Path("/proc/self/maps")
+    return path.read_text().count("/memfd:pipeline_executor") if path.exists() else 0
+
+
+class Belongings:
+    """Taken when made."""
+
+    def __init__(self) -> None:
+        self._children = _children()
+        self._threads = set(threading.enumerate())
+        self._descriptors = _descriptors()
+        self._names = _named_shared_memory()
+        self._mappings = _mappings()
+        self._signal_handlers = _signal_handlers()
+
+    def left_behind(self) -> list[str]:
+        """What is there now and was not then, in words."""
+        found = [f"process {process}" for process in _descendants_alive(self._children)]
+        found += [f"thread {thread}" for thread in set(threading.enumerate()) - self._threads]
+        now = _descriptors()
+        if len(now) > len(self._descriptors):
+            new = {number: target for number, target in now.items() if self._descriptors.get(number) != target}
+            found.append(f"descriptors {new}")
+        found += [f"shared memory {name}" for name in _named_shared_memory() - self._names]
+        if _mappings() > self._mappings:
+            found.append("mappings of shared memory")
+        for number, handler in _signal_handlers().items():
+            if handler != self._signal_handlers[number]:
+                found.append(f"signal handler {handler} of {signal.Signals(number).name}")
+        return found
