@@ -107,7 +107,7 @@ def hang(how: str) -> None:
                 pass
         case "loops in C":  # which holds the interpreter's lock, so that no handler in Python runs again
             deque(repeat(0), maxlen=0)
-        case "sorts for ever":  # C that calls Python
+        case "counts for ever":  # likewise, the other interpreter loops in C may look at signals
             sum(count_up())
         case "sleeps":
             time.sleep(1000)

@@ -248,6 +248,9 @@ def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Pl
     """What the caller gets for a message that could not be carried."""
     first = failures[0]
     match fault.reason:
+        case "encode" if fault.detail.startswith("MemoryError"):
+            what = f"yielded an object of type {fault.type_name!r} for whose pickling the memory did not suffice"
+            advice = "Yield smaller pieces."
         case "encode":
             what = f"yielded an object of type {fault.type_name!r} that cannot be pickled: {fault.detail}"
             advice = "Yield something that pickle or cloudpickle can carry to another process."
