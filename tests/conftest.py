@@ -10,7 +10,6 @@ Fixtures to ask for:
 from __future__ import annotations
 
 import faulthandler
-import gc
 import multiprocessing
 import os
 import sys
@@ -121,9 +120,5 @@ def nothing_left_behind() -> Iterator[None]:
             forkserver.ensure_running()
     before = Belongings()
     yield
-    # What hangs in a reference cycle, such as a caught error's traceback, is collected first: where there is
-    # something, for a collection takes long in a process that has large packages loaded.
-    if before.left_behind():
-        gc.collect()
     left = before.left_behind()
     assert not left, f"left behind: {left}"

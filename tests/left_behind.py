@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -82,6 +83,13 @@ class Belongings:
 
     def left_behind(self) -> list[str]:
         """What is there now and was not then, in words."""
+        # What hangs in a reference cycle, such as a caught error's traceback, is collected first: where there is
+        # something, for a collection takes long in a process that has large packages loaded.
+        if self._more_than_then():
+            gc.collect()
+        return self._more_than_then()
+
+    def _more_than_then(self) -> list[str]:
         found = [f"process {process}" for process in _descendants_alive(self._children)]
         found += [f"thread {thread}" for thread in set(threading.enumerate()) - self._threads]
         now = _descriptors()

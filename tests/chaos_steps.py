@@ -1,0 +1,270 @@
+"""Random pipelines as plain data, and the steps that obey them. Few imports: every start method loads this module.
+
+A pipeline is a tree of dataclasses of numbers and names, so it can be printed, written as JSON and run again. Messages
+carry the number of an item; each kind of step changes the numbers in a way that `numbers_after` foretells.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import steps
+
+from pipeline_executor import worker_info
+
+#: What a worker does with an item's number.
+KINDS = {
+    "pass": lambda number: [number],
+    "double": lambda number: [2 * number, 2 * number + 1],
+    "drop": lambda number: [number] if number % 3 else [],
+}
+
+#: What a message is, around the item's number.
+MESSAGES = ["int", "bytes", "dict", "array", "object"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step after the source.
+
+    Attributes:
+        kind: one of KINDS; a sink's is "pass".
+        pause_s: how long it works on each item.
+        stops_after: each replica returns after so many items, as it may (may_stop_early); None: never.
+    """
+
+    kind: str = "pass"
+    replicas: int = 1
+    packets_in_flight: int | None = None
+    max_buffer_bytes: int | None = None
+    pause_s: float = 0.0
+    stops_after: int | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong.
+
+    Attributes:
+        how: what `break_down` does; or "killed": from outside.
+        step: its index; the source is 0. Of a kill from outside: which process, in the order of their ids.
+        moment: "start" or "end", in replica 0; or "item": in whichever replica has the item.
+        item: index of that item among all that the step gets (the source: yields).
+        after_s: of a kill from outside, the time since the call of `execute`.
+    """
+
+    how: str
+    step: int
+    moment: str = "item"
+    item: int = 0
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All that a run depends on, but the scheduler.
+
+    Attributes:
+        has_sink: the last step consumes; else the caller gets results.
+        closes_after: the caller closes the results after so many; None: it reads them all.
+    """
+
+    core: str
+    start_method: str
+    items: int
+    message: str
+    size_bytes: int
+    steps: tuple[Step, ...]
+    has_sink: bool
+    source_packets_in_flight: int | None = None
+    closes_after: int | None = None
+    faults: tuple[Fault, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Pipeline:
+        made = [Step(**step) for step in data["steps"]]
+        faults = [Fault(**fault) for fault in data["faults"]]
+        return cls(**{**data, "steps": tuple(made), "faults": tuple(faults)})
+
+
+def numbers_after(pipeline: Pipeline, step: int) -> list[int]:
+    """The numbers that a step yields if nothing stops it, in the order of a single replica."""
+    numbers = list(range(pipeline.items))
+    for each in pipeline.steps[:step]:
+        numbers = [made for number in numbers for made in KINDS[each.kind](number)]
+    return numbers
+
+
+def numbers_at(pipeline: Pipeline, step: int) -> list[int]:
+    """The numbers that a step gets; the source: that it yields."""
+    return numbers_after(pipeline, max(step - 1, 0))
+
+
+# ---- messages
+
+
+class Carrier:
+    def __init__(self, number: int, filling: bytes) -> None:
+        self.number = number
+        self.filling = filling
+
+
+class Unpicklable:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+class NotUnpicklable:
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def refuse() -> None:
+    raise ValueError("refused")
+
+
+def filling(number: int, size_bytes: int) -> bytes:
+    return bytes([number % 251]) * size_bytes
+
+
+def message_of(kind: str, number: int, size_bytes: int) -> Any:
+    match kind:
+        case "int":
+            return number
+        case "bytes":
+            return number.to_bytes(8, "little") + filling(number, size_bytes)
+        case "dict":
+            return {"number": number, "filling": filling(number, size_bytes)}
+        case "array":
+            import numpy as np
+
+            return np.full(1 + size_bytes // 8, number, dtype=np.int64)
+        case _:
+            return Carrier(number, filling(number, size_bytes))
+
+
+def number_of(kind: str, message: Any, size_bytes: int) -> int:
+    """The number that a message carries, which must be whole."""
+    match kind:
+        case "int":
+            number: int = message
+        case "bytes":
+            number = int.from_bytes(message[:8], "little")
+        case "dict":
+            number = message["number"]
+        case "array":
+            number = int(message[0])
+            assert len(message) == 1 + size_bytes // 8
+            assert (message == number).all()
+        case _:
+            number = message.number
+    if kind == "bytes":
+        assert message[8:] == filling(number, size_bytes)
+    elif kind == "dict":
+        assert message["filling"] == filling(number, size_bytes)
+    elif kind == "object":
+        assert message.filling == filling(number, size_bytes)
+    return number
+
+
+# ---- steps
+
+
+class Returns(Exception):
+    """Makes the step return without having read its input to the end."""
+
+
+def break_down(how: str) -> Any:
+    """Fail, or give what to yield instead of the message."""
+    match how:
+        case "returns":
+            raise Returns
+        case "yields what cannot be pickled":
+            return Unpicklable()
+        case "yields what cannot be unpickled":
+            return NotUnpicklable()
+        case "hangs":
+            threading.Event().wait()
+        case "stops itself":
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1000)
+        case "crashes":
+            import ctypes
+
+            ctypes.string_at(1)
+        case _:
+            steps.fail(how)
+    raise AssertionError(f"{how}: the step goes on")
+
+
+class Trouble:
+    """The faults of one step, asked at each moment."""
+
+    def __init__(self, pipeline: Pipeline, step: int) -> None:
+        self._faults = [fault for fault in pipeline.faults if fault.step == step and fault.how != "killed"]
+        self._numbers = numbers_at(pipeline, step) if self._faults else []
+
+    def at(self, moment: str, number: int | None = None) -> Any:
+        """Fails, or returns a message to yield, or None."""
+        for fault in self._faults:
+            if fault.moment != moment:
+                continue
+            if number is None:
+                if worker_info().replica == 0:
+                    break_down(fault.how)
+            elif fault.item < len(self._numbers) and self._numbers[fault.item] == number:
+                return break_down(fault.how)
+        return None
+
+
+def source(pipeline: Pipeline) -> Iterator[Any]:
+    trouble = Trouble(pipeline, 0)
+    trouble.at("start")
+    for number in range(pipeline.items):
+        odd = trouble.at("item", number)
+        yield message_of(pipeline.message, number, pipeline.size_bytes) if odd is None else odd
+    trouble.at("end")
+
+
+def worker(items: Iterable[Any], pipeline: Pipeline, step: int) -> Iterator[Any]:
+    try:
+        yield from obey(items, pipeline, step)
+    except Returns:
+        return
+
+
+def obey(items: Iterable[Any], pipeline: Pipeline, step: int) -> Iterator[Any]:
+    own = pipeline.steps[step - 1]
+    trouble = Trouble(pipeline, step)
+    trouble.at("start")
+    if own.stops_after == 0:
+        return
+    for count, item in enumerate(items, 1):
+        number = number_of(pipeline.message, item, pipeline.size_bytes)
+        odd = trouble.at("item", number)
+        if odd is not None:
+            yield odd
+        if own.pause_s:
+            time.sleep(own.pause_s)
+        for made in KINDS[own.kind](number):
+            yield message_of(pipeline.message, made, pipeline.size_bytes)
+        if count == own.stops_after:
+            return
+    trouble.at("end")
+
+
+def sink(items: Iterable[Any], pipeline: Pipeline, step: int, folder: Path) -> None:
+    """Leaves a file with the numbers that it got when it comes to its end."""
+    received = [number_of(pipeline.message, item, pipeline.size_bytes) for item in worker(items, pipeline, step)]
+    (folder / str(worker_info().replica)).write_text("".join(f"{number}\n" for number in received))
