@@ -40,6 +40,21 @@ ROWS: dict[str, list[str]] = {
         "test_rules::test_r8_step_that_does_not_stop_is_killed",
         "test_execute::test_r8_shutdown_timeout_of_zero_kills_at_once",
     ],
+    "the caller gets SIGINT or SIGTERM": [
+        "test_interrupted_caller::test_r8_ctrl_c_prints_one_traceback_the_callers",
+        "test_interrupted_caller::test_r8_ctrl_c_while_processes_are_started_prints_one_traceback",
+        "test_interrupted_caller::test_r8_handler_of_the_caller_that_raises_reaches_its_except",
+        "test_interrupted_caller::test_r8_handler_of_the_caller_that_returns_leaves_the_run_alone",
+        "test_interrupted_caller::test_r8_sigterm_that_the_caller_answers_by_its_exit_closes_the_steps",
+        "test_interrupted_caller::test_r7_sigterm_without_a_handler_ends_the_caller_and_its_children",
+    ],
+    "the caller is killed": [
+        "test_killed_caller::test_r7_whatever_steps_do_they_go_with_the_caller",
+        "test_killed_caller::test_r7_processes_that_still_import_the_main_script_go_with_the_caller",
+        "test_killed_caller::test_r7_processes_that_are_being_started_go_with_the_caller",
+        "test_killed_caller::test_r7_all_are_gone_within_two_seconds",
+        "test_rules::test_r7_children_go_when_the_caller_is_killed",
+    ],
     "the sink stops early": [
         "test_rules::test_r3_sink_that_stops_early_is_named",
         "test_rules::test_r3_step_that_takes_nothing_of_something_is_named",

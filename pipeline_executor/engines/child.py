@@ -24,24 +24,37 @@ __all__ = ["Launch", "ProcessName", "run_child"]
 
 
 class ProcessName(str):
-    """A process's name that brings its environment along.
+    """A process's name that brings its environment and its lifeline along.
 
     Under spawn and forkserver the name is the first thing of the caller's that a child unpickles, before it imports the
-    caller's `__main__`; so a variable such as OMP_NUM_THREADS is in force before numpy is imported.
+    caller's `__main__`, which may take long. So a variable such as OMP_NUM_THREADS is in force before numpy is
+    imported, a Ctrl-C does not reach the import, and the import does not outlive the caller.
     """
 
     env: Mapping[str, str]
+    _lifeline: Lifeline | None
 
-    def __new__(cls, name: str, env: Mapping[str, str]) -> ProcessName:
+    def __new__(cls, name: str, env: Mapping[str, str], lifeline: Lifeline | None = None) -> ProcessName:
         self = super().__new__(cls, name)
         self.env = env
+        self._lifeline = lifeline
         return self
 
     def __reduce__(self) -> tuple[Callable[..., ProcessName], tuple[Any, ...]]:
-        return _name_in_child, (str(self), dict(self.env))
+        # The name is pickled twice, and a descriptor can be passed on but once.
+        lifeline, self._lifeline = self._lifeline, None
+        return _name_in_child, (str(self), dict(self.env), lifeline)
 
 
-def _name_in_child(name: str, env: dict[str, str]) -> ProcessName:
+_held_lifeline: Lifeline | None = None  # of this process
+
+
+def _name_in_child(name: str, env: dict[str, str], lifeline: Lifeline | None) -> ProcessName:
+    global _held_lifeline
+    if lifeline is not None:
+        _leave_the_callers_group()
+        lifeline.hold()
+        _held_lifeline = lifeline
     os.environ.update(env)
     return ProcessName(name, env)
 
@@ -50,6 +63,7 @@ class Launch:
     """All that a replica's process gets. Under fork as it is; else pickled while the process is being started.
 
     Attributes:
+        lifeline: under fork; else it comes with the process's name.
         content: function and constants; under fork.
         payload: the same to be sent; under spawn and forkserver.
         stack_file: where faulthandler writes; None where it cannot be passed on.
@@ -69,7 +83,7 @@ class Launch:
     ) -> None:
         self.assignment = assignment
         self.run = run
-        self.lifeline = lifeline
+        self.lifeline: Lifeline | None = lifeline
         self.env = env
         self.stack_file = stack_file
         self._seed = seed
@@ -79,7 +93,8 @@ class Launch:
 
     def __getstate__(self) -> dict[str, Any]:
         assert self._payload is not None
-        return {**self.__dict__, "_content": None, "_payload": None, "_received": self._payload.to_send()}
+        received = self._payload.to_send()
+        return {**self.__dict__, "lifeline": None, "_content": None, "_payload": None, "_received": received}
 
     def load(self) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         content = self._content
@@ -94,12 +109,10 @@ class Launch:
 
 def run_child(launch: Launch) -> None:
     """The target of a replica's process."""
-    # A group of its own: a Ctrl-C at the terminal reaches the caller alone, and the replica's own children go with it.
-    if hasattr(os, "setpgid"):
-        with contextlib.suppress(OSError):  # a session leader cannot, and need not
-            os.setpgid(0, 0)
+    _leave_the_callers_group()
     _forget_the_callers_thread_pools()
-    launch.lifeline.hold()
+    if launch.lifeline is not None:
+        launch.lifeline.hold()
     if launch.stack_file is not None:
         launch.stack_file.hold()
     set_child_signals(launch.run, launch.assignment)
@@ -109,6 +122,13 @@ def run_child(launch: Launch) -> None:
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
     run_replica(launch.assignment, launch.load, launch.run)
+
+
+def _leave_the_callers_group() -> None:
+    # A group of its own: a Ctrl-C at the terminal reaches the caller alone, and the replica's own children go with it.
+    if hasattr(os, "setpgid"):
+        with contextlib.suppress(OSError):  # a session leader cannot, and need not
+            os.setpgid(0, 0)
 
 
 def _forget_the_callers_thread_pools() -> None:

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 
 from pipeline_executor.engines.child import Launch, ProcessName, run_child
 from pipeline_executor.engines.replica import ExitStatus
+from pipeline_executor.engines.signals import interrupts_blocked
 
 __all__ = ["ReplicaProcess", "start_method_left_open"]
 
@@ -35,11 +36,11 @@ class ReplicaProcess:
 
     def __init__(self, context: multiprocessing.context.BaseContext, launch: Launch) -> None:
         assignment = launch.assignment
-        name = ProcessName(f"{assignment.task}-{assignment.replica}", launch.env)
+        name = ProcessName(f"{assignment.task}-{assignment.replica}", launch.env, launch.lifeline)
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run_child, args=(launch,), name=name
         )
-        with start_method_left_open():
+        with start_method_left_open(), interrupts_blocked(context.get_start_method()):
             self._process.start()
         self.pid: int = self._process.pid or 0
         self.ordered_to_die = False

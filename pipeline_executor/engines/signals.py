@@ -15,7 +15,7 @@ from pipeline_executor.interfaces import Aborted, Run, State
 from pipeline_executor.plan import Assignment
 from pipeline_executor.worker import interrupt_hook
 
-__all__ = ["hold_signals", "set_child_signals"]
+__all__ = ["hold_signals", "interrupts_blocked", "set_child_signals"]
 
 #: All that a program may handle in Python; SIGCHLD must reach whoever reaps.
 _HELD = [int(number) for number in signal.valid_signals() if number != getattr(signal, "SIGCHLD", None)]
@@ -45,12 +45,36 @@ def hold_signals() -> Iterator[None]:
             signal.raise_signal(received)
 
 
+@contextlib.contextmanager
+def interrupts_blocked(start_method: str) -> Iterator[None]:
+    """Start a process inside the block, and a Ctrl-C does not reach it before it has a process group of its own.
+
+    Until then it belongs to the caller's group, and would show a traceback of its own. A child inherits what is
+    blocked, over an exec as well; `set_child_signals` lifts it. The fork server would pass it on to the processes that
+    other parts of the program start with it, so there nothing is blocked.
+    """
+    if start_method == "forkserver" or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    if start_method == "spawn":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which unblocks interrupts when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def set_child_signals(run: Run, assignment: Assignment) -> None:
     """In a replica's process: what the caller had set for itself does not hold here."""
     signal.set_wakeup_fd(-1)
     if sys.platform == "win32":
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # there, Ctrl-C reaches every process of the console
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what came while it was blocked was meant for the caller
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_terminate(signal_number: int, frame: FrameType | None) -> None:
