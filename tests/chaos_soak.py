@@ -57,12 +57,12 @@ class Soak:
     def judged(self, pipeline: Pipeline, outcome: chaos.Outcome, duration_s: float) -> None:
         faulthandler.dump_traceback_later(LONGEST_RUN_S, exit=True)
         wrong = chaos.judge(pipeline, outcome)
-        error = outcome.error
+        kind, shown = outcome.kind, repr(outcome.error)
         outcome.error = None  # its traceback holds on to much
         wrong += self._before.left_behind()
         if wrong:
-            raise WrongOutcomeError(f"{wrong}\n{error!r}\n{chaos.reproducer(pipeline)}")
-        self.ended[type(error).__name__ if error is not None else outcome.kind] += 1
+            raise WrongOutcomeError(f"{wrong}\n{shown}\n{chaos.reproducer(pipeline)}")
+        self.ended[kind] += 1
         self.methods[f"{pipeline.core} {pipeline.start_method}"] += 1
         self.slowest_s = max(self.slowest_s, duration_s)
 
@@ -110,9 +110,8 @@ def again(pipeline: Pipeline, times: int) -> int:
         outcome = chaos.run(pipeline)
         ended[outcome.kind] += 1
         wrong = chaos.judge(pipeline, outcome)
-        error, outcome.error = outcome.error, None
-        shown = repr(error)
-        error = None
+        shown = repr(outcome.error)
+        outcome.error = None  # its traceback holds on to much
         wrong += before.left_behind()
         if wrong:
             print(f"WRONG: {wrong}\n{shown}\nreceived {outcome.received}")

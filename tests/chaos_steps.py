@@ -181,7 +181,7 @@ def number_of(kind: str, message: Any, size_bytes: int) -> int:
 # ---- steps
 
 
-class Returns(Exception):
+class ReturnsError(Exception):
     """Makes the step return without having read its input to the end."""
 
 
@@ -189,7 +189,7 @@ def break_down(how: str) -> Any:
     """Fail, or give what to yield instead of the message."""
     match how:
         case "returns":
-            raise Returns
+            raise ReturnsError
         case "yields what cannot be pickled":
             return Unpicklable()
         case "yields what cannot be unpickled":
@@ -238,13 +238,6 @@ def source(pipeline: Pipeline) -> Iterator[Any]:
 
 
 def worker(items: Iterable[Any], pipeline: Pipeline, step: int) -> Iterator[Any]:
-    try:
-        yield from obey(items, pipeline, step)
-    except Returns:
-        return
-
-
-def obey(items: Iterable[Any], pipeline: Pipeline, step: int) -> Iterator[Any]:
     own = pipeline.steps[step - 1]
     trouble = Trouble(pipeline, step)
     trouble.at("start")
@@ -252,14 +245,18 @@ def obey(items: Iterable[Any], pipeline: Pipeline, step: int) -> Iterator[Any]:
         return
     for count, item in enumerate(items, 1):
         number = number_of(pipeline.message, item, pipeline.size_bytes)
-        odd = trouble.at("item", number)
+        returns = False
+        try:
+            odd = trouble.at("item", number)
+        except ReturnsError:  # with this item done, so that nothing is lost if it is the last
+            odd, returns = None, True
         if odd is not None:
             yield odd
         if own.pause_s:
             time.sleep(own.pause_s)
         for made in KINDS[own.kind](number):
             yield message_of(pipeline.message, made, pipeline.size_bytes)
-        if count == own.stops_after:
+        if returns or count == own.stops_after:
             return
     trouble.at("end")
 
