@@ -23,7 +23,6 @@ BATCHES, EXAMPLES = 20, 25
 
 
 @pytest.mark.rule("R4")
-@pytest.mark.rule("R6")
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_r4_random_pipelines_with_random_faults_end_as_the_rules_say(
     batch: int, monkeypatch: pytest.MonkeyPatch

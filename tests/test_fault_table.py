@@ -94,7 +94,9 @@ ROWS: dict[str, list[str]] = {
         "test_execute::test_notebook_with_everything_defined_in_cells",
         "test_fault_rows::test_pipelines_run_in_the_workers_of_pytest_xdist",
     ],
-    "two pipelines at once, twenty at once": [
+    "two pipelines at once, twenty at once, a thousand in a row": [
+        "test_in_a_row::test_r7_a_hundred_pipelines_in_a_row_leave_the_caller_as_it_was",
+        "test_in_a_row::test_r7_a_thousand_pipelines_in_a_row_leave_the_caller_as_it_was",
         "test_execute::test_two_pipelines_at_once_are_independent",
         "test_execute::test_failure_of_one_pipeline_leaves_the_other_alone",
         "test_fault_rows::test_r7_twenty_pipelines_at_once_in_twenty_threads",
