@@ -6,12 +6,14 @@
 cdef class Sender:
     cdef Run run
     cdef Edge* edge
+    cdef Order* order   # NULL: what this replica yields leaves as it comes
     cdef ReplicaEntry* me
     cdef Encoder encoder
     cdef bint by_reference
     cdef uint64_t released_seen
     cdef Spin spin
     cdef Message rest   # of try_send, for send_rest
+    cdef uint64_t rest_place
     cdef readonly bint stopped
 
     def __cinit__(self, Run run, uint32_t edge, uint32_t entry, max_message_bytes):
@@ -20,6 +22,9 @@ cdef class Sender:
             raise IndexError(f"edge {edge} of {region.control().edges}, entry {entry} of {region.control().replicas}")
         self.run = run
         self.edge = region.edge(edge)
+        self.order = NULL
+        if self.edge.order_offset != 0:
+            self.order = &order_of(region[0], self.edge[0])
         self.me = region.entry(entry)
         self.encoder = Encoder.__new__(Encoder, run, max_message_bytes)
         self.by_reference = edge in run.by_reference
@@ -34,7 +39,7 @@ cdef class Sender:
                     item = next(iterator)
                 except StopIteration:
                     self.run._open()
-                    self.edge.unreserve()
+                    self.unreserve()
                     return
                 self._send(item)
                 item = None   # the item must not live longer than the step wants it to
@@ -51,16 +56,23 @@ cdef class Sender:
 
     def try_reserve(self):
         cdef Region* region = self.run._open()
-        cdef Status status = self.edge.reserve_now(region[0], self.released_seen)
+        cdef Status status
+        if self.order == NULL:
+            status = self.edge.reserve_now(region[0], self.released_seen)
+        else:
+            status = self.edge.told(region[0])
         self.stopped = status == Status.stopped
         check_wait(status, self.me)
         return status == Status.ok
 
     def unreserve(self):
         self.run._open()
-        self.edge.unreserve()
+        if self.order == NULL:
+            self.edge.unreserve()
 
     def try_send(self, item):
+        if self.order != NULL:
+            return self._try_send_in_order(item)
         if self.by_reference:   # which takes no room
             self._send_reference(item)
             return True
@@ -69,7 +81,13 @@ cdef class Sender:
         return self._hand_over(&self.rest, False)
 
     def send_rest(self):
-        self._hand_over(&self.rest, True)
+        if self.order == NULL:
+            self._hand_over(&self.rest, True)
+            return
+        try:
+            self._put(None, &self.rest, self.rest_place, True)
+        finally:
+            self._end_place()
 
     def stop(self):
         self.run._open()
@@ -83,7 +101,11 @@ cdef class Sender:
 
     cdef bint _reserve(self) except -1:
         cdef Region* region = self.run._open()
-        cdef Status status = self.edge.reserve_now(region[0], self.released_seen)
+        cdef Status status
+        if self.order == NULL:
+            status = self.edge.reserve_now(region[0], self.released_seen)
+        else:   # which takes the credit when it hands the item over
+            status = self.edge.told(region[0])
         while True:
             if status == Status.ok:
                 return True
@@ -95,6 +117,8 @@ cdef class Sender:
                 status = self.edge.reserve(region[0], self.me, self.released_seen, self.spin)
 
     cdef int _send(self, object item) except -1:
+        if self.order != NULL:
+            return self._send_in_order(item)
         if self.by_reference:
             return self._send_reference(item)
         cdef Message message
@@ -131,11 +155,79 @@ cdef class Sender:
         check_wait(status, self.me)
         return 0
 
+    # ---- in order (order.hpp)
+
+    cdef int _send_in_order(self, object item) except -1:
+        cdef Message message
+        self.run._open()
+        # First of all: encoding runs Python code, and a step may have a thread that asks for the next input.
+        cdef uint64_t place = self.order.begin(self.me)
+        try:
+            self._encode(item, &message)
+            self._put(item, &message, place, True)
+        finally:
+            self._end_place()
+        return 0
+
+    cdef bint _try_send_in_order(self, object item) except -1:
+        cdef bint is_out = True
+        self.run._open()
+        self.rest_place = self.order.begin(self.me)
+        try:
+            self._encode(item, &self.rest)
+            is_out = self._put(item, &self.rest, self.rest_place, False)
+        finally:
+            if is_out:   # or failed
+                self._end_place()
+        return is_out
+
+    cdef int _end_place(self) except -1:
+        cdef Region* region = self.run._open()
+        check_wait(self.order.end(region[0], self.edge[0], self.me), self.me)
+        return 0
+
+    cdef int _encode(self, object item, Message* message) except -1:
+        return pack_reference(item, message) if self.by_reference else self.encoder.encode(item, message)
+
+    cdef bint _put(self, object item, Message* message, uint64_t place, bint may_wait) except -1:
+        """False if it can be neither published nor laid down now, and may not wait."""
+        cdef uint64_t handed_over = self.me.items_out.load(relaxed)
+        try:
+            return self._put_now_or_later(item, message, place, may_wait)
+        except BaseException:
+            if self.by_reference and self.me.items_out.load(relaxed) == handed_over:
+                take_reference(message)
+            raise
+
+    cdef bint _put_now_or_later(self, object item, Message* message, uint64_t place, bint may_wait) except -1:
+        cdef Region* region = self.run._open()
+        cdef Status status = self.order.put_now(region[0], self.edge[0], self.me, message[0], place)
+        while status != Status.ok:
+            if status == Status.stopped:
+                if self.by_reference:
+                    take_reference(message)
+                elif message.in_block:
+                    region.control().arena.release(region.base, message.block)
+                return True
+            if status == Status.no_memory:
+                raise MessageFault(
+                    "memory", "object" if item is None else type_name(item),
+                    f"the {region.control().region_size} bytes of shared memory are full, and it has to wait for its turn",
+                )
+            check_wait(status, self.me)
+            if not may_wait:
+                return False
+            with nogil:
+                status = self.order.put(region[0], self.edge[0], self.me, message[0], place, self.spin)
+        return True
+
 
 @cython.final
 cdef class Receiver:
     cdef Run run
     cdef Edge* edge
+    cdef Order* order   # of what the replica yields; NULL: there is none
+    cdef Edge* output   # where that order is kept
     cdef ReplicaEntry* me
     cdef uint32_t entry
     cdef Spin spin
@@ -144,12 +236,20 @@ cdef class Receiver:
     cdef bint told_to_stop
     cdef bint busy   # somebody is inside: there is room for one item in hand
 
-    def __cinit__(self, Run run, uint32_t edge, uint32_t entry):
+    def __cinit__(self, Run run, uint32_t edge, uint32_t entry, orders):
         cdef Region* region = run._open()
         if edge >= region.control().edges or entry >= region.control().replicas:
             raise IndexError(f"edge {edge} of {region.control().edges}, entry {entry} of {region.control().replicas}")
+        if orders is not None and orders >= region.control().edges:
+            raise IndexError(f"edge {orders} of {region.control().edges}")
         self.run = run
         self.edge = region.edge(edge)
+        self.order = self.output = NULL
+        if orders is not None:
+            self.output = region.edge(orders)
+            if self.output.order_offset == 0:
+                raise ValueError(f"edge {orders} is not ordered")
+            self.order = &order_of(region[0], self.output[0])
         self.me = region.entry(entry)
         self.entry = entry
         self.saw_end = self.told_to_stop = self.busy = False
@@ -161,7 +261,7 @@ cdef class Receiver:
     def __next__(self):
         cdef Region* region = self.run._open()
         self._release(region)
-        cdef Status status = self.edge.try_take(region[0], self.me)
+        cdef Status status = self._try_take(region)
         while True:
             if status == Status.ok:
                 return self._decode()
@@ -171,13 +271,13 @@ cdef class Receiver:
             check_wait(status, self.me)
             self.busy = True
             with nogil:
-                status = self.edge.take(region[0], self.me, self.spin)
+                status = self._take(region)
             self.busy = False
 
     def poll(self):
         cdef Region* region = self.run._open()
         self._release(region)
-        cdef Status status = self.edge.try_take(region[0], self.me)
+        cdef Status status = self._try_take(region)
         if status == Status.ok:
             return True, self._decode()
         if status == Status.end:
@@ -203,6 +303,8 @@ cdef class Receiver:
             raise ValueError("the input is already being read, by another thread or by a message's own code")
         if self.fault is not None:   # a step that goes on after a lost message would hide the loss
             raise Aborted("a message could not be decoded")
+        if self.order != NULL:
+            check_wait(self.order.close(region[0], self.output[0], self.me), self.me)
         if self.me.hand.kind == KIND_REFERENCE and self.me.hand_phase.load(relaxed) != <uint32_t> HandPhase.empty:
             item = take_reference(&self.me.hand)
             self.edge.release(region[0], self.me)
@@ -211,6 +313,16 @@ cdef class Receiver:
             return 0
         self.edge.release(region[0], self.me)
         return 0
+
+    cdef Status _try_take(self, Region* region) noexcept nogil:
+        if self.order == NULL:
+            return self.edge.try_take(region[0], self.me)
+        return self.order.try_take(region[0], self.edge[0], self.me)
+
+    cdef Status _take(self, Region* region) noexcept nogil:
+        if self.order == NULL:
+            return self.edge.take(region[0], self.me, self.spin)
+        return self.order.take(region[0], self.output[0], self.edge[0], self.me, self.spin)
 
     cdef object _decode(self):
         if self.me.hand.kind == KIND_REFERENCE:

@@ -91,6 +91,8 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         aborted
         interrupted
         empty
+        early
+        no_memory
 
     cdef enum class Cause(uint32_t):
         none
@@ -120,8 +122,10 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
     cdef cppclass Edge:
         atomic_u64 head
         atomic_u64 tail
-        atomic_u32 stopped
         Cell* cell(const Region&, uint64_t position) noexcept
+        uint64_t order_offset
+        atomic_u32 stopped
+        Status told(const Region&) noexcept
         Status reserve_now(const Region&, uint64_t&) noexcept
         Status reserve(const Region&, ReplicaEntry*, uint64_t&, Spin&) noexcept
         void unreserve() noexcept
@@ -135,6 +139,21 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         Status finish_consuming(const Region&, uint32_t, bool_t) noexcept
         void stop() noexcept
 
+    cdef cppclass Order:
+        Status try_take(const Region&, Edge&, ReplicaEntry*) noexcept
+        Status take(const Region&, Edge&, Edge&, ReplicaEntry*, Spin&) noexcept
+        uint64_t begin(ReplicaEntry*) noexcept
+        Status put_now(const Region&, Edge&, ReplicaEntry*, const Message&, uint64_t) noexcept
+        Status put(const Region&, Edge&, ReplicaEntry*, const Message&, uint64_t, Spin&) noexcept
+        Status end(const Region&, Edge&, ReplicaEntry*) noexcept
+        Status close(const Region&, Edge&, ReplicaEntry*) noexcept
+        uint64_t slots() noexcept
+        uint64_t newest_waiting(const Region&, uint64_t index) noexcept
+        uint64_t waiting_before(const Region&, uint64_t block) noexcept
+        Message* waiting_message(const Region&, uint64_t block) noexcept
+
+    Order& order_of "pipeline_executor::Order::of"(const Region&, const Edge&) noexcept
+
     cdef cppclass EdgePlan:
         uint64_t limit
         uint64_t max_bytes
@@ -142,6 +161,7 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         uint32_t consumers
         uint32_t may_stop_early
         uint32_t rings_bell
+        uint32_t ordered
 
     cdef struct Layout:
         uint64_t arena_offset

@@ -26,6 +26,17 @@ cdef object take_reference(Message* message):
     return item
 
 
+cdef int take_waiting_references(Region* region, Edge* edge, list left) except -1:
+    cdef Order* order = &order_of(region[0], edge[0])
+    cdef uint64_t index, block
+    for index in range(order.slots()):
+        block = order.newest_waiting(region[0], index)
+        while block != 0:
+            left.append(take_reference(order.waiting_message(region[0], block)))
+            block = order.waiting_before(region[0], block)
+    return 0
+
+
 cdef list take_references_left(Region* region, edges):
     """What is still queued on these edges or in a replica's hand, when nobody uses the run any more."""
     cdef list left = []
@@ -40,6 +51,8 @@ cdef list take_references_left(Region* region, edges):
             cell = edge.cell(region[0], position)
             if cell.turn.load(acquire) == position + 1:   # a claimed cell of an aborted sender holds nothing
                 left.append(take_reference(&cell.message))
+        if edge.order_offset != 0:
+            take_waiting_references(region, edge, left)
     if edges:
         for index in range(region.control().replicas):
             at = region.entry(index)

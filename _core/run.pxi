@@ -25,6 +25,7 @@ def open_run(layout, context):
             plans[index].consumers = edge.consumers
             plans[index].may_stop_early = edge.may_stop_early
             plans[index].rings_bell = edge.caller_reads
+            plans[index].ordered = edge.ordered
         needed = layout_of(plans, edges, layout.entries).arena_offset + SMALLEST_ARENA
         if needed > LARGEST_REGION:
             raise OSError(ENOMEM, f"cannot get {needed} bytes of shared memory: {os.strerror(ENOMEM)}")
@@ -112,8 +113,8 @@ cdef class Run:
     def sender(self, uint32_t edge, uint32_t entry, max_message_bytes=None):
         return Sender.__new__(Sender, self, edge, entry, max_message_bytes)
 
-    def receiver(self, uint32_t edge, uint32_t entry):
-        return Receiver.__new__(Receiver, self, edge, entry)
+    def receiver(self, uint32_t edge, uint32_t entry, orders=None):
+        return Receiver.__new__(Receiver, self, edge, entry, orders)
 
     def supervisor(self):
         self._open()

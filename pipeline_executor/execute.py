@@ -282,9 +282,6 @@ def _refuse_unimplemented(
         _not_implemented("progress")
     if trace is not None:
         _not_implemented("trace")
-    for index, task in enumerate(tasks):
-        if task.ordered:
-            _not_implemented(f"ordered (step {index} {task.display_name!r})")
 
 
 def _not_implemented(option: str) -> NoReturn:

@@ -146,6 +146,8 @@ class EdgeLayout:
         caller_reads: the consumer is the process that called `execute`, and waits with a `Supervisor`.
         by_reference: both ends lie in the process that opens the run, and messages are passed as they are, neither
             copied nor encoded. `limit_bytes` then bounds nothing.
+        ordered: what the producers yield leaves in the order of the inputs that it came from. Their receivers are told
+            which edge's order they keep.
     """
 
     producers: int
@@ -155,6 +157,7 @@ class EdgeLayout:
     may_stop_early: bool = False
     caller_reads: bool = False
     by_reference: bool = False
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ class Sender(Protocol):
         """
 
     def reserve(self) -> bool:
-        """Wait for the credit for one item; False if the consumers want no more."""
+        """Wait for the credit for one item (on an ordered edge `send` does); False if the consumers want no more."""
 
     def send(self, item: Any) -> None:
         """Hand over one item; the credit for it must have been reserved."""
@@ -294,7 +297,9 @@ class Run(Protocol):
     ledger: Ledger
 
     def sender(self, edge: int, entry: int, max_message_bytes: int | None) -> Sender: ...
-    def receiver(self, edge: int, entry: int) -> Receiver: ...
+    def receiver(self, edge: int, entry: int, orders: int | None = None) -> Receiver:
+        """The consuming end. `orders`: the ordered edge that the same replica writes to, if that is one."""
+
     def supervisor(self) -> Supervisor: ...
     def abort(self, cause: Cause, entry: int) -> bool:
         """Kill the run: everybody who waits wakes. False if it had been aborted before; the first cause stays."""

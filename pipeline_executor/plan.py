@@ -36,6 +36,7 @@ class Assignment:
         in_thread: it is a thread of the calling process, not a process.
         may_stop_early: the step may return before its input ends.
         is_async: the step runs on an event loop.
+        is_ordered: what it yields leaves in the order of the inputs of all replicas of the step.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Assignment:
     in_thread: bool = False
     may_stop_early: bool = False
     is_async: bool = False
+    is_ordered: bool = False
 
     def is_unwanted(self, run: Run) -> bool:
         """A step further down has stopped early, as it may, and nobody needs what this one makes."""
@@ -125,6 +127,11 @@ def make_plan(
     yields_to_caller = not signatures[last].consumes
     counts = [(task.num_threads or task.num_procs) if replicate else 1 for task in tasks]
     in_threads = [all_in_threads or task.num_threads is not None for task in tasks]
+    # One replica keeps the order by itself, and a sink's outputs have none.
+    ordered = [
+        task.ordered and count > 1 and (index < last or yields_to_caller)
+        for index, (task, count) in enumerate(zip(tasks, counts, strict=True))
+    ]
     steps: list[StepPlan] = []
     entry = 0
     for index, task in enumerate(tasks):
@@ -142,6 +149,7 @@ def make_plan(
                 in_thread=in_threads[index],
                 may_stop_early=task.may_stop_early,
                 is_async=signatures[index].is_async,
+                is_ordered=ordered[index],
             )
             for replica in range(counts[index])
         )
@@ -173,6 +181,7 @@ def make_plan(
                 may_stop_early=index < last and tasks[index + 1].may_stop_early,
                 caller_reads=index == last,
                 by_reference=by_reference,
+                ordered=ordered[index],
             )
         )
     return Plan(

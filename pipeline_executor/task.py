@@ -51,11 +51,13 @@ class PipelineTask(Generic[In_contra, Out_co]):
         num_threads: run the step in this many threads of the calling process instead.
         name: what errors and reports call the step; the generator's `__name__` unless given.
         packets_in_flight: bound on the items between this step and the next, those that are being
-            made or consumed included. 1 makes the two steps take turns. At least `num_procs`.
+            made or consumed included. 1 makes the two steps take turns. At least the number of replicas, and one
+            more if they are `ordered`.
         max_buffer_bytes: bound on the bytes that wait between this step and the next. A message that
             is larger by itself still passes, alone.
         max_message_size: bytes; a larger message of this step is refused with `MessageError`.
-        ordered: the replicas' outputs leave in the order of their inputs.
+        ordered: the replicas' outputs leave in the order of their inputs: what is yielded between taking an item and
+            asking for the next one belongs to that item, what is yielded after the end of the input to the end.
         may_stop_early: the step may return before its input ends; the steps before it are then told
             to stop, and what they had already handed over is discarded.
         env: environment variables that are set in the step's processes.

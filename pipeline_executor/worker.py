@@ -167,7 +167,8 @@ def _run_replica(
     try:
         set_info(WorkerInfo(assignment.task, assignment.replica, assignment.num_replicas))
         if assignment.input_edge is not None:
-            receiver = run.receiver(assignment.input_edge, entry)
+            orders = assignment.output_edge if assignment.is_ordered else None
+            receiver = run.receiver(assignment.input_edge, entry, orders)
         sender: Sender | None = None
         if assignment.output_edge is not None:
             sender = run.sender(assignment.output_edge, entry, assignment.max_message_bytes)

@@ -525,6 +525,8 @@ class LoudRepr:
         ({"num_threads": 0}, "num_threads is 0, not a whole number of replicas"),
         ({"num_procs": 3, "packets_in_flight": 2}, "3 replicas could never all hold an item"),
         ({"num_threads": 3, "packets_in_flight": 2}, "3 replicas could never all hold an item"),
+        ({"num_procs": 3, "ordered": True, "packets_in_flight": 3}, "3 replicas that keep their order need one more"),
+        ({"num_procs": 3, "ordered": True, "packets_in_flight": 2}, "3 replicas could never all hold an item"),
         ({"packets_in_flight": 0}, "packets_in_flight is 0, not a whole number of items"),
         ({"packets_in_flight": False}, "packets_in_flight is False, not a whole number of items"),
         ({"max_buffer_bytes": 0}, "max_buffer_bytes is 0, not a whole number of bytes"),

@@ -880,7 +880,6 @@ def test_big_constants_arrive_in_every_replica(parallelism: str) -> None:
 @pytest.mark.parametrize(
     ("option", "task_options", "options"),
     [
-        ("ordered", {"ordered": True}, {}),
         ("progress", {}, {"progress": True}),
         ("trace", {}, {"trace": "trace.json"}),
         ("parallelism='ray'", {}, {"parallelism": "ray"}),

@@ -91,6 +91,8 @@ LAYERS: dict[str, set[str]] = {
         "fallback.link",
         "fallback.locks",
         "fallback.memory",
+        "fallback.order",
+        "fallback.ordered",
         "fallback.run",
         "fallback.supervisor",
     },

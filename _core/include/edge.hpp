@@ -30,6 +30,8 @@ enum class Status : int {
   aborted = 3,      // the run is being killed
   interrupted = 4,  // a signal handler has to run; call again
   empty = 5,        // the attempts that do not wait: nothing there now
+  early = 6,        // try_take: the next message lies behind the bound
+  no_memory = 7,    // Order::put: the region has no room for a message that waits for its turn
 };
 
 // Why a run is killed, and by whom: the first to abort it writes, everybody reads.
@@ -97,6 +99,7 @@ struct Edge {
   std::uint32_t counts_inline_bytes;  // 0: only messages in blocks count towards max_bytes
   std::uint32_t may_stop_early;       // of the consuming step
   std::uint32_t rings_bell;           // the consumer is the caller, who sleeps on the bell
+  std::uint64_t order_offset;         // of what keeps the producers' outputs in order (order.hpp); 0: nothing does
 
   alignas(cache_line) Atomic<std::uint64_t> tail;  // next position to be written
   Atomic<std::uint64_t> acquired;                  // credits ever taken
@@ -203,7 +206,8 @@ struct Edge {
     return done ? status : Status::interrupted;
   }
 
-  // Hands the message over. The producer holds a credit and the message's bytes are reserved.
+  // Hands the message over. The producer holds a credit and the message's bytes are reserved. `me` counts it; null: it
+  // is counted already.
   Status publish(const Region& region, ReplicaEntry* me, const Message& message) noexcept {
     // Several producers claim by exchange-and-add; the cell is theirs alone from then on.
     std::uint64_t position;
@@ -223,7 +227,7 @@ struct Edge {
     slot->message.copy_from(message);
     slot->turn.store(position + 1, std::memory_order_release);  // pairs with the load in try_take
     KILL_POINT("published");
-    ReplicaEntry::add(me->items_out, 1);
+    if (me != nullptr) ReplicaEntry::add(me->items_out, 1);
     items.notify(1);  // its fence also orders the store above before the two looks below
     if (rings_bell) region.ring_if_armed();
     // acquire: pairs with the store in finish_consuming. A position before it was handed over before.
@@ -247,10 +251,15 @@ struct Edge {
 
   // ---- consumers --------------------------------------------------------------------------------
 
-  // Takes the next message into the replica's hand in the ledger, if there is one (else `empty`).
-  Status try_take(const Region& region, ReplicaEntry* me) noexcept {
+  // Takes the next message into the replica's hand in the ledger, if there is one (else `empty`) and its position lies
+  // before `bound` (else `early`).
+  Status try_take(const Region& region, ReplicaEntry* me, std::uint64_t bound = never) noexcept {
     if (region.aborted()) return Status::aborted;
-    if (stopped.load(std::memory_order_acquire)) return Status::end;
+    if (stopped.load(std::memory_order_acquire)) {
+      // The latest head there is: what any replica has taken so far lies before it.
+      if (bound != never) me->saw_end(head.fetch_add(0, std::memory_order_relaxed));
+      return Status::end;
+    }
     // Looked at before the queue: once nobody is left to publish, an empty queue stays empty.
     const bool ended = producers_left.load(std::memory_order_acquire) == 0;
     std::uint64_t position = head.load(std::memory_order_relaxed);
@@ -259,11 +268,15 @@ struct Edge {
       slot = cell(region, position);
       const std::uint64_t turn = slot->turn.load(std::memory_order_acquire);  // pairs with the store in publish
       const std::int64_t ahead = static_cast<std::int64_t>(turn - (position + 1));
-      if (ahead < 0) return ended ? Status::end : Status::empty;
+      if (ahead < 0) {
+        if (ended) me->saw_end(position);  // which is the tail: all that was published has been taken
+        return ended ? Status::end : Status::empty;
+      }
       if (ahead > 0) {  // another consumer was faster
         position = head.load(std::memory_order_relaxed);
         continue;
       }
+      if (position >= bound) return Status::early;
       if (consumers == 1) {
         head.store(position + 1, std::memory_order_relaxed);
         break;
@@ -274,6 +287,7 @@ struct Edge {
     me->hand.copy_from(slot->message);
     slot->turn.store(position + mask + 1, std::memory_order_release);  // pairs with the load in publish
     KILL_POINT("cell freed");
+    me->holds(position);
     ReplicaEntry::add(me->items_in, 1);  // first: who finds an item in hand finds it counted
     me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::taken), std::memory_order_release);
     if (counts(me->hand)) {
@@ -328,7 +342,8 @@ struct Edge {
     if (room.waiters.load(std::memory_order_relaxed) != 0 &&
         // Also once in a while whatever is free: a producer that never sleeps may take each credit as it comes.
         (limit - (acquired.load(std::memory_order_relaxed) - given_back) >= room_hysteresis || given_back % limit == 0))
-      room.wake(room_hysteresis > 1 ? unpark_everyone : 1);
+      // Of producers in order not each can use each credit (order.hpp).
+      room.wake(room_hysteresis > 1 || order_offset != 0 ? unpark_everyone : 1);
   }
 
   // A consumer has ended. `entitled`: take() told it that the input ended, or the step after it wants no more.

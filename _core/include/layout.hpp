@@ -1,6 +1,6 @@
 // Where everything lies in a run's region, and its first state.
 //
-//   Control | Edge[edges] | ReplicaEntry[replicas] | each edge's cells | arena blocks ... end of the region
+//   Control | Edge[edges] | ReplicaEntry[replicas] | each edge's cells, and its order | arena blocks ... end of the region
 //
 // Everything is addressed by offset from the start, because each process maps the region elsewhere.
 #pragma once
@@ -9,17 +9,28 @@
 #include <new>
 
 #include "edge.hpp"
+#include "order.hpp"
 
 namespace pipeline_executor {
 
 struct EdgePlan {
   std::uint64_t limit, max_bytes;
   std::uint32_t producers, consumers, may_stop_early, rings_bell;
+  std::uint32_t ordered = 0;  // what the producers yield leaves in the order of their inputs
 
   std::uint64_t cells() const noexcept {
     std::uint64_t count = 2;  // one cell could not tell "written" from "free again"
     while (count < limit) count *= 2;
     return count;
+  }
+  // The items that may be begun while the oldest is not done. As many as may be in flight, but some for each producer.
+  std::uint64_t slots() const noexcept {
+    std::uint64_t count = 2;
+    while (count < limit || count < 2 * std::uint64_t{producers}) count *= 2;
+    return count;
+  }
+  std::uint64_t bytes() const noexcept {
+    return cells() * sizeof(Cell) + (ordered ? sizeof(Order) + slots() * sizeof(Order::Slot) : 0);
   }
 };
 
@@ -37,7 +48,7 @@ inline Layout layout_of(const EdgePlan* plans, std::uint32_t edges, std::uint32_
   at.entries_offset = align_up(at.edges_offset + edges * sizeof(Edge), cache_line);
   at.cells_offset = align_up(at.entries_offset + replicas * sizeof(ReplicaEntry), cache_line);
   at.arena_offset = at.cells_offset;
-  for (std::uint32_t index = 0; index < edges; ++index) at.arena_offset += plans[index].cells() * sizeof(Cell);
+  for (std::uint32_t index = 0; index < edges; ++index) at.arena_offset += plans[index].bytes();
   return at;
 }
 
@@ -79,7 +90,14 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
       Cell* cell = new (base + cells_offset + position * sizeof(Cell)) Cell();
       cell->turn.store(position, std::memory_order_relaxed);
     }
-    cells_offset += plan.cells() * sizeof(Cell);
+    if (plan.ordered) {
+      edge->order_offset = cells_offset + plan.cells() * sizeof(Cell);
+      // What is being made holds no credit (order.hpp); it is at most one item for each producer.
+      edge->limit = plan.limit > plan.producers ? plan.limit - plan.producers : 1;
+      edge->room_hysteresis = 1;
+      Order::setup(base, *edge, plan.slots());
+    }
+    cells_offset += plan.bytes();
   }
   for (std::uint32_t index = 0; index < replicas; ++index)
     new (base + at.entries_offset + index * sizeof(ReplicaEntry)) ReplicaEntry();

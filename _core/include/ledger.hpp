@@ -32,9 +32,22 @@ struct ReplicaEntry {
   Atomic<std::uint64_t> wait_input_ns;
   alignas(cache_line) Atomic<std::uint32_t> hand_phase;  // HandPhase
   Message hand;                                         // the item in hand; valid unless hand_phase is empty
+  // Whose outputs the replica makes (order.hpp). Written and read by its own threads: one that reads its input and one
+  // that yields. 0: no item's; `behind_all` | n: those of the end, n items having been taken by the whole step; else the
+  // position of the item in the input edge, plus 1.
+  Atomic<std::uint64_t> place;
+  Atomic<std::uint64_t> putting;  // the place of the output that is on its way out; 0: none is
+  Atomic<std::uint32_t> closes_later;  // 1: that place is left, and is to be closed when the output is out
+  Atomic<std::uint32_t> place_lock;    // 1: one of the threads changes the three
 
   alignas(cache_line) Atomic<std::uint64_t> items_out;
   Atomic<std::uint64_t> wait_room_ns;
+
+  static constexpr std::uint64_t behind_all = std::uint64_t{1} << 63;
+
+  // The two are called by the one thread that reads; release: pairs with the load in Order::begin, which may be another's.
+  void holds(std::uint64_t position) noexcept { place.store(position + 1, std::memory_order_release); }
+  void saw_end(std::uint64_t position) noexcept { place.store(behind_all | position, std::memory_order_release); }
 
   void set_waiting(Waiting what) noexcept {
     waiting.store(static_cast<std::uint32_t>(what), std::memory_order_relaxed);

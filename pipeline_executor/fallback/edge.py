@@ -7,6 +7,7 @@ Who waits on what, and who releases it:
     room    producers, for a credit: a consumer that asks for the item after, or a producer that used no credit
     items   consumers: whoever publishes, once for each message; the last producer to finish, once for each consumer
     space   producers, for room within max_buffer_bytes: a consumer that takes a message
+An ordered edge counts its credits itself, and its producers sleep elsewhere (`order`).
 All three are released for everybody on abort and on an early stop, after the word that says so was written; who wakes
 looks at the words first, so a release too many is harmless and a wait without a release impossible.
 """
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_executor.fallback.arena import Arena
 from pipeline_executor.fallback.codec import Encoder, decode, type_name
 from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
+from pipeline_executor.fallback.order import Order
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, MessageFault, Waiting
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _EDGE_WORDS = 9
 _NOBODY = -1
 _LEAST_ARENA = 2**22  # bytes
 #: Largest message that is copied under the edge's lock, which saves taking the lock twice.
-_COPY_LOCKED = 2**16
+COPY_LOCKED = 2**16
 
 
 class Edge:
@@ -49,7 +51,9 @@ class Edge:
         # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
         self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
         self._ring = _EDGE_WORDS + Arena.WORDS
-        arena_start = (self._ring + 2 * self.limit) * 8
+        order_start = self._ring + 2 * self.limit
+        order_words = Order.words(self.limit, layout.producers) if layout.ordered else 0
+        arena_start = (order_start + order_words) * 8
         self.memory = SharedMemory.at_most(address_space_bytes(), arena_start + _LEAST_ARENA)
         self.arena = Arena(self.memory, _EDGE_WORDS)
         self.arena.setup(arena_start)
@@ -62,6 +66,7 @@ class Edge:
             self.room = context.Semaphore(self.limit)
             self.items = context.Semaphore(0)
             self.space = context.Semaphore(0)
+            self.order = Order(self, order_start, context) if layout.ordered else None
         except BaseException:
             self.memory.close()
             raise
@@ -84,24 +89,39 @@ class Edge:
         return self.memory.words[_DROPPED] != 0
 
     @property
+    def head(self) -> int:
+        """The position of the message that is taken next."""
+        position: int = self.memory.words[_HEAD]
+        return position
+
+    @property
+    def buffered_bytes(self) -> int:
+        size: int = self.memory.words[_BYTES]
+        return size
+
+    @buffered_bytes.setter
+    def buffered_bytes(self, size: int) -> None:
+        self.memory.words[_BYTES] = size
+
+    @property
     def queued(self) -> bool:
         return self.memory.words[_HEAD] != self.memory.words[_TAIL]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_objects": {}, "_numbers": None}  # the other end of no such message
 
-    def keep(self, item: Any) -> int:
-        """Where a message lies that is passed as it is: in place of a block."""
+    def keep(self, item: Any) -> bytes:
+        """What stands in the queue for a message that is passed as it is."""
         number = next(self._numbers)
         self._objects[number] = item
-        return number
+        return number.to_bytes(8, "little")
 
-    def drop(self, block: int) -> None:
-        """The message is consumed."""
-        if self.layout.by_reference:
-            del self._objects[block]
-            return
-        self.arena.free(block)
+    def forget(self, block: int) -> None:
+        """The message is consumed that is passed as it is."""
+        del self._objects[self._number_at(block)]
+
+    def _number_at(self, block: int) -> int:
+        return int.from_bytes(self.memory.data[block : block + 8], "little")
 
     def drop_all(self) -> None:
         """Nobody uses the run any more."""
@@ -110,7 +130,7 @@ class Edge:
     def read(self, block: int, size: int) -> Any:
         """Decode the message that lies there."""
         if self.layout.by_reference:
-            return self._objects[block]
+            return self._objects[self._number_at(block)]
         with self.memory.data[block : block + size] as message:
             return decode(message)
 
@@ -124,6 +144,8 @@ class Edge:
             self.space.release()
         for _ in range(self.layout.consumers):
             self.items.release()
+        if self.order is not None:
+            self.order.wake_everybody()
 
     # ---- under the lock
 
@@ -153,6 +175,8 @@ class Edge:
         waiters, words[_SPACE_WAITERS] = words[_SPACE_WAITERS], 0
         for _ in range(waiters):
             self.space.release()
+        if self.order is not None:
+            self.order.wake()
         return block, size
 
     def producer_left(self) -> None:
@@ -222,17 +246,11 @@ class Sender:
         return self.stopped
 
     def send(self, item: Any) -> None:
-        if self._edge.layout.by_reference:
-            self._send_reference(item)
-            return
         pieces = self._encode(item)
         if not self._hand_over(pieces, item):
             self._wait_and_hand_over(pieces, item)
 
     def try_send(self, item: Any) -> bool:
-        if self._edge.layout.by_reference:  # which takes no room
-            self._send_reference(item)
-            return True
         pieces = self._encode(item)
         if self._hand_over(pieces, item):
             return True
@@ -246,6 +264,8 @@ class Sender:
 
     def _encode(self, item: Any) -> list[Any]:
         self._run.check_open()
+        if self._edge.layout.by_reference:
+            return [self._edge.keep(item)]
         pieces = self._encoder.encode(item)
         self._run.check_open()  # the item's own code may have closed the run, or forked
         return pieces
@@ -265,7 +285,7 @@ class Sender:
             if not edge.try_reserve_bytes(size):
                 return False
             block = edge.arena.allocate(size)
-            if block and size <= _COPY_LOCKED:
+            if block and size <= COPY_LOCKED:
                 self._copy(pieces, block)
                 edge.push(block, size)
                 self._me.count_out()
@@ -273,27 +293,14 @@ class Sender:
             raise MessageFault(
                 "memory", type_name(item), f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory"
             )
-        if size > _COPY_LOCKED:
+        if size > COPY_LOCKED:
             self._copy(pieces, block)
             with self._lock:
                 edge.push(block, size)
                 self._me.count_out()
-        self._announce()
-        return True
-
-    def _send_reference(self, item: Any) -> None:
-        with self._lock:
-            self._edge.push(self._edge.keep(item), 0)
-            self._me.count_out()
-        self._announce()
-
-    def _announce(self) -> None:
-        edge = self._edge
         edge.items.release()
-        self._run.ring_if_armed(edge)
-        if edge.dropped:
-            self._run.abort(Cause.STOPPED_EARLY, edge.quitter)
-            self._run.check(self._me)
+        self._run.after_publishing(edge, self._me)
+        return True
 
     def _copy(self, pieces: list[Any], at: int) -> None:
         data = self._edge.memory.data
@@ -328,6 +335,7 @@ class Receiver:
         self._has_token = False
         self._hand = (0, 0)  # block and size
         self._used_block = 0  # of the item before; freed when the lock is taken next
+        self._owes_credit = False  # to an ordered edge
         self._turn = threading.Lock()
         self.saw_end = False
         self.fault: MessageFault | None = None
@@ -339,6 +347,9 @@ class Receiver:
         self._begin()
         try:
             self._release()
+            if self._owes_credit:
+                with self._lock:
+                    self._give_back()
             while True:
                 self._run.check(self._me)
                 # A token that was taken is kept until it has been used: a signal handler may raise in between.
@@ -352,8 +363,12 @@ class Receiver:
                     found = self._take()
                 if found:
                     return self._decode()
+                self._after_nothing()
         finally:
             self._turn.release()
+
+    def _after_nothing(self) -> None:
+        """The message that was announced is not to be had, or not yet."""
 
     def _begin(self) -> None:
         if not self._turn.acquire(blocking=False):  # as a generator says it
@@ -369,6 +384,14 @@ class Receiver:
     def _poll(self) -> tuple[bool, Any]:
         self._release()
         self._run.check(self._me)
+        if self._owes_credit:
+            if not self._lock.try_for(self.PATIENCE_S):
+                self._run.look_again_soon()
+                return False, None
+            try:
+                self._give_back()
+            finally:
+                self._lock.release()
         self._has_token = self._has_token or self._edge.items.acquire(block=False)
         if not self._has_token:
             return False, None
@@ -386,7 +409,7 @@ class Receiver:
         """Under the lock: the next message into the hand. Raises StopIteration at the end."""
         edge = self._edge
         if self._used_block:
-            edge.drop(self._used_block)
+            edge.arena.free(self._used_block)
             self._used_block = 0
         if edge.stopped or not edge.queued:
             if edge.stopped or edge.ended:
@@ -421,10 +444,18 @@ class Receiver:
         block = self._me.empty_hand()
         if block:
             if self._edge.layout.by_reference:
-                self._edge.drop(block)  # needs no lock, and a step is to hold no item longer than it wants
+                self._edge.forget(block)  # a step is to hold no item longer than it wants
+            self._used_block = block
+            if self._edge.order is None:
+                self._edge.room.release()
             else:
-                self._used_block = block
-            self._edge.room.release()
+                self._owes_credit = True
+
+    def _give_back(self) -> None:
+        """Under the lock."""
+        if self._edge.order is not None and self._owes_credit:
+            self._owes_credit = False
+            self._edge.order.give_back()
 
     def stop(self) -> None:
         self._told_to_stop = True
@@ -438,6 +469,7 @@ class Receiver:
             edge.stop()
             entitled = True
         with self._lock:
+            self._give_back()
             last = edge.consumer_left(None if entitled else self._entry)
             dropped = last and edge.quitter != _NOBODY and not edge.stopped and edge.queued
         if dropped:

@@ -12,6 +12,8 @@ from typing import Any
 from pipeline_executor.fallback.edge import Edge, Receiver, Sender
 from pipeline_executor.fallback.ledger import Entry, Ledger
 from pipeline_executor.fallback.locks import AbortableLock
+from pipeline_executor.fallback.order import Places
+from pipeline_executor.fallback.ordered import OrderedReceiver, OrderedSender
 from pipeline_executor.fallback.supervisor import Supervisor
 from pipeline_executor.interfaces import Aborted, Cause, RunLayout, State
 
@@ -33,6 +35,7 @@ class Run:
         self._bell: Connection | None = None
         self._retry = False
         self._closed = False
+        self._places: dict[int, Places] = {}  # by entry, of the replicas in this process
         self.ledger = Ledger(layout.entries)
         try:
             for edge in layout.edges:
@@ -47,7 +50,7 @@ class Run:
         self.ledger.read_message = self._read_message
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bell_reader": None}
+        return {**self.__dict__, "_bell_reader": None, "_places": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -61,11 +64,16 @@ class Run:
 
     def sender(self, edge: int, entry: int, max_message_bytes: int | None = None) -> Sender:
         self.check_open()
-        return Sender(self, edge, entry, max_message_bytes)
+        kind = Sender if self.edges[edge].order is None else OrderedSender
+        return kind(self, edge, entry, max_message_bytes)
 
-    def receiver(self, edge: int, entry: int) -> Receiver:
+    def receiver(self, edge: int, entry: int, orders: int | None = None) -> Receiver:
         self.check_open()
-        return Receiver(self, edge, entry)
+        return Receiver(self, edge, entry) if orders is None else OrderedReceiver(self, edge, entry, orders)
+
+    def places(self, entry: int) -> Places:
+        """Where the replica is among the items of its step; one for its sender and its receiver."""
+        return self._places.setdefault(entry, Places())
 
     def supervisor(self) -> Supervisor:
         self.check_open()
@@ -119,6 +127,13 @@ class Run:
         if edge.layout.caller_reads and self.ledger.bell_armed:
             self.ledger.bell_armed = False
             self._ring()
+
+    def after_publishing(self, edge: Edge, me: Entry) -> None:
+        """Tell the calling process, and abort if a consumer had left before (rule R3)."""
+        self.ring_if_armed(edge)
+        if edge.dropped:
+            self.abort(Cause.STOPPED_EARLY, edge.quitter)
+            self.check(me)
 
     def _ring(self) -> None:
         assert self._bell is not None

@@ -71,6 +71,12 @@ def _counts(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Findin
             f"packets_in_flight is {packets}, so {max(replicas)} replicas could never all hold an item",
             f"Set packets_in_flight to at least {max(replicas)}, or have fewer replicas.",
         )
+    elif task.ordered is True and replicas and 1 < max(replicas) == packets:
+        yield Finding(
+            f"packets_in_flight is {packets}, and {max(replicas)} replicas that keep their order need one more: "
+            "each may hold an item, and there has to be room for the one whose turn it is",
+            f"Set packets_in_flight to at least {max(replicas) + 1}, or have fewer replicas.",
+        )
 
 
 def _switches(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Finding]:
