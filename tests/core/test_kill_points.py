@@ -34,6 +34,21 @@ POINTS = [
     ("aborted", 1),
 ]
 
+#: What the replicas of an ordered step pass.
+ORDERED_POINTS = [
+    "credit taken",
+    "output laid down",
+    "item closed",
+    "turn passed on",
+    "list taken",
+    "baton handed on",
+    "position claimed",
+    "position taken",
+    "about to park",
+    "about to wake",
+    "yielding ends",
+]
+
 SCRIPT = """
 import json, sys, time
 import psutil
@@ -56,6 +71,25 @@ def sink(items, waits):
         if waits and index % 20 == 10:
             time.sleep(0.001)
 
+def dawdle(items):   # so that now this, now that replica is ahead
+    for item in items:
+        if item[-1] % 3 == 0:
+            time.sleep(0.0005)
+        yield item
+
+def run_ordered(point, after, size, packets):
+    env = {"PIPELINE_EXECUTOR_KILL_AT": point, "PIPELINE_EXECUTOR_KILL_AFTER": str(after)}
+    tasks = [
+        PipelineTask(source, {"size": size, "waits": point in ("about to park", "about to wake")}, name="step 0"),
+        PipelineTask(dawdle, num_procs=3, ordered=True, packets_in_flight=packets, env=env, name="step 1"),
+        PipelineTask(sink, {"waits": False}, name="step 2"),
+    ]
+    try:
+        execute(tasks, "process-fork", type_check_pipeline=False)
+    except TaskDied as error:
+        return [error.failures[0].step, error.failures[0].signal_name]
+    return None
+
 def run(point, step, after, size, method):
     # A bound of 4 makes all of them wait now and then.
     waits = point in ("about to park", "about to wake")
@@ -77,7 +111,8 @@ def run(point, step, after, size, method):
 
 if __name__ == "__main__":
     assert backend.name() == "compiled", backend.reason()
-    outcome = run(*json.loads(sys.argv[1]))
+    arguments = json.loads(sys.argv[2])
+    outcome = run_ordered(*arguments) if sys.argv[1] == "ordered" else run(*arguments)
     left = [child.pid for child in psutil.Process().children(recursive=True)]
     print(json.dumps([outcome, left]))
 """
@@ -116,7 +151,7 @@ def test_r4_death_at_any_step_of_the_protocol_is_named(
     if passed_once and after:
         pytest.skip("a process passes this point only once")
     size = 1000  # in blocks, so that the arena has its part
-    outcome, left = _run(build_with_kill_points, [point, step, after, size, "process-fork"])
+    outcome, left = _run(build_with_kill_points, "unordered", [point, step, after, size, "process-fork"])
     if point == "aborted":
         assert outcome == [[step], "ValueError"]
     else:
@@ -124,10 +159,26 @@ def test_r4_death_at_any_step_of_the_protocol_is_named(
     assert not left
 
 
-def _run(folder: Path, arguments: list[object]) -> tuple[object, list[int]]:
+@pytest.mark.rule("R4")
+@pytest.mark.parametrize("point", ORDERED_POINTS)
+@pytest.mark.parametrize("packets", [6, 64])
+@pytest.mark.parametrize("after", [0, 20])
+def test_r4_death_at_any_step_of_the_order_is_named(
+    build_with_kill_points: Path, point: str, packets: int, after: int
+) -> None:
+    if point == "yielding ends" and after:
+        pytest.skip("a process passes this point only once")
+    if packets == 64 and point in ("about to park", "about to wake"):
+        pytest.skip("with so many packets few wait")
+    outcome, left = _run(build_with_kill_points, "ordered", [point, after, 1000, packets])
+    assert outcome == [1, "SIGKILL"]
+    assert not left
+
+
+def _run(folder: Path, which: str, arguments: list[object]) -> tuple[object, list[int]]:
     environment = {**os.environ, "PYTHONPATH": str(folder), "PIPELINE_EXECUTOR_CORE": "compiled"}
     done = subprocess.run(
-        [sys.executable, "script.py", json.dumps(arguments)],
+        [sys.executable, "script.py", which, json.dumps(arguments)],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -100,6 +100,51 @@ DEEP_CHECKS = [
 ]
 
 
+# The same for outputs in order (model/ordered.cpp).
+SMALL = "preemptions=1 stale_loads=1"
+WRAPS_ORDERED = f"complete items=6 outputs=100001 limit=3 {SMALL}"  # a slot is used twice
+READER = f"reader items=2 outputs=11 {SMALL}"
+
+ORDERED_CHECKS = [
+    f"complete {SMALL}",
+    "complete limit=3 preemptions=2 stale_loads=1",
+    f"complete items=3 outputs=121 limit=4 {SMALL}",
+    f"complete items=3 outputs=121 limit=8 {SMALL}",
+    f"complete items=3 outputs=201 limit=4 tail=1 {SMALL}",
+    f"complete items=2 outputs=12 limit=3 weak_failures=1 {SMALL}",
+    f"complete items=2 outputs=12 limit=3 interruptions=1 {SMALL}",
+    f"complete items=3 outputs=111 limit=8 max_bytes=16 {SMALL}",
+    f"complete items=3 outputs=112 limit=8 max_bytes=32 {SMALL}",
+    "complete replicas=3 items=3 outputs=111 limit=5 preemptions=0 stale_loads=1",
+    f"complete source=1 {SMALL}",
+    WRAPS_ORDERED,
+    f"seen items=3 outputs=111 blocker=2 {SMALL}",
+    f"seen items=4 outputs=1211 blocker=3 limit=4 {SMALL}",
+    READER,
+    f"stop leave_after=1 items=3 outputs=111 {SMALL}",
+    f"quit leave_after=1 {SMALL}",
+    f"quit leave_after=2 {SMALL}",
+    f"leave leave_after=1 items=3 outputs=111 {SMALL}",
+    f"abort {SMALL}",
+    f"abort limit=3 max_bytes=16 {SMALL}",
+    "death deaths=1 preemptions=1 stale_loads=0",
+]
+
+DEEP_ORDERED_CHECKS = [
+    "complete preemptions=3 stale_loads=2",
+    "complete limit=3 preemptions=2 stale_loads=2",
+    "complete items=3 outputs=121 limit=3 preemptions=2 stale_loads=1",
+    "complete items=3 outputs=201 limit=4 tail=1 preemptions=2 stale_loads=1",
+    "complete items=3 outputs=111 limit=8 max_bytes=32 preemptions=2 stale_loads=1",
+    f"complete replicas=3 items=3 outputs=111 limit=4 {SMALL}",
+    "complete source=1 preemptions=2 stale_loads=1",
+    "seen items=3 outputs=111 blocker=2 preemptions=2 stale_loads=2",
+    "reader replicas=1 items=3 yields=3 preemptions=3 stale_loads=2",
+    "reader items=3 outputs=011 limit=3 preemptions=2 stale_loads=1",
+    f"death deaths=1 {SMALL}",
+]
+
+
 @dataclass(frozen=True)
 class Change:
     """One place of the headers made weaker: `old` becomes `new`. It stands there `times` times."""
@@ -276,6 +321,93 @@ FAULTS = [
     weaker("arena.hpp", "references.fetch_sub(1, {})", (ACQ_REL, RELEASE), REFERENCES, RACES),
 ]
 
+# The same for outputs in order.
+ORDERED_FAULTS = [
+    # who publishes
+    Change(  # it takes what it finds for all that there will be
+        "order.hpp",
+        f"waiting = word.exchange(0, {ACQUIRE});",
+        f"waiting = word.exchange(0, {ACQUIRE}) | closed;",
+        "complete outputs=12 limit=8 preemptions=2 stale_loads=0",
+    ),
+    Change(
+        "order.hpp",
+        "at->next = oldest;\n      oldest = newest;\n      newest = before;",
+        "static_cast<void>(before);\n      oldest = newest;\n      newest = 0;",
+        f"complete items=2 outputs=12 limit=8 {SMALL}",
+        "of an item",
+    ),
+    without("order.hpp", "return advance(region, edge, position);", "complete", keep="return Status::ok;"),
+    Change(  # what waits is published by the replica that made it, when it comes to that
+        "order.hpp",
+        f"waiting = word.exchange(0, {ACQUIRE});",
+        f"{{ if ((waiting & closed) == 0) {{ back_off(0); continue; }} waiting = word.exchange(0, {ACQUIRE}); }}",
+        f"seen items=4 outputs=1211 blocker=3 limit=4 {SMALL}",
+    ),
+    Change(
+        "order.hpp",
+        "(place & behind_all) != 0 && turn.load",
+        "false && turn.load",
+        f"complete items=2 outputs=11 tail=1 {SMALL}",
+        "came after one of a later item",
+    ),
+    Change(  # a slot is used by two items at once
+        "order.hpp",
+        f"turn.load({ACQUIRE}) + mask + 1",
+        "Edge::never - 1",
+        WRAPS_ORDERED,
+    ),
+    weaker("order.hpp", "turn.store(++position, {})", (RELEASE, RELAXED), WRAPS_ORDERED),
+    weaker("order.hpp", "newest, block, {}", (RELEASE, RELAXED), "complete preemptions=2 stale_loads=0", RACES),
+    weaker("order.hpp", "word.exchange(0, {})", (ACQUIRE, RELAXED), f"complete {SMALL}", RACES),
+    # wake-ups
+    without(
+        "order.hpp",
+        f"if (edge.room.waiters.load({RELAXED}) != 0) edge.room.wake(unpark_everyone);",
+        f"complete limit=3 {SMALL}",
+        HANGS,
+    ),
+    without(
+        "order.hpp",
+        f"if (edge.bytes.waiters.load({RELAXED}) != 0) edge.bytes.wake(unpark_everyone);",
+        "complete replicas=3 items=3 outputs=011 limit=8 max_bytes=16 preemptions=2 stale_loads=0",
+        HANGS,
+    ),
+    without("order.hpp", "fence_seq_cst();  // pairs with Event::wait's", "complete limit=3", HANGS, keep="//"),
+    Change(  # it may wake one that cannot use the credit
+        "edge.hpp",
+        "room_hysteresis > 1 || order_offset != 0 ?",
+        "room_hysteresis > 1 ?",
+        f"complete items=2 outputs=33 limit=4 {SMALL}",
+        HANGS,
+    ),
+    # credits and bytes
+    Change(
+        "order.hpp",
+        "waits ? edge.limit - 1 : edge.limit",
+        "edge.limit",
+        f"complete items=2 outputs=12 limit=4 {SMALL}",
+        HANGS,
+    ),
+    Change(
+        "order.hpp",
+        "edge.try_reserve_bytes(size)",
+        "try_reserve_pending_bytes(edge, size)",
+        f"complete items=3 outputs=111 limit=8 max_bytes=16 {SMALL}",
+    ),
+    without(
+        "order.hpp", "if (size != 0) to_ring(edge, size);", f"complete max_bytes=100 {SMALL}", "bytes are counted that"
+    ),
+    # two threads of a replica
+    Change(
+        "order.hpp",
+        f"me->putting.load({RELAXED}) == place",
+        "false",
+        READER,
+    ),
+    Change("order.hpp", f"me->place_lock.exchange(1, {ACQUIRE}) != 0", "false", READER),
+]
+
 # Orders and fences that are stronger than they need be, because others beside them do the same. The checker must find
 # nothing: then a change that takes away what they lean on shows here.
 REDUNDANT = [
@@ -291,6 +423,12 @@ REDUNDANT = [
     weaker("edge.hpp", "consumers_left.fetch_sub(1, {})", (ACQ_REL, RELEASE), QUIT_BOTH),
     weaker("ledger.hpp", "+ amount, {})", (RELEASE, RELAXED), "observe"),
     weaker("arena.hpp", "head, changed, {}, " + ACQUIRE + ")", (ACQUIRE, RELAXED), BLOCKS),
+]
+
+ORDERED_REDUNDANT = [
+    weaker("order.hpp", "waiting, direct, {}", (RELEASE, RELAXED), f"complete items=3 outputs=121 limit=8 {SMALL}"),
+    weaker("order.hpp", "newest | closed, {}", (RELEASE, RELAXED), f"complete items=3 outputs=121 limit=8 {SMALL}"),
+    weaker("order.hpp", "pending_bytes.fetch_sub(size, {})", (RELEASE, RELAXED), f"complete max_bytes=32 {SMALL}"),
 ]
 
 # What each program of model/litmus.cpp can end with. Under C++20 the last two have one outcome more, 11.
@@ -397,6 +535,11 @@ def scenarios(checker: Checker) -> Path:
     return checker.build("rig", "scenarios")
 
 
+@pytest.fixture(scope="session")
+def ordered(checker: Checker) -> Path:
+    return checker.build("ordered")
+
+
 def test_checker_shows_just_the_outcomes_that_the_memory_model_allows(checker: Checker) -> None:
     result = checker.run(checker.build("litmus"))
     assert dict(line.split(" ", 1) for line in result.stdout.splitlines()) == LITMUS
@@ -425,4 +568,32 @@ def test_model_check_finds_the_fault_when_the_headers_are_weakened(checker: Chec
 @pytest.mark.parametrize("change", REDUNDANT, ids=str)
 def test_model_check_finds_no_fault_where_another_order_does_the_same(checker: Checker, change: Change) -> None:
     result = checker.run(checker.build("rig", "scenarios", change=change), change.check)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("check", ORDERED_CHECKS)
+def test_model_check_finds_no_fault_in_the_order(checker: Checker, ordered: Path, check: str) -> None:
+    result = checker.run(ordered, check)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", DEEP_ORDERED_CHECKS)
+def test_model_check_finds_no_fault_in_the_order_in_more_executions(
+    checker: Checker, ordered: Path, check: str
+) -> None:
+    result = checker.run(ordered, check)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("change", ORDERED_FAULTS, ids=str)
+def test_model_check_finds_the_fault_when_the_order_is_weakened(checker: Checker, change: Change) -> None:
+    result = checker.run(checker.build("ordered", change=change), change.check)
+    assert result.returncode == 1, f"not found: {change}"
+    assert change.says in result.stdout
+
+
+@pytest.mark.parametrize("change", ORDERED_REDUNDANT, ids=str)
+def test_model_check_finds_no_fault_in_the_order_where_another_does_the_same(checker: Checker, change: Change) -> None:
+    result = checker.run(checker.build("ordered", change=change), change.check)
     assert result.returncode == 0, result.stdout
