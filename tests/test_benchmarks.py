@@ -325,3 +325,16 @@ def test_micro_benchmarks_measure_both_cores() -> None:
         os.environ.pop("PIPELINE_EXECUTOR_CORE", None)
         if before is not None:
             os.environ["PIPELINE_EXECUTOR_CORE"] = before
+
+
+@linux_only
+def test_benchmark_of_the_order_measures_both_cores(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import ordered
+
+    monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", "auto")  # which it changes
+    monkeypatch.setattr(ordered, "WORK", {"none": lambda number: 0})
+    ordered.main(["--rounds", "1", "--items", "50", "--replicas", "2"])
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[:2] for row in rows] == [["compiled", "none"], ["pure", "none"]]

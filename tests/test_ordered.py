@@ -5,7 +5,6 @@ How the two ends of an edge do that, step by step, is tested in tests/core/test_
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import queue
 import random
@@ -14,13 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
 import steps
+from conftest import context_of
 
 from pipeline_executor import (
     InactivityError,
@@ -66,9 +65,9 @@ def needs_replicas(parallelism: str) -> None:
         pytest.skip("there is one replica")
 
 
-def context_of(parallelism: str) -> BaseContext:
-    """The context whose events go with this parallelism."""
-    return multiprocessing.get_context(parallelism.removeprefix("process-"))
+def needs_processes(parallelism: str) -> None:
+    if not parallelism.startswith("process"):
+        pytest.skip("there is no process to end")
 
 
 def dawdle(randomness: random.Random) -> None:
@@ -366,7 +365,7 @@ def die_at(items: Iterable[int], n: int) -> Iterable[int]:
 @pytest.mark.rule("R4")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_r4_death_of_the_replica_whose_turn_it_is_is_named(parallelism: str) -> None:
-    needs_replicas(parallelism)
+    needs_processes(parallelism)
     tasks = [task(steps.count_for_ever), ordered(die_at, {"n": 200}, name="mortal", packets_in_flight=8)]
     outputs = []
     with pytest.raises(TaskDied, match="mortal") as caught:
@@ -385,7 +384,7 @@ def stick_at(items: Iterable[int], n: int) -> Iterable[int]:
 
 
 def test_ordered_replica_that_is_stuck_is_named_and_none_that_waits_for_it(parallelism: str) -> None:
-    needs_replicas(parallelism)
+    needs_processes(parallelism)
     tasks = [task(steps.count_for_ever), ordered(stick_at, {"n": 20}, name="stuck", packets_in_flight=8)]
     results = results_of(tasks, parallelism, inactivity_timeout=3.0)
     with pytest.raises(InactivityError, match="stuck") as caught:
