@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import steps
+
+from pipeline_executor import PipelineTask, execute
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals and process groups")
 
@@ -218,3 +223,25 @@ def test_r7_sigterm_without_a_handler_ends_the_caller_and_its_children(
         assert "Traceback" not in errors  # the interpreter's resource tracker may tell of the pure core's semaphores
         _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
+
+
+@pytest.mark.rule("R8")
+def test_r8_signal_that_another_thread_receives_reaches_the_caller(core: str) -> None:
+    # It ends no system call of the main thread's: as one that comes in the moment before such a call.
+    started = multiprocessing.get_context("fork").Event()
+
+    def interrupt() -> None:
+        started.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with pytest.raises(KeyboardInterrupt):
+        execute([PipelineTask(say_and_wait, {"started": started}), PipelineTask(steps.swallow)], "process-fork")
+    other.join()
+
+
+def say_and_wait(started: Any) -> Iterable[int]:
+    started.set()
+    threading.Event().wait()
+    yield 1

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervision"]
 
+#: Seconds after which the main thread looks whether a signal has come. The system call that it sleeps in ends when one
+#: comes, but not when it has come just before the call, or to another thread: a Ctrl-C would wait for other news then.
+_LOOK_S = 0.25
+
 #: Seconds after SIGKILL until a process is given up. Only a process inside a system call that cannot be interrupted
 #: (a dead network file system) takes so long.
 _KILL_PATIENCE_S = 5.0
@@ -148,7 +152,9 @@ class Supervision:
         self._supervisor.arm()
 
     def attend(self, timeout_s: float | None) -> None:
-        """Sleep until there is news, and see to it."""
+        """Sleep until there is news, or for some time, and see to it."""
+        if threading.current_thread() is threading.main_thread():
+            timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
         ended = self._supervisor.wait(timeout_s)
         ended += [entry for entry, replica in self.alive.items() if replica.handle is None and replica.ended]
         for entry in ended:
@@ -195,8 +201,11 @@ class Supervision:
                 stack = replica.stack()
                 if stack is not None:
                     of_threads[entry] = stack
-            elif replica is not None and entry in self._stack_files and self._stack_files[entry].ask(replica.pid):
-                asked.append(self._stack_files[entry])
+            # Before it has reached our code the signal that asks would end it.
+            elif replica is not None and self._run.ledger.books(entry).state is not State.CREATED:
+                file = self._stack_files.get(entry)
+                if file is not None and file.ask(replica.pid):
+                    asked.append(file)
         answer_until = time.monotonic() + _ANSWER_S
         while self.alive and time.monotonic() < answer_until and not all(file.written for file in asked):
             self.attend(_ANSWER_S / 50)
