@@ -5,6 +5,7 @@ Used by test_chaos.py and by chaos_soak.py. Both print what is needed to repeat 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ import psutil
 from chaos_steps import Fault, Pipeline, Step, numbers_after, numbers_at
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from steps import UnpicklableError
 
 from pipeline_executor import (
     InactivityError,
@@ -42,6 +44,9 @@ INACTIVITY_TIMEOUT_S = 1.5
 IN_STEP = ["ValueError", "SystemExit", "unpicklable", "exit 0", "exit 3", "SIGKILL", "SIGTERM", "crashes"]
 HANGS = ["hangs", "stops itself"]
 
+#: What a step in a thread of this process can do without ending this process.
+IN_THREAD = ["ValueError", "SystemExit", "unpicklable"]
+
 
 # ---- the generator
 
@@ -56,6 +61,8 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
     has_sink = draw(st.booleans())
     count = draw(st.integers(1, 4))
     steps: list[Step] = []
+    in_threads = draw(st.sampled_from([[False], [False], [False, False, True], [False, True], [True]]))
+    source_in_thread = draw(st.sampled_from(in_threads))
     for index in range(count):
         is_sink = has_sink and index == count - 1
         replicas = draw(st.sampled_from([1, 1, 1, 2, 3]))
@@ -66,6 +73,9 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
                 packets_in_flight=draw(st.sampled_from([None, None, 1, 2, 16])),
                 max_buffer_bytes=draw(st.sampled_from([None, None, 1, 100_000])),
                 pause_s=draw(st.sampled_from([0, 0, 0, 0.0001, 0.001])),
+                in_threads=draw(st.sampled_from(in_threads)),
+                ordered=draw(st.booleans()),
+                is_async=not is_sink and draw(st.integers(0, 5)) == 0,
             )
         )
     if draw(st.integers(0, 5)) == 0:
@@ -75,12 +85,13 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
     for index, step in enumerate(steps):
         if step.packets_in_flight is not None:
             others = steps[index + 1].replicas if index + 1 < count else 1
-            steps[index] = _replaced(step, packets_in_flight=max(step.packets_in_flight, step.replicas, others))
+            least = step.replicas + (step.ordered and step.replicas > 1)
+            steps[index] = _replaced(step, packets_in_flight=max(step.packets_in_flight, least, others))
     faults = draw(st.lists(_faults(count, items, method, has_sink=has_sink), max_size=2))
     # A step that may return early does nothing wrong when it does.
     faults = [fault for fault in faults if fault.how != "returns" or steps[fault.step - 1].stops_after is None]
     source_packets = draw(st.sampled_from([None, None, 1, 3]))
-    return Pipeline(
+    made = Pipeline(
         core=chosen_core,
         start_method=method,
         items=items,
@@ -89,9 +100,20 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
         steps=tuple(steps),
         has_sink=has_sink,
         source_packets_in_flight=None if source_packets is None else max(source_packets, steps[0].replicas),
+        source_in_thread=source_in_thread,
         closes_after=None if has_sink else draw(st.sampled_from([None, None, None, 0, 1, 10])),
         faults=tuple(faults),
     )
+    return dataclasses.replace(made, faults=tuple(fault for fault in faults if _is_possible(made, fault)))
+
+
+def _is_possible(pipeline: Pipeline, fault: Fault) -> bool:
+    """Whether the fault is one where it is to happen: threads are not processes, and references are not pickled."""
+    if fault.how in ("killed", "returns"):
+        return True
+    if fault.how.startswith("yields"):
+        return not pipeline.passes_references(fault.step)
+    return not pipeline.is_in_threads(fault.step) or fault.how in IN_THREAD
 
 
 def _replaced(step: Step, **changes: Any) -> Step:
@@ -199,18 +221,26 @@ def _execute(pipeline: Pipeline, folder: Path, outcome: Outcome) -> None:
 def _tasks(pipeline: Pipeline, folder: Path) -> list[PipelineTask[Any, Any]]:
     tasks: list[PipelineTask[Any, Any]] = [
         PipelineTask(
-            chaos_steps.source, {"pipeline": pipeline}, packets_in_flight=pipeline.source_packets_in_flight, name="s0"
+            chaos_steps.source,
+            {"pipeline": pipeline},
+            num_threads=1 if pipeline.source_in_thread else None,
+            packets_in_flight=pipeline.source_packets_in_flight,
+            name="s0",
         )
     ]
     for index, step in enumerate(pipeline.steps, 1):
         is_sink = pipeline.has_sink and index == len(pipeline.steps)
         function: Callable[..., Any] = chaos_steps.sink if is_sink else chaos_steps.worker
+        if step.is_async:
+            function = chaos_steps.async_worker
         constants: dict[str, Any] = {"pipeline": pipeline, "step": index}
         tasks.append(
             PipelineTask(
                 function,
                 {**constants, "folder": folder} if is_sink else constants,
-                num_procs=step.replicas,
+                num_procs=1 if step.in_threads else step.replicas,
+                num_threads=step.replicas if step.in_threads else None,
+                ordered=step.ordered,
                 packets_in_flight=step.packets_in_flight,
                 max_buffer_bytes=step.max_buffer_bytes,
                 may_stop_early=step.stops_after is not None,
@@ -307,6 +337,8 @@ def _is_kill(outcome: Outcome) -> bool:
 def _differs(pipeline: Pipeline, fault: Fault, error: BaseException) -> str | None:
     """Why an error is not that of a fault; None if it is."""
     step, kind, ended = fault.step, KIND_OF.get(fault.how, TaskDied), None
+    if fault.how == "unpicklable" and pipeline.is_in_threads(step):
+        kind = UnpicklableError
     if fault.how == "yields what cannot be unpickled":
         step += 1
         if not pipeline.has_sink and fault.step == len(pipeline.steps):
@@ -351,18 +383,26 @@ def _judge_received(pipeline: Pipeline, outcome: Outcome) -> list[str]:
     if too_often := Counter(received) - Counter(expected):
         wrong.append(f"received too often, or out of nothing: {too_often}")
     alone = all(step.replicas == 1 for step in pipeline.steps)
+    stops = any(step.stops_after is not None for step in pipeline.steps)
     if alone:
         expected = _up_to_the_stop(pipeline)
-        if received != expected[: len(received)]:
-            wrong.append("received in another order than sent")
+    is_in_order = alone or (not stops and _keeps_the_order(pipeline))
+    if is_in_order and received != expected[: len(received)]:
+        wrong.append("received in another order than sent")
     if outcome.was_closed and len(received) != pipeline.closes_after:
         wrong.append(f"closed after {len(received)}")
-    stops = any(step.stops_after is not None for step in pipeline.steps)
     if outcome.kind == "returned" and (alone or not stops):
         missing = Counter(expected) - Counter(received)
         if missing:
             wrong.append(f"a run that ended well has lost {missing}")
     return wrong
+
+
+def _keeps_the_order(pipeline: Pipeline) -> bool:
+    *workers, last = pipeline.steps
+    if pipeline.has_sink and last.replicas > 1:  # which write down what each of them got
+        return False
+    return all(step.replicas == 1 or step.ordered for step in (*workers, last))
 
 
 def _up_to_the_stop(pipeline: Pipeline) -> list[int]:

@@ -6,12 +6,13 @@ carry the number of an item; each kind of step changes the numbers in a way that
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Step:
         kind: one of KINDS; a sink's is "pass".
         pause_s: how long it works on each item.
         stops_after: each replica returns after so many items, as it may (may_stop_early); None: never.
+        in_threads: its replicas are threads of the caller.
+        is_async: it is an asynchronous generator.
     """
 
     kind: str = "pass"
@@ -47,6 +50,9 @@ class Step:
     max_buffer_bytes: int | None = None
     pause_s: float = 0.0
     stops_after: int | None = None
+    in_threads: bool = False
+    ordered: bool = False
+    is_async: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,17 @@ class Pipeline:
     steps: tuple[Step, ...]
     has_sink: bool
     source_packets_in_flight: int | None = None
+    source_in_thread: bool = False
     closes_after: int | None = None
     faults: tuple[Fault, ...] = ()
+
+    def is_in_threads(self, step: int) -> bool:
+        return self.source_in_thread if step == 0 else self.steps[step - 1].in_threads
+
+    def passes_references(self, step: int) -> bool:
+        """What the step yields is passed on as it is."""
+        last = step == len(self.steps)
+        return self.is_in_threads(step) and (last or self.is_in_threads(step + 1))
 
     def to_data(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -254,6 +269,32 @@ def worker(items: Iterable[Any], pipeline: Pipeline, step: int) -> Iterator[Any]
             yield odd
         if own.pause_s:
             time.sleep(own.pause_s)
+        for made in KINDS[own.kind](number):
+            yield message_of(pipeline.message, made, pipeline.size_bytes)
+        if returns or count == own.stops_after:
+            return
+    trouble.at("end")
+
+
+async def async_worker(items: AsyncIterable[Any], pipeline: Pipeline, step: int) -> AsyncIterable[Any]:
+    """As `worker`, but for what it may wait for."""
+    own = pipeline.steps[step - 1]
+    trouble = Trouble(pipeline, step)
+    trouble.at("start")
+    if own.stops_after == 0:
+        return
+    count = 0
+    async for item in items:
+        count += 1
+        number = number_of(pipeline.message, item, pipeline.size_bytes)
+        returns = False
+        try:
+            odd = trouble.at("item", number)
+        except ReturnsError:
+            odd, returns = None, True
+        if odd is not None:
+            yield odd
+        await asyncio.sleep(own.pause_s)
         for made in KINDS[own.kind](number):
             yield message_of(pipeline.message, made, pipeline.size_bytes)
         if returns or count == own.stops_after:

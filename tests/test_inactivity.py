@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -241,3 +243,30 @@ def test_the_kernels_counters_are_read_wherever_they_are(tmp_path: Path) -> None
         before = OutOfMemoryKills(str(tmp_path))
         write(path, "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
         assert before.happened(), path
+
+
+SLOW_TO_IMPORT = """
+import time
+from pipeline_executor import InactivityError, PipelineTask, execute
+import steps
+
+if __name__ == "__main__":
+    try:
+        tasks = [PipelineTask(steps.count, {"n": 1}), PipelineTask(steps.swallow)]
+        execute(tasks, "process-spawn", inactivity_timeout=0.2)
+    except InactivityError as error:
+        print(error)
+else:
+    time.sleep(1000)
+"""
+
+
+@posix_only
+def test_a_process_that_does_not_reach_its_step_is_named_and_not_asked_for_its_stack(core: str, tmp_path: Path) -> None:
+    # The signal that asks would end it, and the error would then be of a process that died.
+    script = tmp_path / "script.py"
+    script.write_text(SLOW_TO_IMPORT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "step 0 'count' has not reached its step: its process is still starting" in done.stdout
