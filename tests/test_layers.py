@@ -88,6 +88,7 @@ LAYERS: dict[str, set[str]] = {
         "fallback.arena",
         "fallback.codec",
         "fallback.edge",
+        "fallback.ends",
         "fallback.link",
         "fallback.locks",
         "fallback.memory",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.fallback.codec import type_name
-from pipeline_executor.fallback.edge import COPY_LOCKED, Edge, Receiver, Sender
+from pipeline_executor.fallback.edge import Edge
+from pipeline_executor.fallback.ends import COPY_LOCKED, Receiver, Sender
 from pipeline_executor.fallback.order import Order, Place
 from pipeline_executor.interfaces import MessageFault, Waiting
 

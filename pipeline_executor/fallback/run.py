@@ -9,7 +9,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from pipeline_executor.fallback.edge import Edge, Receiver, Sender
+from pipeline_executor.fallback.edge import Edge
+from pipeline_executor.fallback.ends import Receiver, Sender
 from pipeline_executor.fallback.ledger import Entry, Ledger
 from pipeline_executor.fallback.locks import AbortableLock
 from pipeline_executor.fallback.order import Places
