@@ -148,8 +148,12 @@ def run_replica(
     Returns:
         What the step failed of.
     """
-    with contextlib.ExitStack() as at_end:
-        return _run_replica(assignment, load, run, check, in_thread, at_end)
+    try:
+        with contextlib.ExitStack() as at_end:
+            return _run_replica(assignment, load, run, check, in_thread, at_end)
+    except Aborted:  # the engine has interrupted the step, which it does once, and the step had just ended
+        run.ledger.set_state(assignment.entry, State.STOPPED)
+        return None
 
 
 def _run_replica(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -469,3 +470,41 @@ def test_refused_constant_beside_a_large_one_leaves_nothing(core: str) -> None:
     ]
     with pytest.raises(PipelineError, match="constant 'n' cannot be pickled"):
         execute(tasks, "process-spawn", type_check_pipeline=False)
+
+
+class SpinsWhenPickledError(Exception):
+    def __init__(self, described: Any) -> None:
+        super().__init__("spins")
+        self.described = described
+
+    def __reduce__(self) -> Any:
+        self.described.set()
+        while True:
+            pass
+
+
+def raise_one_that_spins(items: Iterable[int], described: Any) -> Iterable[int]:
+    for _ in items:
+        raise SpinsWhenPickledError(described)
+    yield 1
+
+
+def raise_meanwhile(items: Iterable[int], described: Any) -> None:
+    described.wait()
+    raise ValueError("bad item")
+
+
+@needs_fork
+@pytest.mark.rule("R8")
+def test_r8_step_that_is_interrupted_while_it_reports_its_failure_prints_nothing(
+    core: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    described = multiprocessing.get_context("fork").Event()
+    tasks = [
+        PipelineTask(steps.count, {"n": 1}),
+        PipelineTask(raise_one_that_spins, {"described": described}),
+        PipelineTask(raise_meanwhile, {"described": described}),
+    ]
+    with pytest.raises(ValueError, match="bad item"):
+        execute(tasks, "process-fork", shutdown_timeout=30)
+    assert capfd.readouterr().err == ""

@@ -23,7 +23,7 @@ from pipeline_executor.fallback.arena import Arena
 from pipeline_executor.fallback.codec import decode
 from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
 from pipeline_executor.fallback.order import Order
-from pipeline_executor.interfaces import EdgeLayout
+from pipeline_executor.interfaces import MOST_BYTES, EdgeLayout
 
 __all__ = ["NOBODY", "Edge"]
 
@@ -44,6 +44,7 @@ class Edge:
         self._numbers = itertools.count(1)
         # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
         self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
+        self.limit_bytes = MOST_BYTES if layout.by_reference else layout.limit_bytes
         self._ring = _EDGE_WORDS + Arena.WORDS
         order_start = self._ring + 2 * self.limit
         order_words = Order.words(self.limit, layout.producers) if layout.ordered else 0
@@ -145,7 +146,7 @@ class Edge:
 
     def try_reserve_bytes(self, size: int) -> bool:
         words = self.memory.words
-        if words[_BYTES] and words[_BYTES] + size > self.layout.limit_bytes:
+        if words[_BYTES] and words[_BYTES] + size > self.limit_bytes:
             words[_SPACE_WAITERS] += 1
             return False
         words[_BYTES] += size

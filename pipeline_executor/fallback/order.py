@@ -153,7 +153,7 @@ class Order:
         if (
             not (is_due or self.may_wait(place))
             or words[self._first + _CREDITS_OUT] >= self._limit - (not is_due)
-            or (queued and queued + size > edge.layout.limit_bytes)
+            or (queued and queued + size > edge.limit_bytes)
         ):
             return self._say_that_it_sleeps(bed)
         words[self._first + _CREDITS_OUT] += 1
