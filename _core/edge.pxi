@@ -113,8 +113,10 @@ cdef class Sender:
                 self.stopped = True
                 return False
             check_wait(status, self.me)
+            self.run.uses += 1
             with nogil:
-                status = self.edge.reserve(region[0], self.me, self.released_seen, self.spin)
+                status = self.edge.reserve(self.run.lasting, self.me, self.released_seen, self.spin)
+            self.run._after_wait()
 
     cdef int _send(self, object item) except -1:
         if self.order != NULL:
@@ -139,8 +141,10 @@ cdef class Sender:
             check_wait(status, self.me)
             if not may_wait:
                 return False
+            self.run.uses += 1
             with nogil:
-                status = self.edge.reserve_bytes(region[0], self.me, message[0], self.spin)
+                status = self.edge.reserve_bytes(self.run.lasting, self.me, message[0], self.spin)
+            self.run._after_wait()
         check_wait(self.edge.publish(region[0], self.me, message[0]), self.me)
         return True
 
@@ -217,8 +221,10 @@ cdef class Sender:
             check_wait(status, self.me)
             if not may_wait:
                 return False
+            self.run.uses += 1
             with nogil:
-                status = self.order.put(region[0], self.edge[0], self.me, message[0], place, self.spin)
+                status = self.order.put(self.run.lasting, self.edge[0], self.me, message[0], place, self.spin)
+            self.run._after_wait()
         return True
 
 
@@ -270,9 +276,11 @@ cdef class Receiver:
                 raise StopIteration
             check_wait(status, self.me)
             self.busy = True
+            self.run.uses += 1
             with nogil:
-                status = self._take(region)
+                status = self._take(&self.run.lasting)
             self.busy = False
+            self.run._after_wait()
 
     def poll(self):
         cdef Region* region = self.run._open()
@@ -308,7 +316,9 @@ cdef class Receiver:
         if self.me.hand.kind == KIND_REFERENCE and self.me.hand_phase.load(relaxed) != <uint32_t> HandPhase.empty:
             item = take_reference(&self.me.hand)
             self.edge.release(region[0], self.me)
-            del item   # whatever its end runs finds an empty hand
+            self.busy = True   # whatever its end runs is not to take the next item before us
+            del item
+            self.busy = False
             self.run._open()
             return 0
         self.edge.release(region[0], self.me)
@@ -329,7 +339,7 @@ cdef class Receiver:
             self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
             return referred(&self.me.hand)
         # Decoding runs the message's own code, which may close the run or ask this receiver for more.
-        self.run.decodings += 1
+        self.run.uses += 1
         self.busy = True
         try:
             item = decode(self.run, &self.me.hand, True)
@@ -347,7 +357,7 @@ cdef class Receiver:
             raise Aborted("a message could not be decoded") from error
         finally:
             self.busy = False
-            self.run.decodings -= 1
+            self.run.uses -= 1
             self.run._settle()
 
 

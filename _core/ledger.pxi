@@ -1,5 +1,10 @@
 # The ledger as Python sees it (see `interfaces.Ledger`).
 
+cdef waiting_of(uint32_t kinds):
+    """Of a replica with two threads that wait, the one for room: it has something that the step after is to take."""
+    return Waiting.ROOM if kinds & <uint32_t> <int> Waiting.ROOM else Waiting(kinds)
+
+
 @cython.final
 cdef class Ledger:
     cdef Run run
@@ -22,7 +27,7 @@ cdef class Ledger:
             at.items_out.load(acquire),
             at.wait_input_ns.load(acquire) * 1e-9,
             at.wait_room_ns.load(acquire) * 1e-9,
-            Waiting(at.waiting.load(acquire)),
+            waiting_of(at.waiting.load(acquire)),
         )
 
     def set_state(self, uint32_t entry, state):
@@ -59,9 +64,9 @@ cdef class Ledger:
         cdef ReplicaEntry* at = self._entry(entry)
         if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
             raise LookupError(f"replica {entry} holds no item")
-        self.run.decodings += 1   # the item's own code may close the run
+        self.run.uses += 1   # the item's own code may close the run
         try:
             return decode(self.run, &at.hand, False)
         finally:
-            self.run.decodings -= 1
+            self.run.uses -= 1
             self.run._settle()

@@ -97,6 +97,7 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
     cdef enum class Cause(uint32_t):
         none
         failed
+        closed
 
     cdef cppclass Control:
         atomic_u64 abort_word

@@ -40,7 +40,7 @@ def open_run(layout, context):
         run.bell = bell_create()
         if run.bell < 0:
             raise OSError(errno, f"cannot create an event descriptor: {os.strerror(errno)}")
-        run.region.bell = run.bell
+        run.region.bell = run.lasting.bell = run.bell
     except BaseException:
         run.close()
         raise
@@ -57,11 +57,11 @@ def _attach_run(memory, bell, uint64_t size):
     run.memory = memory.detach()
     run.bell = bell.detach()
     run.size = size
-    run.region.bell = run.bell
+    run.region.bell = run.lasting.bell = run.bell
     run.region.base = <unsigned char*> memory_map(run.memory, size)
     if run.region.base == NULL:
         raise OSError(errno, f"cannot map the run's shared memory: {os.strerror(errno)}")
-    run.mapped = run.region.base
+    run.mapped = run.lasting.base = run.region.base
     run.ledger = Ledger.__new__(Ledger, run)
     return run
 
@@ -70,11 +70,12 @@ def _attach_run(memory, bell, uint64_t size):
 cdef class Run:
     """The shared state of one run (see `interfaces.Run`)."""
 
-    cdef Region region
+    cdef Region region    # its base is NULL when the run is closed
+    cdef Region lasting   # the same for those who wait, who may still be there then
     cdef int memory, bell
     cdef uint64_t size
-    cdef void* mapped         # outlives region.base while a message is being decoded or viewed
-    cdef uint32_t decodings   # under way
+    cdef void* mapped         # outlives region.base while somebody waits, decodes a message, or views one
+    cdef uint32_t uses        # such waits and decodings under way; counted under the interpreter's lock
     cdef void* leases         # see lease.pxi; the first of a list
     cdef bint is_disowned     # this process is a fork of one whose run it is
     cdef object owner         # the process that made the run: when it closes the run, nobody else uses it
@@ -96,7 +97,7 @@ cdef class Run:
             self.memory = -1
             return False
         self.size = size
-        self.mapped = self.region.base
+        self.mapped = self.lasting.base = self.region.base
         self.owner = os.getpid()
         return True
 
@@ -143,11 +144,22 @@ cdef class Run:
         self.region.base = NULL
         self.is_disowned = True
 
+    cdef int _after_wait(self) except -1:
+        """Whoever has waited without the interpreter's lock: the run may have been closed meanwhile."""
+        self.uses -= 1
+        if self.region.base == NULL:
+            self._settle()
+            raise Aborted("the run was closed")
+        return 0
+
     def close(self):
         left = None
         if self.region.base != NULL and self.owner == os.getpid():
+            if self.uses:   # a thread of a step's own may still wait here
+                self.region.abort(Cause.closed, 0)
             left = take_references_left(&self.region, self.by_reference)
         self.region.base = NULL
+        self.lasting.bell = -1
         bell, self.bell = self.bell, -1
         if bell >= 0:
             os.close(bell)
@@ -156,7 +168,7 @@ cdef class Run:
 
     cdef void _settle(self):
         """Give back what is no longer needed, once the run is closed and no message is being decoded."""
-        if self.region.base != NULL or self.decodings:
+        if self.region.base != NULL or self.uses:
             return
         if self.leases != NULL:
             if self.owner == os.getpid() and not self.is_disowned and not self.is_trimmed:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.async_items import AsyncItems, awaited, log_unless_aborted
+from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run, Sender
 
 if TYPE_CHECKING:
@@ -332,6 +333,7 @@ class _Waiter:
         self._orders.put((wait, arrival))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            waiting_threads.add(self._thread)
             self._thread.start()
 
     def _work(self) -> None:

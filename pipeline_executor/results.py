@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -37,7 +38,9 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._stream: ResultStream | None = stream
         self._awaited: _AwaitedResult[T] | None = None
         self._is_waiting = False  # a task waits in `__anext__`
-        self._finalizer = weakref.finalize(self, _close, stream, os.getpid())
+        # A finalizer can be called but once, and an interrupt may come while it is at work.
+        self._close = functools.partial(_close, stream, os.getpid())
+        self._finalizer = weakref.finalize(self, self._close)
 
     def __iter__(self) -> PipelineResults[T]:
         return self
@@ -81,9 +84,10 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._is_waiting = True
         try:
             got = await asyncio.wrap_future(awaited.future)
-        except asyncio.CancelledError:  # only the wait is over; the next call goes on with it
-            raise
-        except BaseException:
+        except BaseException as error:
+            is_the_steps = awaited.future.done() and awaited.future.exception() is error
+            if isinstance(error, asyncio.CancelledError) and not is_the_steps:
+                raise  # only the wait is over; the next call goes on with it
             await self.aclose()
             raise
         finally:
@@ -98,7 +102,8 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     def close(self) -> None:
         """Stop the pipeline if it still runs. May be called more than once."""
         self._stream = None
-        self._finalizer()
+        self._close()
+        self._finalizer.detach()
         if self._awaited is not None:
             self._awaited.thread.join()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import steps
 
-from pipeline_executor import PipelineResults, PipelineTask, execute
+from pipeline_executor import PipelineResults, PipelineTask, TaskError, execute
 
 
 def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str = "process") -> PipelineResults[Any]:
@@ -161,3 +161,19 @@ def test_many_pipelines_on_one_loop(core: str) -> None:
         return await asyncio.gather(*(one(n) for n in range(10)))
 
     assert asyncio.run(main()) == [n * (n - 1) for n in range(10)]
+
+
+def raise_stop_async_iteration(items: Iterable[int]) -> Iterable[int]:
+    for item in items:
+        yield item
+        raise StopAsyncIteration
+
+
+@pytest.mark.rule("R4")
+def test_r4_stop_async_iteration_of_a_step_does_not_pass_for_the_end(parallelism: str) -> None:
+    async def main() -> list[int]:
+        tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_stop_async_iteration)]
+        return [item async for item in results_of(tasks, parallelism)]
+
+    with pytest.raises(TaskError, match="StopAsyncIteration"):
+        asyncio.run(main())

@@ -5,6 +5,7 @@ Also the stacks of processes that crash, and what the kernel's counters say of t
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from pathlib import Path
 
 import pytest
@@ -270,3 +271,38 @@ def test_a_process_that_does_not_reach_its_step_is_named_and_not_asked_for_its_s
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "step 0 'count' has not reached its step: its process is still starting" in done.stdout
+
+
+def yield_three_then_sleep() -> Iterable[int]:
+    yield from range(3)
+    time.sleep(1000)
+
+
+async def read_ahead(items: AsyncIterable[int]) -> AsyncIterable[int]:
+    read: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def pump() -> None:
+        async for item in items:
+            await read.put(item)
+        await read.put(None)
+
+    pumping = asyncio.create_task(pump())
+    while (item := await read.get()) is not None:
+        yield item
+    await pumping
+
+
+def take_slowly(items: Iterable[int]) -> None:
+    for _ in items:
+        time.sleep(0.1)
+
+
+def test_an_asynchronous_step_that_waits_for_input_is_not_named_when_its_wait_for_room_is_over(core: str) -> None:
+    tasks = [
+        PipelineTask(yield_three_then_sleep),
+        PipelineTask(read_ahead, packets_in_flight=1),
+        PipelineTask(take_slowly),
+    ]
+    with pytest.raises(InactivityError) as caught:
+        execute(tasks, inactivity_timeout=TIMEOUT_S)
+    assert [failure.task for failure in caught.value.failures] == ["yield_three_then_sleep"]

@@ -79,6 +79,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.stacks",
         "engines.supervision",
         "engines.threads",
+        "engines.waiting_threads",
         "engines.warn",
     },
     "transport": {

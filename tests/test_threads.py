@@ -457,17 +457,31 @@ def test_inactivity_names_the_thread_that_is_stuck_with_its_stack(core: str) -> 
 
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("how", ["exit 3", "SIGKILL"])
-def test_r4_process_that_dies_beside_threads_stops_them(core: str, how: str, tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
+def test_r4_process_that_dies_beside_threads_stops_them(core: str, how: str) -> None:
+    begun = threading.Event()
+    events: list[str] = []
     tasks = [
-        PipelineTask(steps.count_for_ever, num_threads=1),
+        PipelineTask(count_when_begun, {"begun": begun}, num_threads=1),
         PipelineTask(steps.failing_worker, {"how": how, "moment": "mid-item"}),
-        PipelineTask(steps.note_the_end, {"path": closed}, num_threads=1),
+        PipelineTask(note_begin_and_end, {"begun": begun, "events": events}, num_threads=1),
         PipelineTask(steps.swallow),
     ]
     with pytest.raises(TaskError, match="step 1 'failing_worker'"):
         execute(tasks)
-    assert closed.read_text() == "closed"
+    assert events == ["closed"]
+
+
+def count_when_begun(begun: threading.Event) -> Iterable[int]:
+    begun.wait()
+    yield from steps.count_for_ever()
+
+
+def note_begin_and_end(items: Iterable[int], begun: threading.Event, events: list[str]) -> Iterable[int]:
+    try:
+        begun.set()
+        yield from items
+    finally:
+        events.append("closed")
 
 
 def test_failed_item_of_a_thread_is_kept(core: str, tmp_path: Path) -> None:
@@ -525,3 +539,147 @@ def test_r6_random_shapes_of_processes_and_threads_lose_and_repeat_nothing(core:
             for threads in shape[1:]
         ]
         assert sorted(results_of(tasks)) == list(range(2000)), shape
+
+
+# ---- threads of a step's own, and stops that reach only who looks
+
+
+def read_in_a_helper(items: Iterable[int], events: list[str]) -> None:
+    """Raises while a thread of its own still waits for input."""
+
+    def read() -> None:
+        try:
+            for _ in items:
+                pass
+        except BaseException as error:
+            events.append(type(error).__name__)
+
+    helper = threading.Thread(target=read, name="helper")
+    helper.start()
+    raise LookupError("bad item")
+
+
+def wait_before_the_first(go_on: threading.Event) -> Iterable[int]:
+    go_on.wait()
+    yield 1
+
+
+@pytest.mark.rule("R7")
+def test_r7_thread_of_a_steps_own_that_waits_outlives_the_run_safely(core: str) -> None:
+    for _ in range(20):
+        events: list[str] = []
+        go_on = threading.Event()
+        tasks = [
+            PipelineTask(wait_before_the_first, {"go_on": go_on}),
+            PipelineTask(read_in_a_helper, {"events": events}),
+        ]
+        timer = threading.Timer(0.01, go_on.set)  # so that the source can end
+        timer.start()
+        with pytest.raises(LookupError, match="bad item"):
+            execute(tasks, "thread", shutdown_timeout=30)
+        timer.join()
+        join_threads("helper")
+        assert len(events) == 1
+
+
+class ReadsAtItsEnd:
+    def __init__(self, box: list[Iterator[Any]], errors: list[str]) -> None:
+        self.box = box
+        self.errors = errors
+
+    def __del__(self) -> None:
+        try:
+            next(self.box[0])
+        except ValueError as error:
+            self.errors.append(str(error))
+
+
+def make_readers(box: list[Iterator[Any]], errors: list[str], n: int) -> Iterable[ReadsAtItsEnd]:
+    for _ in range(n):
+        yield ReadsAtItsEnd(box, errors)
+
+
+def count_readers(items: Iterable[ReadsAtItsEnd], box: list[Iterator[Any]]) -> Iterable[int]:
+    box.append(iter(items))
+    number = 0
+    for item in box[0]:
+        del item  # from here on the edge alone holds it
+        yield number
+        number += 1  # noqa: SIM113  (enumerate would hold on to the item)
+    box.clear()
+
+
+@pytest.mark.rule("R6")
+def test_r6_object_that_reads_the_input_at_its_end_is_refused_and_takes_nothing(core: str) -> None:
+    box: list[Iterator[Any]] = []
+    errors: list[str] = []
+    tasks = [
+        PipelineTask(make_readers, {"box": box, "errors": errors, "n": 5}, packets_in_flight=1),
+        PipelineTask(count_readers, {"box": box}),
+    ]
+    assert list(results_of(tasks, "thread", type_check_pipeline=False)) == [0, 1, 2, 3, 4]
+    assert len(errors) == 5
+    assert all("already being read" in error for error in errors)
+
+
+def spin_after_the_first() -> Iterable[int]:
+    yield 1
+    while True:
+        pass
+
+
+@pytest.mark.rule("R8")
+def test_r8_thread_that_waits_before_a_legal_stop_is_told(core: str) -> None:
+    tasks = [
+        PipelineTask(spin_after_the_first),
+        PipelineTask(steps.pass_on),
+        PipelineTask(steps.take, {"n": 1}, may_stop_early=True),
+    ]
+    execute(tasks, "thread", shutdown_timeout=30)
+
+
+def run_an_endless_one(items: Iterable[int], started: threading.Event) -> Iterable[int]:
+    for _ in items:
+        inner = [
+            PipelineTask(steps.count_for_ever, packets_in_flight=4),
+            PipelineTask(tell_and_wait, {"started": started}),
+        ]
+        execute(inner, "thread")
+    yield 1
+
+
+def tell_and_wait(items: Iterable[int], started: threading.Event) -> None:
+    for _ in items:
+        started.set()
+
+
+@pytest.mark.rule("R8")
+def test_r8_pipeline_inside_a_thread_goes_with_the_one_around_it(core: str) -> None:
+    started = threading.Event()
+    tasks = [PipelineTask(steps.count, {"n": 1}), PipelineTask(run_an_endless_one, {"started": started})]
+    failing = PipelineTask(fail_when_started, {"started": started})
+    with pytest.raises(ValueError, match="bad item"):
+        execute([*tasks, failing], "thread", shutdown_timeout=30)
+
+
+def fail_when_started(items: Iterable[int], started: threading.Event) -> None:
+    started.wait()
+    raise ValueError("bad item")
+
+
+@pytest.mark.rule("R7")
+def test_r7_interrupt_while_the_run_is_closed_leaves_nothing(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline_executor.engines.supervision import Supervision
+
+    results = results_of([PipelineTask(steps.count_for_ever), PipelineTask(steps.pass_on)], "thread")
+    next(results)
+
+    def interrupted(self: Supervision) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Supervision, "shut_down", interrupted)
+        results.close()
+    results.close()
+    join_threads("count_for_ever")
+    join_threads("pass_on")

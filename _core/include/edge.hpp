@@ -193,7 +193,7 @@ struct Edge {
   template <class Attempt>
   Status wait_for_room(Event& event, ReplicaEntry* me, Spin& spin, const Attempt& attempt) noexcept {
     const std::uint64_t since = monotonic_ns();
-    me->set_waiting(Waiting::room);
+    me->begin_waiting(Waiting::room);
     Status status = Status::empty;
     const bool done = event.wait(
         [&]() noexcept {
@@ -201,7 +201,7 @@ struct Edge {
           return status != Status::empty;
         },
         spin);
-    me->set_waiting(Waiting::nothing);
+    me->end_waiting(Waiting::room);
     ReplicaEntry::add(me->wait_room_ns, monotonic_ns() - since);
     return done ? status : Status::interrupted;
   }
@@ -313,14 +313,14 @@ struct Edge {
   Status take(const Region& region, ReplicaEntry* me, Spin& spin) noexcept {
     Status status = Status::empty;
     const std::uint64_t since = monotonic_ns();
-    me->set_waiting(Waiting::input);
+    me->begin_waiting(Waiting::input);
     const bool done = items.wait(
         [&]() noexcept {
           status = try_take(region, me);
           return status != Status::empty;
         },
         spin);
-    me->set_waiting(Waiting::nothing);
+    me->end_waiting(Waiting::input);
     ReplicaEntry::add(me->wait_input_ns, monotonic_ns() - since);
     return done ? status : Status::interrupted;
   }

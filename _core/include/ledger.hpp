@@ -19,13 +19,13 @@ enum class HandPhase : std::uint32_t {
   decoded = 2,  // the step has the item
 };
 
-// What a replica sleeps for, if it sleeps; interfaces.Waiting.
+// What a replica sleeps for, if it sleeps; interfaces.Waiting. Bits.
 enum class Waiting : std::uint32_t { nothing = 0, input = 1, room = 2 };
 
 struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint32_t> state;  // interfaces.State
   Atomic<std::uint32_t> pid;
-  Atomic<std::uint32_t> waiting;  // Waiting
+  Atomic<std::uint32_t> waiting;  // the sum of the Waiting of its threads
   Atomic<std::uint64_t> report_block;  // arena block with the replica's own account of its failure; 0: none
 
   alignas(cache_line) Atomic<std::uint64_t> items_in;
@@ -49,8 +49,12 @@ struct ReplicaEntry {
   void holds(std::uint64_t position) noexcept { place.store(position + 1, std::memory_order_release); }
   void saw_end(std::uint64_t position) noexcept { place.store(behind_all | position, std::memory_order_release); }
 
-  void set_waiting(Waiting what) noexcept {
-    waiting.store(static_cast<std::uint32_t>(what), std::memory_order_relaxed);
+  // A replica may have a thread that waits for input and another that waits for room, each for one thing at a time.
+  void begin_waiting(Waiting what) noexcept {
+    waiting.fetch_add(static_cast<std::uint32_t>(what), std::memory_order_relaxed);
+  }
+  void end_waiting(Waiting what) noexcept {
+    waiting.fetch_sub(static_cast<std::uint32_t>(what), std::memory_order_relaxed);
   }
 
   static void add(Atomic<std::uint64_t>& counter, std::uint64_t amount) noexcept {

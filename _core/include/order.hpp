@@ -78,7 +78,7 @@ struct Order {
   Status take(const Region& region, Edge& output, Edge& input, ReplicaEntry* me, Spin& spin) const noexcept {
     Status status = Status::empty;
     const std::uint64_t since = monotonic_ns();
-    me->set_waiting(Waiting::input);
+    me->begin_waiting(Waiting::input);
     bool done = true;
     while (done && (status == Status::empty || status == Status::early)) {
       // Whoever is woken for a message that it may not take yet goes on to wait for the turn, and looks again then.
@@ -91,7 +91,7 @@ struct Order {
                      },
                      spin);
     }
-    me->set_waiting(Waiting::nothing);
+    me->end_waiting(Waiting::input);
     ReplicaEntry::add(me->wait_input_ns, monotonic_ns() - since);
     return done ? status : Status::interrupted;
   }
@@ -145,7 +145,7 @@ struct Order {
   Status put(const Region& region, Edge& edge, ReplicaEntry* me, const Message& message, std::uint64_t place,
              Spin& spin) noexcept {
     const std::uint64_t since = monotonic_ns();
-    me->set_waiting(Waiting::room);
+    me->begin_waiting(Waiting::room);
     Status status = Status::empty;
     Event* lacks = &edge.room;
     bool done = true;
@@ -158,7 +158,7 @@ struct Order {
           },
           spin);
     }
-    me->set_waiting(Waiting::nothing);
+    me->end_waiting(Waiting::room);
     ReplicaEntry::add(me->wait_room_ns, monotonic_ns() - since);
     return done ? status : Status::interrupted;
   }

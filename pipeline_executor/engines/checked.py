@@ -30,6 +30,7 @@ class CheckedSender:
             for item in iterator:
                 self._check(item)
                 yield item
+                del item  # it must not live longer than the step wants it to
         finally:
             close = getattr(iterator, "close", None)
             if close is not None:

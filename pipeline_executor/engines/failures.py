@@ -141,7 +141,7 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
     if first.traceback:
         text += f"\n\nthe step's own traceback:\n{first.traceback.rstrip()}"
     error = TaskError(text, failures)
-    if original is None or isinstance(original, StopIteration):  # which a loop over the results takes for their end
+    if original is None or isinstance(original, (StopIteration, StopAsyncIteration)):  # a loop takes them for the end
         return error
     add_note(original, f"raised in {first.where} {first.progress}")
     BaseException.__setattr__(original, "__cause__", error)

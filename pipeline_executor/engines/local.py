@@ -26,6 +26,7 @@ from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.processes import start_method_left_open
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.engines.supervision import Supervision
+from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import MessageError, PipelineError
 from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, ResultStream
@@ -253,7 +254,8 @@ class _LocalRun:
     def close(self) -> None:
         with contextlib.suppress(ValueError):  # it has ended
             self._run.abort(Cause.CLOSED, 0)  # wakes a thread that waits for a result
-        if self._replicas.is_a_replica(threading.current_thread()):
+        thread = threading.current_thread()
+        if self._replicas.is_a_replica(thread) or thread in waiting_threads:
             # Garbage collection runs in whatever thread it likes; this one cannot wait for its own end.
             threading.Thread(target=self.close, name="pipeline_executor-close", daemon=True).start()
             return
@@ -299,6 +301,9 @@ class _LocalRun:
             return None
         if any(self._plan.assignments[entry].step >= first_needed for entry in self._replicas.alive):
             return None
+        # A thread that waits for what a step before it would still send cannot be killed: it has to be told.
+        for edge in range(first_needed - 1):
+            self._run.receiver(edge, 0).stop()
         self._replicas.shut_down()
         return 0.0
 
@@ -362,13 +367,16 @@ class _LocalRun:
 
     def _end(self) -> None:
         """Leave nothing behind: all replicas are gone, but for threads that cannot be stopped."""
-        if self._ended:
-            return
-        self._ended = True
-        _open_runs.pop(self, None)
-        books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
-        self._results = None
-        self._replicas.close()
+        with hold_signals():  # an interrupt must not leave it half done
+            if self._ended:
+                return
+            if self._replicas.alive:  # an interrupt has cut the shutdown short; who is left behind is to find out
+                self._run.abort(Cause.CLOSED, 0)
+            self._ended = True
+            _open_runs.pop(self, None)
+            books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
+            self._results = None
+            self._replicas.close()
         try:
             if self._on_end is not None:
                 self._on_end(books, time.monotonic() - self._started_at)

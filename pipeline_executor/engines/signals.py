@@ -39,10 +39,21 @@ def hold_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in held.items():
+        _restore(list(held.items()), arrived)
+
+
+def _restore(held: list[tuple[int, Callable[..., Any]]], arrived: list[int]) -> None:
+    """Put the handlers back and give each its signals, whatever one of them raises meanwhile."""
+    try:
+        while held:
+            number, handler = held[-1]
             signal.signal(number, handler)
-        for received in arrived:
-            signal.raise_signal(received)
+            held.pop()
+        while arrived:
+            signal.raise_signal(arrived.pop(0))
+    finally:
+        if held or arrived:
+            _restore(held, arrived)
 
 
 @contextlib.contextmanager

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervision"]
 
-#: Seconds after which the main thread looks whether a signal has come. The system call that it sleeps in ends when one
-#: comes, but not when it has come just before the call, or to another thread: a Ctrl-C would wait for other news then.
+#: Seconds after which the thread that waits looks whether it is to be interrupted. The system call that it sleeps in
+#: ends when a signal comes, but not when one has come just before the call, or to another thread; nor when the waiting
+#: thread is itself a step's, which is interrupted by an exception that the interpreter raises in it.
 _LOOK_S = 0.25
 
 #: Seconds after SIGKILL until a process is given up. Only a process inside a system call that cannot be interrupted
@@ -145,7 +146,8 @@ class Supervision:
     # ---- while they run
 
     def is_a_replica(self, thread: threading.Thread) -> bool:
-        return any(isinstance(replica, ReplicaThread) and replica.is_thread(thread) for replica in self.alive.values())
+        replicas = list(self.alive.values())
+        return any(isinstance(replica, ReplicaThread) and replica.is_thread(thread) for replica in replicas)
 
     def arm(self) -> None:
         """Have the next result end the wait of `attend`."""
@@ -153,10 +155,9 @@ class Supervision:
 
     def attend(self, timeout_s: float | None) -> None:
         """Sleep until there is news, or for some time, and see to it."""
-        if threading.current_thread() is threading.main_thread():
-            timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
-        ended = self._supervisor.wait(timeout_s)
-        ended += [entry for entry, replica in self.alive.items() if replica.handle is None and replica.ended]
+        ended = self._supervisor.wait(_LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S))
+        # A copy, here and below: a signal handler may close the run meanwhile.
+        ended += [entry for entry, replica in list(self.alive.items()) if replica.handle is None and replica.ended]
         for entry in ended:
             replica = self.alive.get(entry)
             if replica is None:  # a signal handler has closed the run meanwhile
@@ -226,22 +227,26 @@ class Supervision:
         finally:
             self._kill()
 
-    def _ask_to_stop(self) -> None:
-        for entry, replica in self.alive.items():
-            # Again, for one may have been forgotten: an interrupt can come when the supervisor has just named it.
+    def _watch_all(self) -> None:
+        """Again, for one may have been forgotten: an interrupt can come when the supervisor has just named it."""
+        for entry, replica in list(self.alive.items()):
             if replica.handle is not None:
                 self._supervisor.watch(entry, replica.handle)
-        for entry, replica in self.alive.items():
+
+    def _ask_to_stop(self) -> None:
+        self._watch_all()
+        for entry, replica in list(self.alive.items()):
             if self._run.ledger.books(entry).state is State.CREATED:
                 replica.kill()  # nothing of the user's has begun that could be closed
         deadline = time.monotonic() + self._shutdown_timeout_s
         self._attend_until(min(time.monotonic() + _NOTICE_S, deadline))
-        for replica in self.alive.values():
+        for replica in list(self.alive.values()):
             replica.interrupt()
         self._attend_until(deadline)
 
     def _kill(self) -> None:
-        for replica in self.alive.values():
+        self._watch_all()
+        for replica in list(self.alive.values()):
             replica.kill()
         # A thread that waited needs a moment to leave, also where there is no time to stop; one that is past its step
         # comes to its end.
@@ -263,12 +268,12 @@ class Supervision:
             self.left_behind.append(left)
 
     def _is_about_to_end(self, entry: int) -> bool:
-        if isinstance(self.alive[entry], ReplicaThread):
+        if isinstance(self.alive.get(entry), ReplicaThread):
             return self._run.ledger.books(entry).state >= State.STOPPED
         return True  # SIGKILL is on its way
 
     def _attend_until(self, deadline: float, waits_for: Callable[[int], bool] = lambda entry: True) -> None:
-        while any(waits_for(entry) for entry in self.alive):
+        while any(waits_for(entry) for entry in list(self.alive)):
             left = deadline - time.monotonic()
             if left <= 0:
                 return
@@ -283,6 +288,8 @@ class Supervision:
             file.close()
         for payload in self._payloads.values():
             payload.close()
+        # Also those that an interrupt has kept from being waited for.
+        self._threads_left += [replica for replica in self.alive.values() if isinstance(replica, ReplicaThread)]
         if self._threads_left:
             close_after_the_last(self._threads_left, self._run.close)
         else:

@@ -40,7 +40,6 @@ class ReplicaThread:
     """
 
     handle: int | None = None
-    ordered_to_die = False
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class ReplicaThread:
         self._leaving = False  # no exception may be raised in it from outside any more
         self._ended = False
         self._at_late_end: Callable[[], object] | None = None
-        self._interrupted = False
+        self._interrupted = self.ordered_to_die = False
         self.error: BaseException | None = None
         self.pid = os.getpid()
         self.name = thread_name(assignment)
@@ -98,7 +97,7 @@ class ReplicaThread:
 
     @property
     def ended(self) -> bool:
-        return self._ended
+        return self._ended or not self._thread.is_alive()
 
     def is_thread(self, thread: threading.Thread) -> bool:
         return self._thread is thread
@@ -114,7 +113,8 @@ class ReplicaThread:
                     return
             elif self._run.ledger.books(self._assignment.entry).state is not State.RUNNING:
                 return
-            self._interrupted = _raise_in_thread(self._thread, Aborted)
+            self._interrupted = self.ordered_to_die = True
+            _raise_in_thread(self._thread, Aborted)
 
     def kill(self) -> None:
         self.interrupt()
@@ -154,16 +154,15 @@ def _of_the_step(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSu
     return frames[start:stop]
 
 
-def _raise_in_thread(thread: threading.Thread, kind: type[BaseException] | None) -> bool:
+def _raise_in_thread(thread: threading.Thread, kind: type[BaseException] | None) -> None:
     """Have the interpreter raise this where the thread's Python code is, or (None) take back what it has not raised
-    yet. False where it cannot."""
+    yet."""
     try:
         import ctypes
-    except ImportError:  # an interpreter built without it
-        return False
+    except ImportError:  # an interpreter built without it: the thread is left behind
+        return
     exception = ctypes.py_object() if kind is None else ctypes.py_object(kind)
-    reached: int = ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), exception)
-    return reached == 1
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), exception)
 
 
 def close_after_the_last(threads: Iterable[ReplicaThread], close: Callable[[], object]) -> None:

@@ -21,7 +21,9 @@ _ENTRY_WORDS = 16
 _REPORT_BYTES = 2**20  # address space; only what a report touches costs memory
 
 _ABORT, _BELL_ARMED = 0, 1
-_STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM, _PHASE, _HAND_EDGE, _HAND, _HAND_SIZE, _WAITING = range(11)
+_STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM, _PHASE, _HAND_EDGE, _HAND, _HAND_SIZE, _WAITS_INPUT, _WAITS_ROOM = (
+    range(12)
+)
 
 EMPTY, TAKEN, DECODED = range(3)
 
@@ -44,14 +46,15 @@ class Entry:
 
     @contextlib.contextmanager
     def waiting(self, what: Waiting) -> Iterator[None]:
-        """Around a wait: says what for, and counts the time."""
+        """Around a wait: says what for, and counts the time. A replica may have a thread that waits for input and
+        another that waits for room."""
+        waits, counter = (_WAITS_INPUT, _WAIT_INPUT) if what is Waiting.INPUT else (_WAITS_ROOM, _WAIT_ROOM)
         since = time.monotonic_ns()
-        self._words[self._at + _WAITING] = what
+        self._words[self._at + waits] = 1
         try:
             yield
         finally:
-            self._words[self._at + _WAITING] = Waiting.NOTHING
-            counter = _WAIT_INPUT if what is Waiting.INPUT else _WAIT_ROOM
+            self._words[self._at + waits] = 0
             self._words[self._at + counter] += time.monotonic_ns() - since
 
     def take_in_hand(self, edge: int, block: int, size: int) -> None:
@@ -121,7 +124,7 @@ class Ledger:
             words[at + _OUT],
             words[at + _WAIT_INPUT] * 1e-9,
             words[at + _WAIT_ROOM] * 1e-9,
-            Waiting(words[at + _WAITING]),
+            Waiting.ROOM if words[at + _WAITS_ROOM] else Waiting.INPUT if words[at + _WAITS_INPUT] else Waiting.NOTHING,
         )
 
     def set_state(self, entry: int, state: State) -> None:

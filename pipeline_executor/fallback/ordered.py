@@ -76,6 +76,9 @@ class OrderedSender(Sender):
         assert self._kept is not None
         (pieces, item, place), self._kept = self._kept, None
         try:
+            # `try_send` has said that somebody sleeps here, so there will be a token to be used up.
+            with self._me.waiting(Waiting.ROOM):
+                self._order.sleep(self._bed)
             self._put(pieces, item, place)
         finally:
             self._end()
