@@ -167,7 +167,8 @@ def _run_replica(
     entry = assignment.entry
     receiver: Receiver | None = None
     set_info = set_thread_worker_info if in_thread else set_worker_info
-    reserve = bytes(_RESERVE_BYTES)
+    # A thread shares the caller's memory; and the allocator, which learns what sizes are asked for, would write to it.
+    reserve = None if in_thread else bytes(_RESERVE_BYTES)
     try:
         set_info(WorkerInfo(assignment.task, assignment.replica, assignment.num_replicas))
         if assignment.input_edge is not None:

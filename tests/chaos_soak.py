@@ -33,11 +33,9 @@ EXAMPLES_IN_A_BATCH = 25
 #: A run of a minute is one that hangs: its stacks are printed, and the soak ends.
 LONGEST_RUN_S = 60
 
-#: Growth of this process from the end of the first minutes on that is not put down to the allocators and to caches. Steps
-#: in threads make and drop up to thousands of messages at a time here, between whatever else is alive, so what is free
-#: does not all go back: small leaks are what test_in_a_row.py is for.
-WARM_UP_S = 300
-MOST_GROWTH_BYTES = 120 * 2**20
+#: Growth of this process from the end of the first minutes on that is not put down to the allocator and to caches.
+WARM_UP_S = 120
+MOST_GROWTH_BYTES = 40 * 2**20
 
 
 def _give_back_what_is_free() -> None:

@@ -87,12 +87,12 @@ def none_to_two(items: Iterable[int]) -> Iterable[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64, None])
-def test_ordered_step_yields_what_one_process_yields(parallelism: str, packets_in_flight: int | None) -> None:
+def test_ordered_step_yields_what_one_process_yields(engine: str, packets_in_flight: int | None) -> None:
     tasks = [
         task(steps.count, {"n": 10_000}),
         ordered(none_to_two, packets_in_flight=packets_in_flight),
     ]
-    assert list(results_of(tasks, parallelism)) == list(none_to_two(range(10_000)))
+    assert list(results_of(tasks, engine)) == list(none_to_two(range(10_000)))
 
 
 def test_ordered_step_after_an_ordered_step_with_as_many_packets_as_it_needs(parallelism: str) -> None:
