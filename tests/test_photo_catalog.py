@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from conftest import WAYS
 
 for package in ("numpy", "PIL", "skimage", "sklearn"):
     pytest.importorskip(package)
@@ -37,6 +38,14 @@ from photo_tiles import TILE, CatalogError, DescribedTile, Neighbour, Photo, Til
 from pipeline_executor import PipelineTask, execute
 
 Rows: TypeAlias = dict[str, list[tuple[object, ...]]]
+
+
+@pytest.fixture(params=[way for way in WAYS if not way.startswith("thread")])
+def parallelism(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> str:
+    """Each way that the example offers: its steps compute, which threads would do in turn."""
+    way, _, core = request.param.partition("/")
+    set_core(core)
+    return str(way)
 
 
 # What the tests work on
