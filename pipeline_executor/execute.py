@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
@@ -96,10 +95,11 @@ def execute(
     _refuse_unimplemented(tasks, parallelism, progress, trace)
     if parallelism == "sequential":
         if inactivity_timeout is not None:
-            warnings.warn(
+            from pipeline_executor.engines.warn import warn_caller
+
+            warn_caller(
                 "inactivity_timeout is not applied under parallelism='sequential', where nobody is left to watch",
                 RuntimeWarning,
-                stacklevel=2,
             )
         stream = _start_sequential(tasks, signatures, keep_failed_item, on_report)
     else:

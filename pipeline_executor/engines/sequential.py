@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from pipeline_executor.engines.failed_item import keep_failed_item
 from pipeline_executor.engines.failures import bounded_repr, message_error, note_second, raised, stopped_early
+from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.interfaces import (
     Aborted,
@@ -59,11 +59,10 @@ def run_sequential(
     """
     for step in plan.steps:
         if step.env:
-            warnings.warn(
+            warn_caller(
                 f"step {step.index} {step.name!r}: env is not applied under parallelism='sequential', "
                 "where the step has no process of its own",
                 RuntimeWarning,
-                stacklevel=4,  # the caller of execute
             )
     if any(step.is_async for step in plan.steps):
         from pipeline_executor.engines.async_chain import refuse_inside_a_loop
