@@ -66,6 +66,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.failed_item",
         "engines.failures",
         "engines.fork_server",
+        "engines.in_fork_server",
         "engines.inactivity",
         "engines.lifeline",
         "engines.local",

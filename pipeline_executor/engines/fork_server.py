@@ -1,4 +1,4 @@
-"""What the fork server imports before it forks, so that its children need not.
+"""The start of the fork server: what it imports before it forks, so that its children need not.
 
 multiprocessing starts one server for the life of the program, with the list that is set when it starts. Unless the
 program has set a list of its own, the modules of the first run's steps are added to it.
@@ -6,14 +6,15 @@ program has set a list of its own, the modules of the first run's steps are adde
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import multiprocessing
 from collections.abc import Sequence
 
+from pipeline_executor.engines.processes import start_method_left_open
+from pipeline_executor.engines.signals import interrupts_blocked
 from pipeline_executor.plan import StepPlan
 
-__all__ = ["preload"]
+__all__ = ["start_fork_server"]
 
 #: multiprocessing's own list.
 _DEFAULT = ["__main__"]
@@ -21,9 +22,11 @@ _DEFAULT = ["__main__"]
 #: What every replica's process imports.
 _OURS = ["pipeline_executor.engines.child", "pipeline_executor.backend"]
 
+_UNBLOCKS_INTERRUPTS = "pipeline_executor.engines.in_fork_server"
 
-def preload(steps: Sequence[StepPlan]) -> None:
-    """Have the fork server, if it does not run yet, import what the processes of these steps will need.
+
+def start_fork_server(steps: Sequence[StepPlan]) -> None:
+    """Start the fork server, if it does not run yet, and have it import what the processes of these steps will need.
 
     Where a step has an `env`, neither the steps' modules nor the main script are imported there: what they import must
     find the step's environment, not the server's.
@@ -31,15 +34,40 @@ def preload(steps: Sequence[StepPlan]) -> None:
     # There is no public way to ask for either.
     from multiprocessing.forkserver import _forkserver
 
-    running = getattr(_forkserver, "_forkserver_alive_fd", None) is not None
-    if running or list(getattr(_forkserver, "_preload_modules", [])) != _DEFAULT:
+    if getattr(_forkserver, "_forkserver_alive_fd", None) is not None:
         return
-    with contextlib.suppress(ValueError):  # no fork server on this system; starting a process says so
+    chosen = list(getattr(_forkserver, "_preload_modules", []))
+    if chosen != _DEFAULT:
+        modules = chosen
+    elif any(step.env for step in steps):
+        modules = _OURS
+    else:
+        modules = [*_DEFAULT, *_OURS, *sorted(_modules_of(steps))]
+    try:
         context = multiprocessing.get_context("forkserver")
-        if any(step.env for step in steps):
-            context.set_forkserver_preload(_OURS)
-        else:
-            context.set_forkserver_preload([*_DEFAULT, *_OURS, *sorted(_modules_of(steps))])
+    except ValueError:  # no fork server on this system; starting a process says so
+        return
+    if not _fresh_interpreters_find_us():
+        context.set_forkserver_preload(modules)
+        return
+    from multiprocessing import forkserver, resource_tracker
+
+    context.set_forkserver_preload([*modules, _UNBLOCKS_INTERRUPTS])
+    resource_tracker.ensure_running()  # which unblocks interrupts when it starts
+    with start_method_left_open(), interrupts_blocked():
+        forkserver.ensure_running()
+
+
+def _fresh_interpreters_find_us() -> bool:
+    """Whether the server will: what the program has added to `sys.path` need not be known there.
+
+    Where the server could not import our module, its children would never get a Ctrl-C.
+    """
+    import site
+    from importlib.metadata import distributions
+
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    return any(distributions(name="pipeline_executor", path=folders))
 
 
 def _modules_of(steps: Sequence[StepPlan]) -> set[str]:

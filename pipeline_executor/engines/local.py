@@ -72,6 +72,10 @@ def run_local(
     payloads = _prepare([step for step in plan.steps if not step.in_threads], start_method)
     run = None
     try:
+        if payloads and start_method == "forkserver":
+            from pipeline_executor.engines.fork_server import start_fork_server
+
+            start_fork_server([step for step in plan.steps if not step.in_threads])
         with hold_signals():  # until the run is in somebody's hands
             run = _LocalRun(
                 plan,
@@ -108,10 +112,6 @@ def _prepare(steps: list[StepPlan], start_method: str) -> dict[int, Payload]:
 
         with start_method_left_open():
             payloads = payloads_of(steps)
-        if start_method == "forkserver":
-            from pipeline_executor.engines.fork_server import preload
-
-            preload(steps)
         return payloads
     if any("<locals>" in getattr(step.function, "__qualname__", "") for step in steps):
         from pipeline_executor.engines.payload import introduce

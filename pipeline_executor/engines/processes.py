@@ -40,11 +40,18 @@ class ReplicaProcess:
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run_child, args=(launch,), name=name
         )
-        with start_method_left_open(), interrupts_blocked(context.get_start_method()):
+        start_method = context.get_start_method()
+        if start_method == "spawn":
+            from multiprocessing import resource_tracker
+
+            resource_tracker.ensure_running()  # which unblocks interrupts when it starts
+        # What the caller blocks means nothing to a child of the fork server.
+        blocked = contextlib.nullcontext() if start_method == "forkserver" else interrupts_blocked()
+        with start_method_left_open(), blocked:
             self._process.start()
         self.pid: int = self._process.pid or 0
         self.ordered_to_die = False
-        self._pidfd = self._open_pidfd(context.get_start_method())
+        self._pidfd = self._open_pidfd(start_method)
         self.handle: int = self._pidfd if self._pidfd >= 0 else self._process.sentinel
 
     def _open_pidfd(self, start_method: str) -> int:

@@ -57,20 +57,15 @@ def _restore(held: list[tuple[int, Callable[..., Any]]], arrived: list[int]) -> 
 
 
 @contextlib.contextmanager
-def interrupts_blocked(start_method: str) -> Iterator[None]:
-    """Start a process inside the block, and a Ctrl-C does not reach it before it has a process group of its own.
+def interrupts_blocked() -> Iterator[None]:
+    """Start a process inside the block, and a Ctrl-C does not reach it before it unblocks it.
 
-    Until then it belongs to the caller's group, and would show a traceback of its own. A child inherits what is
-    blocked, over an exec as well; `set_child_signals` lifts it. The fork server would pass it on to the processes that
-    other parts of the program start with it, so there nothing is blocked.
+    A child belongs to the caller's process group at first, and would show a traceback of its own. It inherits what is
+    blocked, over an exec as well. A replica lifts it in `set_child_signals`, once it has a group of its own.
     """
-    if start_method == "forkserver" or not hasattr(signal, "pthread_sigmask"):
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    if start_method == "spawn":
-        from multiprocessing import resource_tracker
-
-        resource_tracker.ensure_running()  # which unblocks interrupts when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
