@@ -13,6 +13,7 @@ cdef class Sender:
     cdef uint64_t released_seen
     cdef Spin spin
     cdef Message rest   # of try_send, for send_rest
+    cdef object rest_item   # the same, where it goes by reference: whoever never comes back for it must not leave it
     cdef uint64_t rest_place
     cdef readonly bint stopped
 
@@ -84,8 +85,11 @@ cdef class Sender:
         if self.order == NULL:
             self._hand_over(&self.rest, True)
             return
+        item, self.rest_item = self.rest_item, None
         try:
-            self._put(None, &self.rest, self.rest_place, True)
+            if self.by_reference:
+                pack_reference(item, &self.rest)
+            self._put(item, &self.rest, self.rest_place, True)
         finally:
             self._end_place()
 
@@ -180,6 +184,8 @@ cdef class Sender:
         try:
             self._encode(item, &self.rest)
             is_out = self._put(item, &self.rest, self.rest_place, False)
+            if self.by_reference and not is_out:
+                self.rest_item = take_reference(&self.rest)
         finally:
             if is_out:   # or failed
                 self._end_place()

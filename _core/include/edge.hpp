@@ -209,8 +209,15 @@ struct Edge {
   // Hands the message over. The producer holds a credit and the message's bytes are reserved. `me` counts it; null: it
   // is counted already.
   Status publish(const Region& region, ReplicaEntry* me, const Message& message) noexcept {
-    // Several producers claim by exchange-and-add; the cell is theirs alone from then on.
     std::uint64_t position;
+    if (!put_into_ring(region, message, position)) return Status::aborted;
+    if (me != nullptr) ReplicaEntry::add(me->items_out, 1);
+    return announce(region, position);
+  }
+
+  // The first half of `publish`. False: the run is aborted, and the message is not in the ring.
+  bool put_into_ring(const Region& region, const Message& message, std::uint64_t& position) noexcept {
+    // Several producers claim by exchange-and-add; the cell is theirs alone from then on.
     if (producers == 1) {
       position = tail.load(std::memory_order_relaxed);
       tail.store(position + 1, std::memory_order_relaxed);
@@ -221,14 +228,18 @@ struct Edge {
     KILL_POINT("position claimed");
     // acquire: pairs with the store in take; the consumer that had this cell last has read it
     for (unsigned turn = 0; slot->turn.load(std::memory_order_acquire) != position; ++turn) {
-      if (region.aborted()) return Status::aborted;
+      if (region.aborted()) return false;
       back_off(turn);
     }
     slot->message.copy_from(message);
     slot->turn.store(position + 1, std::memory_order_release);  // pairs with the load in try_take
     KILL_POINT("published");
-    if (me != nullptr) ReplicaEntry::add(me->items_out, 1);
-    items.notify(1);  // its fence also orders the store above before the two looks below
+    return true;
+  }
+
+  // The second half.
+  Status announce(const Region& region, std::uint64_t position) noexcept {
+    items.notify(1);  // its fence also orders the store in put_into_ring before the two looks below
     if (rings_bell) region.ring_if_armed();
     // acquire: pairs with the store in finish_consuming. A position before it was handed over before.
     if (position >= quit_position.load(std::memory_order_acquire) && !stopped.load(std::memory_order_acquire)) {

@@ -318,14 +318,16 @@ struct Order {
         // acquire: pairs with the exchanges in lay_down. Once it is closed nobody writes there before the turn has moved.
         waiting = word.exchange(0, std::memory_order_acquire);
         KILL_POINT("list taken");
-        const Status status = publish_list(region, edge, waiting & ~closed);
+        const Status status = publish_list(region, edge, word, waiting & ~closed);
         if (status != Status::ok) return status;
       }
     }
   }
 
-  // The list has the newest first.
-  Status publish_list(const Region& region, Edge& edge, std::uint64_t newest) noexcept {
+  // The list has the newest first. What cannot go out any more is put back into its slot, where the end of the run finds
+  // it.
+  Status publish_list(const Region& region, Edge& edge, Atomic<std::uint64_t>& slot_word,
+                      std::uint64_t newest) noexcept {
     std::uint64_t oldest = 0;
     while (newest != 0) {
       Node* const at = node(region, newest);
@@ -337,14 +339,29 @@ struct Order {
     Status outcome = Status::ok;
     while (oldest != 0) {
       Node* const at = node(region, oldest);
-      if (edge.counts(at->message)) to_ring(edge, at->message.size);
-      const Status status = edge.publish(region, nullptr, at->message);
-      if (status != Status::ok) outcome = status;  // aborted; what else was taken from the slot must not be lost sight of
       const std::uint64_t next = at->next;
-      region.control()->arena.release(region.base, oldest);
+      if (edge.counts(at->message)) to_ring(edge, at->message.size);
+      std::uint64_t position;
+      if (edge.put_into_ring(region, at->message, position)) {
+        const Status status = edge.announce(region, position);
+        if (status != Status::ok) outcome = status;  // aborted; the rest of the list is to be kept all the same
+        region.control()->arena.release(region.base, oldest);
+      } else {
+        outcome = Status::aborted;
+        put_back(slot_word, at, oldest);
+      }
       oldest = next;
     }
     return outcome;
+  }
+
+  static void put_back(Atomic<std::uint64_t>& word, Node* at, std::uint64_t block) noexcept {
+    // The replica that has the item may still lay down more.
+    std::uint64_t newest = word.load(std::memory_order_relaxed);
+    do {
+      at->next = newest;
+      // release: pairs with the load in newest_waiting
+    } while (!word.compare_exchange_weak(newest, block, std::memory_order_release, std::memory_order_relaxed));
   }
 };
 

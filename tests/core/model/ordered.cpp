@@ -13,7 +13,8 @@
 //   stop        the consumer returns after `leave_after` messages, as it may: everybody ends, nobody is aborted
 //   quit        the same, and it may not: the run is aborted in its name if, and only if, a message was left or came after
 //   leave       replica 0 returns after `leave_after` items, as it may: what the others have taken arrives in order
-//   abort       the supervisor aborts at any time: everybody ends
+//   abort       the supervisor aborts at any time: everybody ends, and what did not arrive is still there to be found;
+//               with `consumers` 2 as well
 //   death       one thread stops for ever anywhere; then the supervisor aborts: all others end
 
 #include <cstdint>
@@ -35,6 +36,7 @@ constexpr unsigned most_keys = 16;
 struct Setting {
   unsigned replicas = 2, items = 2, outputs = 11, tail = 0;
   unsigned limit = 4, input_limit = 8, max_bytes = 1 << 20;
+  unsigned consumers = 1;
   unsigned source = 0, blocker = UINT32_MAX, leave_after = UINT32_MAX;
   unsigned yields = 2;  // of the second thread of replica 0
 };
@@ -57,11 +59,12 @@ Edge *input, *output;
 Order* order;
 
 // Threads: the replicas, the consumer, then, where there are any, the source, the second thread of replica 0, and the
-// supervisor.
+// supervisor, and the second consumer.
 unsigned consumer() { return setting.replicas; }
 unsigned source() { return setting.replicas + 1; }
 unsigned yielder() { return setting.replicas + 1 + setting.source; }
 unsigned supervisor() { return yielder() + (kind == Kind::reader); }
+unsigned second_consumer() { return setting.consumers == 2 ? supervisor() + 1 : UINT32_MAX; }
 bool is_supervised() { return kind == Kind::abort || kind == Kind::death; }
 
 ReplicaEntry* entry(unsigned thread) { return region.entry(thread); }
@@ -173,7 +176,7 @@ void look_at(const Message& message) {
   model::note("has message %u of item %d by replica %u", static_cast<unsigned>(number), static_cast<int>(key),
               static_cast<unsigned>(replica));
   ++record.received;
-  if (key == no_items) return;
+  if (key == no_items || setting.consumers > 1) return;
   if (key > setting.items || replica >= setting.replicas) model::fail("a message with the wrong contents came");
   if (key < setting.blocker) ++record.before_blocker;
   // Of one item the numbers go up; after the end, and where a thread yields beside the one that takes, those of a replica.
@@ -190,9 +193,9 @@ void look_at(const Message& message) {
   record.last_number = number;
 }
 
-void consume() {
+void consume(unsigned index) {
   Spin spin;
-  ReplicaEntry* me = entry(consumer());
+  ReplicaEntry* me = entry(index);
   Status status = Status::ok;
   bool leaves = false;
   for (unsigned taken = 0; status == Status::ok; ++taken) {
@@ -203,9 +206,9 @@ void consume() {
     while (status == Status::empty || status == Status::interrupted) status = output->take(region, me, spin);
     if (status == Status::ok) look_at(me->hand);
   }
-  record.ended[consumer()] = leaves ? Status::end : status;
+  record.ended[index] = leaves ? Status::end : status;
   record.consumer_left = leaves;
-  if (status != Status::aborted) output->finish_consuming(region, consumer(), !leaves);
+  if (status != Status::aborted) output->finish_consuming(region, index, !leaves);
 }
 
 Status fill_input(unsigned from, unsigned until, Spin& spin) {
@@ -235,8 +238,8 @@ void thread(unsigned index) {
   Spin spin;
   if (index < setting.replicas) {
     replicate(index);
-  } else if (index == consumer()) {
-    consume();
+  } else if (index == consumer() || index == second_consumer()) {
+    consume(index);
   } else if (setting.source && index == source()) {
     record.ended[index] = fill_input(0, setting.items, spin);
   } else if (kind == Kind::reader && index == yielder()) {
@@ -266,9 +269,9 @@ void set_up() {
   region.base = model::memory();
   const EdgePlan plans[] = {
       {setting.input_limit, 1 << 20, 1, setting.replicas, kind == Kind::leave || kind == Kind::stop, 0, 0},
-      {setting.limit, setting.max_bytes, setting.replicas, 1, kind == Kind::stop, 0, 1},
+      {setting.limit, setting.max_bytes, setting.replicas, setting.consumers, kind == Kind::stop, 0, 1},
   };
-  setup_region(region.base, region_bytes, plans, 2, setting.replicas + 2);
+  setup_region(region.base, region_bytes, plans, 2, setting.replicas + 4);
   input = region.edge(0);
   output = region.edge(1);
   order = &Order::of(region, *output);
@@ -314,9 +317,30 @@ void check_that_all_arrived(bool all_items) {
       model::fail("a slot is not as it should be at the end");
 }
 
+// As take_references_left looks for them, for whom each is an object to be let go of.
+unsigned found_at_the_end() {
+  unsigned found = 0;
+  const std::uint64_t tail = output->tail.load(std::memory_order_relaxed);
+  for (std::uint64_t position = output->head.load(std::memory_order_relaxed); position < tail; ++position)
+    found += output->cell(region, position)->turn.load(std::memory_order_relaxed) == position + 1;
+  for (std::uint64_t slot = 0; slot < order->slots(); ++slot)
+    for (std::uint64_t block = order->newest_waiting(region, slot); block != 0; block = Order::waiting_before(region, block))
+      ++found;
+  return found;
+}
+
 void check() {
   const std::uint64_t word = abort_word();
-  if (kind == Kind::abort || (kind == Kind::death && model::anybody_died())) return;
+  if (kind == Kind::abort) {
+    std::uint64_t handed_over = 0;
+    for (unsigned index = 0; index < setting.replicas; ++index)
+      handed_over += entry(index)->items_out.load(std::memory_order_relaxed);
+    if (handed_over != record.received + found_at_the_end())
+      model::fail("of %u messages %u came and %u are left", static_cast<unsigned>(handed_over), record.received,
+                  found_at_the_end());
+    return;
+  }
+  if (kind == Kind::death && model::anybody_died()) return;
   if (kind == Kind::stop) {
     if (word != 0) model::fail("the run was aborted");
     return;
@@ -353,6 +377,7 @@ const char* const* thread_names() {
   for (unsigned index = 0; index < model::max_threads; ++index) {
     const char* what = index < setting.replicas        ? "replica %u"
                        : index == consumer()           ? "consumer"
+                       : index == second_consumer()    ? "consumer %u"
                        : setting.source && index == source() ? "source"
                        : kind == Kind::reader && index == yielder() ? "yielder"
                                                                     : "supervisor";
@@ -379,6 +404,7 @@ int main(int argc, char** argv) {
           assign(argument, "outputs", setting.outputs) || assign(argument, "tail", setting.tail) ||
           assign(argument, "limit", setting.limit) || assign(argument, "input_limit", setting.input_limit) ||
           assign(argument, "max_bytes", setting.max_bytes) || assign(argument, "source", setting.source) ||
+          assign(argument, "consumers", setting.consumers) ||
           assign(argument, "blocker", setting.blocker) || assign(argument, "leave_after", setting.leave_after) ||
           assign(argument, "yields", setting.yields) || assign(argument, "executions", executions) ||
           assign(argument, "preemptions", bounds.preemptions) || assign(argument, "stale_loads", bounds.stale_loads) ||
@@ -387,7 +413,8 @@ int main(int argc, char** argv) {
           assign(argument, "steps", bounds.steps)))
       refuse(argument);
   }
-  const unsigned threads = supervisor() + is_supervised();
+  if (setting.consumers > 1 && kind != Kind::abort) refuse("consumers");
+  const unsigned threads = supervisor() + is_supervised() + (setting.consumers == 2);
   if (threads > model::max_threads || setting.items > most_keys) refuse("so many");
   model::Program program;
   program.thread_names = thread_names();
