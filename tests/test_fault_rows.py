@@ -51,7 +51,8 @@ def test_a_step_that_hangs_at_any_moment_is_named(
     tasks[step] = PipelineTask(culprit, {"how": how, "moment": moment}, name="the culprit")
     with pytest.raises(InactivityError, match=f"step {step} 'the culprit'") as caught:
         execute(tasks, "process-fork", inactivity_timeout=0.5, shutdown_timeout=0.3)
-    (failure,) = caught.value.failures
+    # On a machine that is too busy another replica may have had no turn for as long, and is named beside it.
+    (failure,) = [each for each in caught.value.failures if each.task == "the culprit"]
     assert (failure.step, failure.items_in, failure.items_out) == (step, *done)
     if how == "is stopped":
         assert "is stopped by a signal" in str(caught.value)
@@ -203,6 +204,7 @@ def test_r4_nothing_partial_is_seen_of_a_message_that_cannot_be_pickled(core: st
 # ---- many
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R6")
 def test_r6_one_hundred_and_twenty_eight_replicas(core: str) -> None:
     n = 2000
@@ -217,6 +219,7 @@ def fail_in_replica_100(items: Iterable[int]) -> Iterable[int]:
     yield from items
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R4")
 def test_r4_one_of_one_hundred_and_twenty_eight_replicas_fails(core: str) -> None:
     tasks = [
@@ -239,6 +242,7 @@ def test_r6_fifty_steps(core: str) -> None:
     assert list(results) == list(range(n))
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R4")
 def test_r4_last_but_one_of_fifty_steps_dies(core: str) -> None:
     tasks: list[PipelineTask[Any, Any]] = [PipelineTask(steps.count_for_ever)]
