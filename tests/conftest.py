@@ -5,6 +5,9 @@ Fixtures to ask for:
     start_method  each start method of this system
     parallelism   every `parallelism` that is implemented, each with both cores
     engine        the same but for start methods: the default one alone, for tests to which it makes no difference
+
+The pure core under spawn and forkserver is left to the conformance suite and to `pytest -m thorough`: such processes
+are slow to start, and it treats them as it does forked ones once they have its locks and its memory.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
@@ -37,10 +41,35 @@ _uncaptured_stderr: int = -1
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the real standard error for the watchdog, whose words must not end in a test's captured output."""
     global _uncaptured_stderr
+    # A shell starts what it runs in the background with Ctrl-C ignored, and so would all that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     capture = config.pluginmanager.getplugin("capturemanager")
     assert capture is not None
     with capture.global_and_fixture_disabled():
         _uncaptured_stderr = os.dup(2)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves items out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as thorough what is more of the same; see the marks in pyproject.toml."""
+    for item in items:
+        chosen = _words_of(item)
+        everywhere = item.path.name == CONFORMANCE_SUITE
+        started_anew = bool(chosen & {"spawn", "forkserver", "process-spawn", "process-forkserver"})
+        only_where = [set(mark.args) for mark in item.iter_markers("thorough_where")]
+        if ("pure" in chosen and started_anew and not everywhere) or any(words <= chosen for words in only_where):
+            item.add_marker(pytest.mark.thorough)
+
+
+#: Runs with every core and every start method in the gate.
+CONFORMANCE_SUITE = "test_rules.py"
+
+
+def _words_of(item: pytest.Item) -> set[str]:
+    """What a test's parameters say in words, such as "process-spawn" and "pure"."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else []
+    return {word for value in values if isinstance(value, str) for word in value.split("/")}
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,7 @@ def check_flat(parallelism: str, runs: int) -> None:
     assert after[0] - before[0] < MOST_GROWTH_BYTES
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R7")
 def test_r7_a_hundred_pipelines_in_a_row_leave_the_caller_as_it_was(core: str) -> None:
     check_flat("process-fork", 100)

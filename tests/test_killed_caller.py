@@ -122,6 +122,7 @@ def seconds_until_all_are_gone(folder: Path, parallelism: str, how: str, says: i
         return time.monotonic() - killed
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("how", ["sort", "children", "held lock"])  # the others are in test_rules.py
 def test_r7_whatever_steps_do_they_go_with_the_caller(core: str, start_method: str, how: str, tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ def test_r7_processes_that_still_import_the_main_script_go_with_the_caller(core:
     seconds_until_all_are_gone(tmp_path, "process-spawn", "import", 1)
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.15])
 def test_r7_processes_that_are_being_started_go_with_the_caller(

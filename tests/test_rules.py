@@ -403,6 +403,7 @@ def check_exactly_once(items: Iterable[int], n: int) -> None:
     check.finish()
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R6")
 def test_r6_a_million_ints_through_two_replicas_arrive_exactly_once(core: str) -> None:
     n = 1_000_000
@@ -440,6 +441,8 @@ def test_r6_replicas_and_small_bounds_lose_and_repeat_nothing(
 
 
 @PROCESSES_ONLY
+@pytest.mark.thorough_where("pure", "forkserver")
+@pytest.mark.thorough_where("pure", "spawn")
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("core_name", CORES)
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
@@ -529,6 +532,8 @@ if __name__ == "__main__":
 
 
 @PROCESSES_ONLY
+@pytest.mark.thorough_where("pure", "process-forkserver")
+@pytest.mark.thorough_where("pure", "process-spawn")
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("how", ["python", "sleep", "numpy", "waiting"])
 def test_r7_children_go_when_the_caller_is_killed(parallelism: str, how: str, tmp_path: Path) -> None:
