@@ -1,5 +1,4 @@
-"""The compiled core's algorithms without Python: `cpp/edge_stress.cpp`, `cpp/order_stress.cpp`, plain and under
-sanitizers.
+"""The compiled core's algorithms without Python: the programs in `cpp`, plain and under sanitizers.
 
 ThreadSanitizer does not understand fences, and g++ warns of that; the warning is off. What it then cannot judge is how
 those who sleep meet those who wake them (`event.hpp`): that is made of fences over relaxed atomics, and a wake-up that
@@ -139,6 +138,13 @@ def test_ordered_edge_keeps_its_promises_when_threads_work_on_it(
 ) -> None:
     mode, *numbers = case
     result = run(build(sanitizer, "order_stress"), mode, waiting, *numbers)
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout, result.stderr) == ("ok\n", "")
+
+
+@pytest.mark.parametrize("sanitizer", FLAGS)
+def test_a_message_that_an_abort_keeps_from_the_ring_is_still_in_its_slot(build: Build, sanitizer: str) -> None:
+    result = run(build(sanitizer, "order_abort"))
     assert result.returncode == 0, result.stderr
     assert (result.stdout, result.stderr) == ("ok\n", "")
 

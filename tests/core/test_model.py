@@ -129,6 +129,7 @@ ORDERED_CHECKS = [
     f"leave leave_after=1 items=3 outputs=111 {SMALL}",
     f"abort {SMALL}",
     f"abort limit=3 max_bytes=16 {SMALL}",
+    "abort consumers=2 limit=2 items=3 outputs=111 preemptions=0 stale_loads=0",
     "death deaths=1 preemptions=1 stale_loads=0",
 ]
 
@@ -408,6 +409,8 @@ ORDERED_FAULTS = [
         READER,
     ),
     Change("order.hpp", f"me->place_lock.exchange(1, {ACQUIRE}) != 0", "false", READER),
+    # the abort
+    Change("order.hpp", "made->next = newest;", "made->next = 0;", "abort items=2 outputs=12 limit=5", "are left"),
 ]
 
 # Orders and fences that are stronger than they need be, because others beside them do the same. The checker must find
