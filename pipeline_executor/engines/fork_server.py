@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import sys
 from collections.abc import Sequence
 
 from pipeline_executor.engines.processes import start_method_left_open
@@ -63,6 +64,8 @@ def _fresh_interpreters_find_us() -> bool:
 
     Where the server could not import our module, its children would never get a Ctrl-C.
     """
+    if sys.flags.no_site:
+        return False
     import site
     from importlib.metadata import distributions
 
