@@ -13,6 +13,7 @@ are slow to start, and it treats them as it does forked ones once they have its 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -60,6 +61,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         only_where = [set(mark.args) for mark in item.iter_markers("thorough_where")]
         if ("pure" in chosen and started_anew and not everywhere) or any(words <= chosen for words in only_where):
             item.add_marker(pytest.mark.thorough)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector leave alone what the imports have made: thousands of forked children would each copy it all to
+    look at it, and so would each look for what a test has left."""
+    gc.collect()
+    gc.freeze()
 
 
 #: Runs with every core and every start method in the gate.
