@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from left_behind import Belongings
@@ -45,6 +46,8 @@ def test_r7_each_kind_of_thing_that_a_run_could_leave_is_seen() -> None:
     signal.signal(signal.SIGUSR1, handler)
 
     lock = multiprocessing.get_context("spawn").Lock()  # has a name under spawn until it is collected
-    assert [text.split()[:2] for text in seen()] == [["shared", "memory"]]
+    file = Path("/dev/shm", f"sem.{lock._semlock.name[1:]}")  # type: ignore[attr-defined]
+    assert file.exists()
+    assert seen() == [f"shared memory {file.name}"], sorted(os.listdir(file.parent))
     del lock
     assert seen() == []
