@@ -192,6 +192,8 @@ cdef class Sender:
         return is_out
 
     cdef int _end_place(self) except -1:
+        if self.run.region.base == NULL:   # closed meanwhile, which whoever yields is being told
+            return 0
         cdef Region* region = self.run._open()
         check_wait(self.order.end(region[0], self.edge[0], self.me), self.me)
         return 0
@@ -201,17 +203,22 @@ cdef class Sender:
 
     cdef bint _put(self, object item, Message* message, uint64_t place, bint may_wait) except -1:
         """False if it can be neither published nor laid down now, and may not wait."""
-        cdef uint64_t handed_over = self.me.items_out.load(relaxed)
+        cdef bint is_out = False
         try:
-            return self._put_now_or_later(item, message, place, may_wait)
+            return self._put_now_or_later(item, message, place, may_wait, &is_out)
         except BaseException:
-            if self.by_reference and self.me.items_out.load(relaxed) == handed_over:
+            if self.by_reference and not is_out:
                 take_reference(message)
             raise
 
-    cdef bint _put_now_or_later(self, object item, Message* message, uint64_t place, bint may_wait) except -1:
+    cdef bint _put_now_or_later(
+        self, object item, Message* message, uint64_t place, bint may_wait, bint* is_out
+    ) except -1:
+        """Says in `is_out` whether others have the message, also where it raises."""
         cdef Region* region = self.run._open()
+        cdef uint64_t handed_over = self.me.items_out.load(relaxed)
         cdef Status status = self.order.put_now(region[0], self.edge[0], self.me, message[0], place)
+        is_out[0] = self.me.items_out.load(relaxed) != handed_over
         while status != Status.ok:
             if status == Status.stopped:
                 if self.by_reference:
@@ -230,7 +237,8 @@ cdef class Sender:
             self.run.uses += 1
             with nogil:
                 status = self.order.put(self.run.lasting, self.edge[0], self.me, message[0], place, self.spin)
-            self.run._after_wait()
+            is_out[0] = self.me.items_out.load(relaxed) != handed_over
+            self.run._after_wait()   # which may take the run's memory away
         return True
 
 

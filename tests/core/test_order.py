@@ -6,8 +6,10 @@ Edge 0 leads from a source (entry 0) to the step's replicas (entries 1, 2, ...),
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +57,18 @@ class Step:
 
 @contextlib.contextmanager
 def open_step(
-    replicas: int = 2, inputs: int = 20, *, packets: int = 16, limit_bytes: int = 2**20, **input_settings: Any
+    replicas: int = 2,
+    inputs: int = 20,
+    *,
+    packets: int = 16,
+    limit_bytes: int = 2**20,
+    by_reference: bool = False,
+    **input_settings: Any,
 ) -> Iterator[Step]:
     """A step whose input is there already; its end is not."""
     edges = (
         EdgeLayout(1, replicas, 64, **input_settings),
-        EdgeLayout(replicas, 1, packets, limit_bytes, ordered=True),
+        EdgeLayout(replicas, 1, packets, limit_bytes, ordered=True, by_reference=by_reference),
     )
     with open_run(*edges, entries=replicas + 2) as run:
         source = run.sender(0, 0, None)
@@ -271,6 +279,58 @@ def test_ordered_waits_end_when_the_run_is_aborted() -> None:
             step.run.abort(Cause.CLOSED, 0)
         with pytest.raises(Aborted):
             step.take(0)
+
+
+class Thing:
+    pass
+
+
+def test_ordered_object_that_waits_is_let_go_of_when_the_run_is_closed(core: str) -> None:
+    if core == "pure":
+        pytest.skip("an engine closes its run when nobody waits any more")
+    with open_step(packets=3, by_reference=True) as step:
+        assert (step.take(0), step.take(1)) == (0, 1)
+        things = [Thing()]
+        reference = weakref.ref(things[0])
+        with in_a_thread(step, lambda: step.sends(1, things.pop())):
+            until(lambda: step.waits(1) is Waiting.ROOM)
+            step.run.close()
+        gc.collect()
+        assert reference() is None
+
+
+def test_ordered_object_that_could_not_be_sent_at_once_is_let_go_of_with_its_sender(core: str) -> None:
+    with open_step(packets=3, by_reference=True) as step:
+        assert (step.take(0), step.take(1)) == (0, 1)
+        thing = Thing()
+        reference = weakref.ref(thing)
+        assert step.senders[1].try_reserve()
+        assert not step.senders[1].try_send(thing)
+        del thing
+        assert reference() is not None
+        step.run.close()
+        if core == "compiled":  # whose memory is gone without a word from the interpreter
+            with pytest.raises(ValueError, match="closed"):
+                step.senders[1].send_rest()
+        step.senders.clear()
+        gc.collect()
+        assert reference() is None
+
+
+class ClosesTheRun:
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __reduce__(self) -> Any:
+        self.run.close()
+        return int, ()
+
+
+def test_ordered_message_that_closes_the_run_while_it_is_pickled_is_an_error() -> None:
+    with open_step() as step:
+        assert step.take(0) == 0
+        with pytest.raises(ValueError, match="closed"):
+            step.sends(0, ClosesTheRun(step.run))
 
 
 def test_ordered_waits_end_when_the_sink_stops_early() -> None:
