@@ -159,6 +159,50 @@ def test_fork_server_leaves_what_env_is_for_to_the_steps_process(core: str, tmp_
     assert "1" in [value for _, value in imports]
 
 
+SCRIPT_WITH_A_PROCESS_OF_ITS_OWN = """
+import multiprocessing, os, signal
+from multiprocessing import resource_tracker
+from pipeline_executor import PipelineTask, execute
+import steps
+
+def is_blocked():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+def tell():
+    found = [is_blocked(), signal.getsignal(signal.SIGINT) is signal.default_int_handler]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGINT}})
+    if os.fork() == 0:  # with a reason of the program's own to block it
+        os._exit(10 + is_blocked())
+    print(*found, os.waitstatus_to_exitcode(os.wait()[1]) - 10, flush=True)
+
+if __name__ == "__main__":
+    resource_tracker.ensure_running()  # which unblocks interrupts when it starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {{{blocked}}})
+    execute([PipelineTask(steps.count, {{"n": 1}}), PipelineTask(steps.swallow)], "process-forkserver")
+    process = multiprocessing.get_context("forkserver").Process(target=tell)
+    process.start()
+    process.join()
+    print(is_blocked())
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize(("blocked", "seen"), [("", "False True 1\nFalse\n"), ("signal.SIGINT", "True True 1\nTrue\n")])
+def test_fork_server_gives_the_programs_own_processes_their_interrupts(
+    core: str, tmp_path: Path, blocked: str, seen: str
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT_WITH_A_PROCESS_OF_ITS_OWN.format(blocked=blocked))
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (seen, "")
+
+
 @needs_fork
 def test_fork_server_that_the_program_has_set_up_is_left_alone(core: str, tmp_path: Path) -> None:
     before = "import multiprocessing; multiprocessing.set_forkserver_preload(['json'])"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline_executor.engines.processes import start_method_left_open
 from pipeline_executor.engines.signals import interrupts_blocked
@@ -48,28 +50,33 @@ def start_fork_server(steps: Sequence[StepPlan]) -> None:
         context = multiprocessing.get_context("forkserver")
     except ValueError:  # no fork server on this system; starting a process says so
         return
-    if not _fresh_interpreters_find_us():
-        context.set_forkserver_preload(modules)
+    # What the program has set for modules that cannot be imported (CPython 3.15) stays as it is.
+    on_error = getattr(_forkserver, "_preload_on_error", None)
+    options: dict[str, Any] = {} if on_error is None else {"on_error": on_error}
+    if not _may_block_interrupts():
+        context.set_forkserver_preload(modules, **options)
         return
     from multiprocessing import forkserver, resource_tracker
 
-    context.set_forkserver_preload([*modules, _UNBLOCKS_INTERRUPTS])
+    # First, so that what another module forks while it is imported finds the hook; the main script comes before all.
+    context.set_forkserver_preload([_UNBLOCKS_INTERRUPTS, *modules], **options)
     resource_tracker.ensure_running()  # which unblocks interrupts when it starts
     with start_method_left_open(), interrupts_blocked():
         forkserver.ensure_running()
 
 
-def _fresh_interpreters_find_us() -> bool:
-    """Whether the server will: what the program has added to `sys.path` need not be known there.
-
-    Where the server could not import our module, its children would never get a Ctrl-C.
-    """
+def _may_block_interrupts() -> bool:
+    """Not where the program itself has blocked them, which its children are to inherit. Nor where the server might not
+    find our module, and its children would never get a Ctrl-C: what the program has added to `sys.path` need not be
+    known there."""
+    if not hasattr(signal, "pthread_sigmask") or signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        return False
     if sys.flags.no_site:
         return False
     import site
     from importlib.metadata import distributions
 
-    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     return any(distributions(name="pipeline_executor", path=folders))
 
 

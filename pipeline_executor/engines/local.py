@@ -72,11 +72,11 @@ def run_local(
     payloads = _prepare([step for step in plan.steps if not step.in_threads], start_method)
     run = None
     try:
-        if payloads and start_method == "forkserver":
-            from pipeline_executor.engines.fork_server import start_fork_server
-
-            start_fork_server([step for step in plan.steps if not step.in_threads])
         with hold_signals():  # until the run is in somebody's hands
+            if payloads and start_method == "forkserver":
+                from pipeline_executor.engines.fork_server import start_fork_server
+
+                start_fork_server([step for step in plan.steps if not step.in_threads])
             run = _LocalRun(
                 plan,
                 core,

@@ -41,7 +41,7 @@ class ReplicaProcess:
             target=run_child, args=(launch,), name=name
         )
         start_method = context.get_start_method()
-        if start_method == "spawn":
+        if start_method == "spawn" and hasattr(signal, "pthread_sigmask"):
             from multiprocessing import resource_tracker
 
             resource_tracker.ensure_running()  # which unblocks interrupts when it starts
