@@ -314,6 +314,9 @@ def is_certain(pipeline: Pipeline, fault: Fault) -> bool:
         return False
     if any(step.stops_after is not None for step in pipeline.steps):
         return False
+    # One of them may return before the other fault comes, and have lost nothing.
+    if any(other != fault and other.how == "returns" and other.step <= fault.step for other in pipeline.faults):
+        return False
     if fault.moment != "item":
         return True
     numbers = numbers_at(pipeline, fault.step)
