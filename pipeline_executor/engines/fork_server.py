@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def start_fork_server(steps: Sequence[StepPlan]) -> None:
 
     if getattr(_forkserver, "_forkserver_alive_fd", None) is not None:
         return
-    chosen = list(getattr(_forkserver, "_preload_modules", []))
+    chosen = [name for name in getattr(_forkserver, "_preload_modules", []) if name != _UNBLOCKS_INTERRUPTS]
     if chosen != _DEFAULT:
         modules = chosen
     elif any(step.env for step in steps):
@@ -61,8 +62,12 @@ def start_fork_server(steps: Sequence[StepPlan]) -> None:
     # First, so that what another module forks while it is imported finds the hook; the main script comes before all.
     context.set_forkserver_preload([_UNBLOCKS_INTERRUPTS, *modules], **options)
     resource_tracker.ensure_running()  # which unblocks interrupts when it starts
-    with start_method_left_open(), interrupts_blocked():
-        forkserver.ensure_running()
+    try:
+        with start_method_left_open(), interrupts_blocked():
+            forkserver.ensure_running()
+    except BaseException:
+        context.set_forkserver_preload(chosen, **options)
+        raise
 
 
 def _may_block_interrupts() -> bool:
@@ -71,10 +76,12 @@ def _may_block_interrupts() -> bool:
     known there."""
     if not hasattr(signal, "pthread_sigmask") or signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         return False
-    if sys.flags.no_site:
-        return False
     import site
     from importlib.metadata import distributions
+    from multiprocessing import spawn
+
+    if sys.flags.no_site or os.fsdecode(spawn.get_executable()) != sys.executable:
+        return False
 
     folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     return any(distributions(name="pipeline_executor", path=folders))

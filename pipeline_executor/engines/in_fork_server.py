@@ -2,6 +2,7 @@
 
 The server ignores a Ctrl-C only once it serves; one that comes while it still imports would end it with a traceback of
 its own. What is blocked goes over to its children, to whom a Ctrl-C may well be meant: they unblock it first of all.
+Only what a module starts by `subprocess` while the server imports it has it blocked, since no hook runs there.
 """
 
 from __future__ import annotations
