@@ -41,17 +41,14 @@ def _descendants() -> list[psutil.Process]:
 def _pids_below(pid: int) -> list[int] | None:
     """Of the children and theirs; None where the system has no such list. psutil looks at every process there is, which
     takes longer than most tests."""
+    if not Path("/proc/thread-self/children").exists():
+        return None
     found: list[int] = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-        lists = [Path(f"/proc/{pid}/task/{thread}/children").read_text() for thread in threads]
-    except FileNotFoundError:
-        # Gone, or a kernel without these lists.
-        return None if pid == os.getpid() else found
-    except ProcessLookupError:
-        return found
-    for child in map(int, " ".join(lists).split()):
-        found += [child, *(_pids_below(child) or [])]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process ends
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread does
+                for child in map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()):
+                    found += [child, *(_pids_below(child) or [])]
     return found
 
 
