@@ -78,14 +78,15 @@ def _descriptors() -> dict[str, str]:
     return targets
 
 
-# The names of this session's semaphores, told from those of other programs on the machine.
-_PREFIX = f"/mp-test-{os.getpid()}"
-multiprocessing.process.current_process()._config["semprefix"] = _PREFIX  # type: ignore[attr-defined]
+# The names of this session's semaphores, told from those of other programs on the machine: by our prefix, and by that
+# which joblib gives them all once it has been imported, as scikit-learn does.
+multiprocessing.process.current_process()._config["semprefix"] = f"/mp-test-{os.getpid()}"  # type: ignore[attr-defined]
+_PREFIXES = (f"sem.mp-test-{os.getpid()}-", f"sem.loky-{os.getpid()}-")
 
 
 def _named_shared_memory() -> set[str]:
     folder = Path("/dev/shm")
-    return {entry.name for entry in folder.iterdir() if _PREFIX[1:] in entry.name} if folder.exists() else set()
+    return {entry.name for entry in folder.iterdir() if entry.name.startswith(_PREFIXES)} if folder.exists() else set()
 
 
 def _signal_handlers() -> dict[int, Any]:
