@@ -57,13 +57,12 @@ def start_fork_server(steps: Sequence[StepPlan]) -> None:
     if not _may_block_interrupts():
         context.set_forkserver_preload(modules, **options)
         return
-    from multiprocessing import forkserver, resource_tracker
+    from multiprocessing import forkserver
 
     # First, so that what another module forks while it is imported finds the hook; the main script comes before all.
     context.set_forkserver_preload([_UNBLOCKS_INTERRUPTS, *modules], **options)
-    resource_tracker.ensure_running()  # which unblocks interrupts when it starts
     try:
-        with start_method_left_open(), interrupts_blocked():
+        with start_method_left_open(), interrupts_blocked(starts_tracker=True):
             forkserver.ensure_running()
     except BaseException:
         context.set_forkserver_preload(chosen, **options)
@@ -76,12 +75,12 @@ def _may_block_interrupts() -> bool:
     known there."""
     if not hasattr(signal, "pthread_sigmask") or signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         return False
-    import site
-    from importlib.metadata import distributions
     from multiprocessing import spawn
 
     if sys.flags.no_site or os.fsdecode(spawn.get_executable()) != sys.executable:
         return False
+    import site
+    from importlib.metadata import distributions
 
     folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     return any(distributions(name="pipeline_executor", path=folders))

@@ -69,14 +69,15 @@ def run_local(
         Whatever a step raised, or a TaskError.
     """
     context = multiprocessing.get_context(start_method)
-    payloads = _prepare([step for step in plan.steps if not step.in_threads], start_method)
+    in_processes = [step for step in plan.steps if not step.in_threads]
+    payloads = _prepare(in_processes, start_method)
     run = None
     try:
         with hold_signals():  # until the run is in somebody's hands
             if payloads and start_method == "forkserver":
                 from pipeline_executor.engines.fork_server import start_fork_server
 
-                start_fork_server([step for step in plan.steps if not step.in_threads])
+                start_fork_server(in_processes)
             run = _LocalRun(
                 plan,
                 core,

@@ -41,12 +41,12 @@ class ReplicaProcess:
             target=run_child, args=(launch,), name=name
         )
         start_method = context.get_start_method()
-        if start_method == "spawn" and hasattr(signal, "pthread_sigmask"):
-            from multiprocessing import resource_tracker
-
-            resource_tracker.ensure_running()  # which unblocks interrupts when it starts
         # What the caller blocks means nothing to a child of the fork server.
-        blocked = contextlib.nullcontext() if start_method == "forkserver" else interrupts_blocked()
+        blocked = (
+            contextlib.nullcontext()
+            if start_method == "forkserver"
+            else interrupts_blocked(starts_tracker=start_method == "spawn")
+        )
         with start_method_left_open(), blocked:
             self._process.start()
         self.pid: int = self._process.pid or 0

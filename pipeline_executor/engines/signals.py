@@ -57,15 +57,22 @@ def _restore(held: list[tuple[int, Callable[..., Any]]], arrived: list[int]) -> 
 
 
 @contextlib.contextmanager
-def interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked(*, starts_tracker: bool) -> Iterator[None]:
     """Start a process inside the block, and a Ctrl-C does not reach it before it unblocks it.
 
     A child belongs to the caller's process group at first, and would show a traceback of its own. It inherits what is
     blocked, over an exec as well. A replica lifts it in `set_child_signals`, once it has a group of its own.
+
+    Arguments:
+        starts_tracker: what is done in the block would start multiprocessing's resource tracker.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    if starts_tracker:
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which unblocks interrupts when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
