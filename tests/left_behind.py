@@ -25,30 +25,29 @@ def _is_the_interpreters_own(process: psutil.Process) -> bool:
     return "multiprocessing.forkserver" in command or "multiprocessing.resource_tracker" in command
 
 
+_SYSTEM_LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
+
+
 def _descendants() -> list[psutil.Process]:
     """Those of this process, but for the interpreter's own."""
-    pids = _pids_below(os.getpid())
-    if pids is None:
-        processes = psutil.Process().children(recursive=True)
-    else:
+    if _SYSTEM_LISTS_CHILDREN:
         processes = []
-        for pid in pids:
+        for pid in _pids_below(os.getpid()):
             with contextlib.suppress(psutil.NoSuchProcess):
                 processes.append(psutil.Process(pid))
+    else:
+        processes = psutil.Process().children(recursive=True)
     return [process for process in processes if not _is_the_interpreters_own(process)]
 
 
-def _pids_below(pid: int) -> list[int] | None:
-    """Of the children and theirs; None where the system has no such list. psutil looks at every process there is, which
-    takes longer than most tests."""
-    if not Path("/proc/thread-self/children").exists():
-        return None
+def _pids_below(pid: int) -> list[int]:
+    """Of the children and theirs. psutil looks at every process there is, which takes longer than most tests."""
     found: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process ends
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread does
                 for child in map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()):
-                    found += [child, *(_pids_below(child) or [])]
+                    found += [child, *_pids_below(child)]
     return found
 
 

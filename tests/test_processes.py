@@ -129,11 +129,9 @@ def sink(items: Iterable[int]) -> None:
 """
 
 
-def run_script(folder: Path, *, env: str = "None", before: str = "") -> tuple[str, list[list[str]]]:
-    """The fork server's pid, and for each import of the steps' module where it was and what it found."""
-    (folder / "a_module_of_steps.py").write_text(MODULE)
-    (folder / "script.py").write_text(SCRIPT.format(env=env, before=before))
-    done = subprocess.run(
+def run_text(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(text)
+    return subprocess.run(
         [sys.executable, "script.py"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
@@ -141,6 +139,12 @@ def run_script(folder: Path, *, env: str = "None", before: str = "") -> tuple[st
         text=True,
         check=True,
     )
+
+
+def run_script(folder: Path, *, env: str = "None", before: str = "") -> tuple[str, list[list[str]]]:
+    """The fork server's pid, and for each import of the steps' module where it was and what it found."""
+    (folder / "a_module_of_steps.py").write_text(MODULE)
+    done = run_text(folder, SCRIPT.format(env=env, before=before))
     imports = [line.split() for line in done.stderr.splitlines() if line.startswith("imported in")]
     return done.stdout.strip(), [[words[2], words[4]] for words in imports]
 
@@ -191,15 +195,7 @@ if __name__ == "__main__":
 def test_fork_server_gives_the_programs_own_processes_their_interrupts(
     core: str, tmp_path: Path, blocked: str, seen: str
 ) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT_WITH_A_PROCESS_OF_ITS_OWN.format(blocked=blocked))
-    done = subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_text(tmp_path, SCRIPT_WITH_A_PROCESS_OF_ITS_OWN.format(blocked=blocked))
     assert (done.stdout, done.stderr) == (seen, "")
 
 

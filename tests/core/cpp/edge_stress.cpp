@@ -34,17 +34,10 @@
 #define memory_order_acq_rel memory_order_relaxed
 #endif
 
+#include "check.hpp"
 #include "layout.hpp"
 
 using namespace pipeline_executor;
-
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
-      std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      std::_Exit(1);                                                                \
-    }                                                                               \
-  } while (0)
 
 namespace {
 

@@ -5,19 +5,11 @@
 // says what was wrong and exits with 1.
 
 #include <cstdio>
-#include <cstdlib>
 
+#include "check.hpp"
 #include "layout.hpp"
 
 using namespace pipeline_executor;
-
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
-      std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      std::_Exit(1);                                                                \
-    }                                                                               \
-  } while (0)
 
 namespace {
 
