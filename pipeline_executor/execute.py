@@ -107,8 +107,8 @@ def execute(
             tasks,
             signatures,
             parallelism,
-            shutdown_timeout,
-            inactivity_timeout,
+            float(shutdown_timeout),
+            None if inactivity_timeout is None else float(inactivity_timeout),
             keep_failed_item,
             on_report,
         )
@@ -224,7 +224,29 @@ def _start_method(parallelism: str) -> str:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    from numbers import Real  # as numpy's numbers are, which are no int and no float
+
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+#: What the ways to run are called elsewhere, in lower case without "-" and "_".
+_OTHER_NAMES = {
+    **dict.fromkeys(("fork", "forking"), "process-fork"),
+    **dict.fromkeys(("forkserver",), "process-forkserver"),
+    **dict.fromkeys(("spawn", "loky", "spawning"), "process-spawn"),
+    **dict.fromkeys(("processes", "multiprocessing", "multiprocess", "mp", "parallel"), "process"),
+    **dict.fromkeys(("threads", "threading", "multithreading", "multithread"), "thread"),
+    **dict.fromkeys(("serial", "single", "sync", "synchronous", "debug", "none"), "sequential"),
+}
+
+
+def _meant_parallelism(given: object) -> str:
+    import difflib  # here, because only a wrong call needs it
+
+    word = str(given).lower().replace("-", "").replace("_", "")
+    names = {name.replace("-", ""): name for name in _PARALLELISMS} | _OTHER_NAMES
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+    return f"Did you mean {names[close[0]]!r}? " if close else ""
 
 
 def _option_defects(parallelism: object, shutdown_timeout: object, inactivity_timeout: object) -> list[Defect]:
@@ -238,7 +260,7 @@ def _option_defects(parallelism: object, shutdown_timeout: object, inactivity_ti
             Defect(
                 "execute(parallelism=...)",
                 f"there is no parallelism {parallelism!r}",
-                f"Use one of: {', '.join(_PARALLELISMS)}.",
+                f"{_meant_parallelism(parallelism)}Use one of: {', '.join(_PARALLELISMS)}.",
             )
         )
     else:

@@ -10,6 +10,7 @@ from typing import Any, Never
 
 import pytest
 
+from pipeline_executor import execute
 from pipeline_executor.errors import PipelineError, PipelineTypeError
 from pipeline_executor.task import PipelineTask
 from pipeline_executor.typecheck import check_definition
@@ -363,6 +364,172 @@ def test_stream_may_be_given_by_star_args() -> None:
     assert signature.stream_name == "xs"
 
 
+# --- frequent mistakes: the advice says what to write
+
+
+def without_wraps(function: Any) -> Any:
+    def wrapper(*arguments: Any, **constants: Any) -> Any:
+        return function(*arguments, **constants)
+
+    wrapper.__annotations__.clear()
+    return wrapper
+
+
+class WithoutUpdateWrapper:
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, xs):  # type: ignore[no-untyped-def]
+        return self.function(xs)
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "advice"),
+    [
+        (without_wraps(double), "Write @functools.wraps(function) on the line above def wrapper"),
+        (without_wraps(functools.partial(tokenize, language="en")), "Write @functools.wraps(function)"),
+        (WithoutUpdateWrapper(double), "Call functools.update_wrapper(self, function)"),
+    ],
+)
+def test_wrapper_without_functools_wraps_is_told_to_use_it(wrapped: Any, advice: str) -> None:
+    (defect,) = defects_of(task(numbers), task(wrapped))
+    assert "is a wrapper around '" in defect.splitlines()[1]
+    assert "test_definition.py:" in defect.splitlines()[1]
+    assert advice in defect.splitlines()[2]
+
+
+def test_closure_over_a_function_for_one_item_is_no_wrapper() -> None:
+    def apply_to_all(convert: Callable[[int], str]) -> Any:
+        def step(xs):  # type: ignore[no-untyped-def]
+            yield from map(convert, xs)
+
+        return step
+
+    def to_text(x: int) -> str:
+        return str(x)
+
+    assert all("wrapper" not in defect for defect in defects_of(task(numbers), task(apply_to_all(to_text))))
+
+
+def takes_one(x: int) -> None:
+    pass
+
+
+def one_to_float(x: int) -> float:
+    return x / 2
+
+
+def one_with_constant(x: int, factor: float) -> float:
+    return x * factor
+
+
+def one_untyped(x):  # type: ignore[no-untyped-def]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("generator", "step"),
+    [
+        (
+            one_to_float,
+            "def one_to_float_all(items: Iterable[int]) -> Iterable[float]: yield from map(one_to_float, items)",
+        ),
+        (
+            one_with_constant,
+            "factor) -> Iterable[float]: yield from (one_with_constant(item, factor) for item in items)",
+        ),
+        (takes_one, "def takes_one_all(items: Iterable[int]) -> None: for item in items: takes_one(item)"),
+        (one_untyped, "def one_untyped_all(items: Iterable[int]) -> Iterable["),
+        (abs, "def abs_all(items: Iterable[int]) -> Iterable["),
+    ],
+)
+def test_function_for_one_item_is_shown_the_step_around_it(generator: Any, step: str) -> None:
+    constants = {"factor": 2.0} if generator is one_with_constant else None
+    assert step in defects_of(task(numbers), task(generator, constants=constants))[0].splitlines()[2]
+
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        ([1, 2], "def source(items: Iterable[int]) -> Iterable[int]: yield from items; and pass the data to it"),
+        (range(3), "def source(items: Iterable[int]) -> Iterable[int]: yield from items; and pass the data to it"),
+        ((), 'PipelineTask(source, constants={"items": ...})'),
+        ({"a": 1}, 'PipelineTask(source, constants={"items": ...})'),
+        (map(str, ()), "Make it inside of a source: def source()"),
+        ("path", "Make it inside of a source: def source()"),
+    ],
+)
+def test_data_given_as_the_source_is_shown_a_source(data: Any, advice: str) -> None:
+    (defect,) = defects_of(task(data), task(save))
+    assert "the generator is not callable" in defect.splitlines()[1]
+    assert advice in defect.splitlines()[2]
+
+
+def test_data_given_as_a_later_step_is_told_that_steps_are_functions() -> None:
+    (defect,) = defects_of(task(numbers), task([1, 2]))
+    assert "pass the data as one of its constants" in defect.splitlines()[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("fork", "process-fork"),
+        ("Spawn", "process-spawn"),
+        ("forkserver", "process-forkserver"),
+        ("process_fork", "process-fork"),
+        ("processes", "process"),
+        ("multiprocessing", "process"),
+        ("threads", "thread"),
+        ("sequental", "sequential"),
+        (None, "sequential"),
+    ],
+)
+def test_unknown_parallelism_is_told_what_was_meant(given: Any, meant: str) -> None:
+    with pytest.raises(PipelineTypeError, match=f"Did you mean '{meant}'"):
+        execute([task(numbers), task(save)], given)
+
+
+def test_unknown_parallelism_like_no_other_is_told_all() -> None:
+    with pytest.raises(PipelineTypeError, match="'quantum'\\n    Use one of: process, process-fork"):
+        execute([task(numbers), task(save)], "quantum")
+
+
+def counted(xs: Iterable[int], n: int = 0, share: float = 0, on: bool = False, sizes: list[int] | None = None) -> None:
+    pass
+
+
+def of_sizes(xs: Iterable[int], sizes: list[int]) -> None:
+    pass
+
+
+def test_numpy_scalar_for_a_plain_type_is_told_to_convert() -> None:
+    numpy = pytest.importorskip("numpy")
+    first, second, third = defects_of(
+        task(numbers), task(counted, constants={"n": numpy.int64(1), "share": numpy.float32(1), "on": numpy.True_})
+    )
+    assert "Convert it with int()" in first
+    assert "Convert it with float()" in second
+    assert "numpy.bool" in third
+    assert "Convert it with bool()" in third
+    (defect,) = defects_of(task(numbers), task(of_sizes, constants={"sizes": [1, numpy.int64(1)]}))
+    assert "convert each with .item()" in defect
+    (defect,) = defects_of(task(numbers), task(of_sizes, constants={"sizes": numpy.arange(2)}))
+    assert "Convert it with .tolist()" in defect
+    (defect,) = defects_of(task(numbers), task(double, num_procs=numpy.int64(2)))
+    assert "Convert it: num_procs=int(...)" in defect
+
+
+def test_numpy_scalar_that_is_yielded_is_told_to_convert() -> None:
+    numpy = pytest.importorskip("numpy")
+
+    def source() -> Iterable[Any]:
+        yield
+
+    source.__annotations__["return"] = Iterable[numpy.int64]
+    (defect,) = defects_of(task(source), task(double))
+    assert "Convert each item with int(), or accept int64" in defect
+
+
 # --- the ends of the stream
 
 
@@ -559,7 +726,10 @@ def test_setting_wrong(settings: dict[str, Any], what: str, check_types: bool) -
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"num_procs": 2}, "num_procs is 2, but the first step has exactly one replica: it is the one truth"),
+        (
+            {"num_procs": 2},
+            "num_procs is 2, but the first step has exactly one replica: the source must run once",
+        ),
         ({"num_threads": 2}, "num_threads is 2, but the first step has exactly one replica"),
         ({"may_stop_early": True}, "may_stop_early is set, but the first step has no input"),
     ],

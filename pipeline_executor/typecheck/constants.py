@@ -18,6 +18,7 @@ from typing import Any
 from pipeline_executor.typecheck.annotations import Absent, module_scope, show, unresolved_names
 from pipeline_executor.typecheck.assignable import Relation
 from pipeline_executor.typecheck.callables import function_form
+from pipeline_executor.typecheck.conversions import advice_for_value
 from pipeline_executor.typecheck.defects import Finding
 from pipeline_executor.typecheck.forms import (
     DYNAMIC,
@@ -66,7 +67,8 @@ def constant_findings(signature: StepSignature, constants: Mapping[Any, Any] | N
         if detail is not None:
             yield Finding(
                 f"constant {name!r} is {_repr.repr(value)}, which is not {show(annotation)}",
-                f"{detail[:_MAX_DETAIL_CHARS]}. Give a value of that type, or change the annotation of {name!r}.",
+                f"{detail[:_MAX_DETAIL_CHARS]}. {advice_for_value(value, annotation) or 'Give a value of that type'}, "
+                f"or change the annotation of {name!r}.",
             )
 
 
@@ -108,8 +110,10 @@ def _is_plain(form: Form) -> bool:
 
 def _sentence(path: tuple[str, ...], value: object, form: Form) -> str:
     """In typeguard's words: "item 1 of value of key 'a' is not an instance of int"."""
-    what = " of ".join(reversed(path)) if path else type(value).__qualname__
-    return f"{what} is not an instance of {write(form)}"
+    what, wanted = " of ".join(reversed(path)) if path else type(value).__qualname__, write(form)
+    if what == wanted:  # as numpy's bool
+        what = f"{type(value).__module__}.{what}"
+    return f"{what} is not an instance of {wanted}"
 
 
 def _is_instance(value: object, form: Form) -> bool:

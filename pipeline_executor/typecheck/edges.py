@@ -11,6 +11,7 @@ from pipeline_executor.typecheck.constants import constant_findings
 from pipeline_executor.typecheck.defects import ANY_ITEM, Defect, Finding
 from pipeline_executor.typecheck.explain import explain
 from pipeline_executor.typecheck.forms import DYNAMIC, Form, substitute
+from pipeline_executor.typecheck.mistakes import hidden_by_wrapper, step_around
 from pipeline_executor.typecheck.reading import read
 from pipeline_executor.typecheck.signature import StepSignature, is_nothing
 from pipeline_executor.typecheck.solve import solve, without_variables
@@ -82,15 +83,22 @@ def _stream_findings(
         is_last: whether no step follows.
     """
     name = signature.stream_name
+    item = ANY_ITEM if given is None or isinstance(given, Absent) else write(given)
+    if streams.gives is Absent.ANNOTATION or (name is not None and streams.takes is Absent.ANNOTATION):
+        wrapper = hidden_by_wrapper(signature)
+        if wrapper is not None:
+            yield wrapper
+            return
     if name is not None and streams.takes is Absent.ANNOTATION:
-        item = ANY_ITEM if given is None or isinstance(given, Absent) else write(given)
         yield Finding(
             f"argument {name!r} takes the stream and has no annotation",
-            f"Write {name}: {signature.stream_kind}[{item}], {_SWITCH_OFF}",
+            f"Write {name}: {signature.stream_kind}[{item}], {_SWITCH_OFF} {step_around(signature, item)}".rstrip(),
         )
     elif name is not None and streams.takes is Absent.STREAM:
         yield judged(signature.title, lambda: _no_stream(signature, given), _no_stream_finding(signature, ANY_ITEM))
-    yield from _return_findings(signature, streams, is_last=is_last)
+    if name is None or streams.takes is not Absent.STREAM or not step_around(signature, item):
+        yield from _return_findings(signature, streams, is_last=is_last)
+    # else it was written for one item, and what to do about that has been said
 
 
 def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding:
@@ -108,14 +116,17 @@ def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding
             f"argument {name!r} is annotated {annotation}, which only an asynchronous step can read",
             f"Write the step with async def, or {name}: Iterable[{write(other)}] and read it by for.",
         )
-    return _no_stream_finding(signature, _meant(form, given, is_async=signature.is_async))
+    meant = _meant(form, given, is_async=signature.is_async)
+    around = step_around(signature, meant) if meant == write(form) else ""
+    return _no_stream_finding(signature, meant, around)
 
 
-def _no_stream_finding(signature: StepSignature, meant: str) -> Finding:
+def _no_stream_finding(signature: StepSignature, meant: str, around: str = "") -> Finding:
     name, given = signature.stream_name, "an asynchronous iterator" if signature.is_async else "an iterator"
     return Finding(
         f"argument {name!r} is annotated {show(signature.stream_annotation)}, but is given {given}",
-        f"Write {name}: {signature.stream_kind}[{meant}]: a step takes the items of the step before one by one.",
+        f"Write {name}: {signature.stream_kind}[{meant}]: a step takes the items of the step before one by one. "
+        f"{around}".rstrip(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline_executor.typecheck.assignable import Relation
 from pipeline_executor.typecheck.bases import Variance, as_instance_of, class_of, variances_of
+from pipeline_executor.typecheck.conversions import call_that_converts
 from pipeline_executor.typecheck.forms import (
     NONE,
     AnyClass,
@@ -280,7 +281,7 @@ def _classes(search: _Search, produced: Instance, accepted: Instance, depth: int
     text, wanted = search.text(produced), search.text(accepted)
     if depth > 1:
         return None  # the advice is for whole items
-    conversion = _CONVERSIONS.get((_public_path(produced.class_), _public_path(accepted.class_)))
+    conversion = call_that_converts(produced.class_, accepted.class_)
     if conversion is not None:
         return Reason(f"{text} is not {wanted}.", f"Convert each item with {conversion}, or accept {text}.")
     if _holds(accepted, produced):
@@ -298,31 +299,9 @@ def _classes(search: _Search, produced: Instance, accepted: Instance, depth: int
     return None
 
 
-def _public_path(class_: AnyClass) -> str:
-    # Without the private module that it may lie in: pathlib._local.Path is pathlib.Path.
-    return f"{class_.__module__.partition('.')[0]}.{class_.__qualname__}"
-
-
 def _iterated(form: Form) -> Form | None:
     base = as_instance_of(form, abc.Iterable) if class_of(form) is not str else None
     return base.arguments[0] if isinstance(base, Instance) else None
-
-
-_CONVERSIONS: dict[tuple[str, str], str] = {
-    ("builtins.bytes", "builtins.str"): ".decode()",
-    ("builtins.float", "builtins.int"): "int() or round()",
-    ("builtins.int", "builtins.str"): "str()",
-    ("builtins.float", "builtins.str"): "str()",
-    ("builtins.str", "builtins.bytes"): ".encode()",
-    ("builtins.str", "builtins.float"): "float()",
-    ("builtins.str", "builtins.int"): "int()",
-    ("builtins.str", "pathlib.Path"): "Path()",
-    ("pathlib.Path", "builtins.str"): "str()",
-    ("builtins.bytearray", "builtins.bytes"): "bytes()",
-    ("numpy.ndarray", "builtins.list"): ".tolist()",
-    ("builtins.list", "numpy.ndarray"): "numpy.asarray()",
-    ("builtins.set", "builtins.list"): "list()",
-}
 
 
 class _Case(NamedTuple):

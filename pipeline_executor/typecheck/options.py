@@ -53,7 +53,7 @@ def _counts(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Findin
         if is_source and value != 1:
             yield Finding(
                 f"{option} is {value}, but the first step has exactly one replica: "
-                "it is the one truth on which messages exist",
+                "the source must run once, or items would be duplicated",
                 f"Set {option}=1 here, and move the work that is to be spread into the step after it.",
             )
     if task.num_threads is not None and _is_positive_int(task.num_procs) and task.num_procs > 1:
@@ -145,9 +145,11 @@ def _is_positive_int(value: object) -> bool:
 
 
 def _not_a_count(option: str, value: object, unit: str) -> Finding:
+    # An integer of another library, as np.int64, only has to be converted.
+    is_other_integer = hasattr(value, "__index__") and not isinstance(value, (int, bool))
     return Finding(
         f"{option} is {_repr(value)}, not a whole number of {unit} of at least 1",
-        f"Set {option} to an int of 1 or more.",
+        f"Convert it: {option}=int(...)." if is_other_integer else f"Set {option} to an int of 1 or more.",
     )
 
 

@@ -7,13 +7,14 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Never, NoReturn
 
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask, callable_name
 from pipeline_executor.typecheck.annotations import Absent, Scope, peel, resolve, type_parameters
+from pipeline_executor.typecheck.defects import ANY_ITEM
 from pipeline_executor.typecheck.flavour import call_method, flavour_of
 
 __all__ = ["Constant", "StepSignature", "UnreadableStepError", "inspect_step", "is_nothing", "step_title"]
@@ -126,7 +127,7 @@ def inspect_step(task: PipelineTask[Any, Any], index: int, *, is_last: bool = Fa
     location = _location(function)
     title = step_title(index, name, location)
 
-    _refuse_what_cannot_run(step, title)
+    _refuse_what_cannot_run(step, title, is_source=index == 0)
     signature = _signature(step, title)
     scope = _scope(function, layers)
     arguments = _arguments(signature, scope, takes_stream=index > 0)
@@ -169,15 +170,32 @@ def is_nothing(annotation: object) -> bool:
         return False
 
 
-def _refuse_what_cannot_run(step: object, title: str) -> None:
-    if not callable(step):
-        raise UnreadableStepError(
-            title,
-            f"the generator is not callable: it is of type {type(step).__name__}",
-            "Give the function itself, not the result of calling it."
-            if inspect.isgenerator(step) or inspect.isasyncgen(step) or inspect.iscoroutine(step)
-            else "Give a function that yields, or a sink that returns None.",
+def _refuse_what_cannot_run(step: object, title: str, *, is_source: bool) -> None:
+    if callable(step):
+        return
+    if inspect.isgenerator(step) or inspect.isasyncgen(step) or inspect.iscoroutine(step):
+        advice = "Give the function itself, not the result of calling it."
+    else:
+        advice = (
+            _instead_of_data(step, is_source=is_source) or "Give a function that yields, or a sink that returns None."
         )
+    raise UnreadableStepError(title, f"the generator is not callable: it is of type {type(step).__name__}", advice)
+
+
+def _instead_of_data(value: object, *, is_source: bool) -> str | None:
+    """What to write instead of data that was given as a step; None where it is no data."""
+    if not isinstance(value, Iterable) or isinstance(value, type):
+        return None
+    if not is_source:
+        return "Give a function that takes the stream of the step before, and pass the data as one of its constants."
+    if not isinstance(value, Collection) or isinstance(value, (str, bytes)):
+        return f"Make it inside of a source: def source() -> Iterable[{ANY_ITEM}]: yield from ..."
+    first = None if isinstance(value, Mapping) else next(iter(value), None)
+    item = type(first).__name__ if type(first) in (int, float, str, bytes, bool) else ANY_ITEM
+    return (
+        f"Write a source: def source(items: Iterable[{item}]) -> Iterable[{item}]: yield from items; "
+        'and pass the data to it: PipelineTask(source, constants={"items": ...}).'
+    )
 
 
 def _signature(step: Callable[..., Any], title: str) -> inspect.Signature:
