@@ -131,7 +131,7 @@ def _start_sequential(
     from pipeline_executor.engines.sequential import run_sequential
     from pipeline_executor.plan import make_plan
 
-    plan = make_plan(tasks, signatures, replicate=False)
+    plan = make_plan(tasks, signatures, seed=_draw_seed(), replicate=False)
     return run_sequential(
         plan,
         backend.select(),
@@ -139,6 +139,13 @@ def _start_sequential(
         kept_item_path=kept_item_path,
         on_end=_reporter(plan, on_report),
     )
+
+
+def _draw_seed() -> int:
+    """One number of the caller's `random`, from which all seeds of the run follow."""
+    import random
+
+    return random.getrandbits(64)
 
 
 def _message_check(limit: int) -> Callable[[Any], object]:
@@ -163,7 +170,7 @@ def _start_local(
     from pipeline_executor.engines.warn import warn_caller
     from pipeline_executor.plan import make_plan
 
-    plan = make_plan(tasks, signatures, all_in_threads=parallelism == "thread")
+    plan = make_plan(tasks, signatures, seed=_draw_seed(), all_in_threads=parallelism == "thread")
     if multiprocessing.current_process().daemon and not all(step.in_threads for step in plan.steps):
         raise PipelineError(
             "execute() was called in a daemonic process, which may not have children. "

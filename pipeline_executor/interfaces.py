@@ -126,11 +126,14 @@ class WorkerInfo:
         task: the task's name.
         replica: which of the task's replicas, from 0.
         num_replicas: how many replicas the task has under this engine.
+        seed: for random numbers: 32 bits, no two replicas of a run have the same. It follows from the state of the
+            caller's `random` when `execute` was called, the same under every `parallelism`.
     """
 
     task: str
     replica: int
     num_replicas: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pipeline_executor.interfaces import (
     EdgeLayout,
     Run,
     RunLayout,
+    WorkerInfo,
 )
 
 # A plan's parts are all that a replica's process needs of this module.
@@ -37,6 +39,7 @@ class Assignment:
         may_stop_early: the step may return before its input ends.
         is_async: the step runs on an event loop.
         is_ordered: what it yields leaves in the order of the inputs of all replicas of the step.
+        seed: see `WorkerInfo.seed`.
     """
 
     step: int
@@ -52,6 +55,12 @@ class Assignment:
     may_stop_early: bool = False
     is_async: bool = False
     is_ordered: bool = False
+    seed: int = 0
+
+    @property
+    def worker_info(self) -> WorkerInfo:
+        """What the step is told of itself."""
+        return WorkerInfo(self.task, self.replica, self.num_replicas, self.seed)
 
     def is_unwanted(self, run: Run) -> bool:
         """A step further down has stopped early, as it may, and nobody needs what this one makes."""
@@ -114,12 +123,14 @@ def make_plan(
     tasks: Sequence[PipelineTask[Any, Any]],
     signatures: Sequence[StepSignature],
     *,
+    seed: int = 0,
     replicate: bool = True,
     all_in_threads: bool = False,
 ) -> Plan:
     """The plan of a pipeline whose definition has been checked.
 
     Arguments:
+        seed: the run's; the replicas' seeds follow from it.
         replicate: False gives every step one replica, whatever its `num_procs`: for engines without parallelism.
         all_in_threads: run also the steps in threads that do not say so.
     """
@@ -133,6 +144,7 @@ def make_plan(
         for index, (task, count) in enumerate(zip(tasks, counts, strict=True))
     ]
     steps: list[StepPlan] = []
+    seeds: set[int] = set()
     entry = 0
     for index, task in enumerate(tasks):
         replicas = tuple(
@@ -150,6 +162,7 @@ def make_plan(
                 may_stop_early=task.may_stop_early,
                 is_async=signatures[index].is_async,
                 is_ordered=ordered[index],
+                seed=_new_seed(f"{seed}/{index}/{replica}", seeds),
             )
             for replica in range(counts[index])
         )
@@ -189,6 +202,15 @@ def make_plan(
         layout=RunLayout(tuple(edges), entries=entry + yields_to_caller),
         caller_entry=entry if yields_to_caller else None,
     )
+
+
+def _new_seed(name: str, taken: set[int]) -> int:
+    """The seed of the replica that the run calls so; none that is taken."""
+    seed = random.Random(name).getrandbits(32)
+    while seed in taken:
+        seed = (seed + 1) % 2**32
+    taken.add(seed)
+    return seed
 
 
 def _or(value: int | None, default: int) -> int:

@@ -59,7 +59,7 @@ _around_replica: WorkerInfo | None = None  # the linked step in which this proce
 
 
 def worker_info() -> WorkerInfo:
-    """Who the calling step is: its task's name, its replica's index, the number of replicas.
+    """Who the calling step is: its task's name, its replica's index, the number of replicas, a seed of its own.
 
     Raises RuntimeError outside a step.
     """
@@ -170,7 +170,7 @@ def _run_replica(
     # A thread shares the caller's memory; and the allocator, which learns what sizes are asked for, would write to it.
     reserve = None if in_thread else bytes(_RESERVE_BYTES)
     try:
-        set_info(WorkerInfo(assignment.task, assignment.replica, assignment.num_replicas))
+        set_info(assignment.worker_info)
         if assignment.input_edge is not None:
             orders = assignment.output_edge if assignment.is_ordered else None
             receiver = run.receiver(assignment.input_edge, entry, orders)

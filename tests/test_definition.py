@@ -525,7 +525,7 @@ def test_numpy_scalar_that_is_yielded_is_told_to_convert() -> None:
     def source() -> Iterable[Any]:
         yield
 
-    source.__annotations__["return"] = Iterable[numpy.int64]
+    source.__annotations__["return"] = Iterable[numpy.int64]  # type: ignore[name-defined]
     (defect,) = defects_of(task(source), task(double))
     assert "Convert each item with int(), or accept int64" in defect
 

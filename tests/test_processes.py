@@ -10,13 +10,15 @@ import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import steps
 
-from pipeline_executor import PipelineResults, PipelineTask, execute, worker_info
+from pipeline_executor import PipelineResults, PipelineTask, execute, plan, worker_info
+from pipeline_executor.engines.seeds import seed_process
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
@@ -65,10 +67,103 @@ def test_random_numbers_follow_from_the_callers_seed(core: str, start_method: st
         random.setstate(state)
 
 
-def test_steps_in_threads_leave_the_callers_random_numbers_alone(core: str) -> None:
+def test_steps_in_threads_do_not_seed_the_callers_generator(core: str) -> None:
     state = random.getstate()
     execute([PipelineTask(steps.count, {"n": 3}), PipelineTask(steps.swallow, num_procs=2)], "thread")
-    assert random.getstate() == state
+    after = random.getstate()
+    random.setstate(state)
+    random.getrandbits(64)  # all that a run takes: the number that its seeds follow from
+    assert random.getstate() == after
+
+
+def tell_seed(items: Iterable[int]) -> Iterable[tuple[int, int]]:
+    for _ in items:
+        pass
+    yield worker_info().replica, worker_info().seed
+
+
+def source_with_seed() -> Iterable[int]:
+    yield worker_info().seed
+
+
+def test_each_replica_has_a_seed_of_its_own(parallelism: str) -> None:
+    state = random.getstate()
+    runs = []
+    try:
+        for _ in range(2):
+            random.seed(7)
+            tasks = [PipelineTask(source_with_seed), PipelineTask(tell_seed, num_procs=3), PipelineTask(pass_pairs)]
+            runs.append(sorted(results_of(tasks, parallelism)))
+        runs.append(sorted(results_of(tasks, parallelism)))  # without seeding again
+    finally:
+        random.setstate(state)
+    first, again, other = runs
+    assert first == again
+    seeds = [seed for _, seed in first]
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert len(set(seeds)) == len(seeds) == (1 if parallelism == "sequential" else 3)
+    assert not set(seeds) & {seed for _, seed in other}
+
+
+def test_seeds_are_the_same_under_every_parallelism() -> None:
+    state = random.getstate()
+    seen = set()
+    try:
+        for parallelism in ("sequential", "thread", "process"):
+            random.seed(7)
+            seen.add(tuple(results_of([PipelineTask(source_with_seed)], parallelism)))
+    finally:
+        random.setstate(state)
+    assert len(seen) == 1
+
+
+def pass_pairs(items: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+    yield from items
+
+
+def test_no_two_replicas_have_the_same_seed_even_where_the_hash_collides(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = random.Random(0)
+    monkeypatch.setattr(same, "getrandbits", lambda bits: 2**bits - 2)
+    monkeypatch.setattr(random, "Random", lambda name: same)
+    taken: set[int] = set()
+    assert len({plan._new_seed(str(number), taken) for number in range(5)}) == 5
+
+
+def draw_from_torch(items: Iterable[int]) -> Iterable[float]:
+    import torch
+
+    for _ in items:
+        pass
+    yield float(torch.rand(1))
+
+
+@needs_fork  # whose processes have torch loaded when they begin
+def test_pytorch_draws_different_numbers_in_each_replica() -> None:
+    pytest.importorskip("torch")
+    tasks = [PipelineTask(steps.count, {"n": 0}), PipelineTask(draw_from_torch, num_procs=3)]
+    state = random.getstate()
+    runs = []
+    try:
+        for _ in range(2):
+            random.seed(7)
+            runs.append(set(results_of(tasks, "process-fork")))
+    finally:
+        random.setstate(state)
+    assert len(runs[0]) == 3
+    assert runs[0] == runs[1]
+
+
+def test_pytorch_is_seeded_where_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(manual_seed=given.append))
+    state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        for seed in (1, 2, 1):
+            seed_process(seed)
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+    assert given[0] == given[2] != given[1]
 
 
 # ---- forks of a process with threads

@@ -67,7 +67,6 @@ class Launch:
         content: function and constants; under fork.
         payload: the same to be sent; under spawn and forkserver.
         stack_file: where faulthandler writes; None where it cannot be passed on.
-        seed: what the run's random numbers follow from.
     """
 
     def __init__(
@@ -79,14 +78,12 @@ class Launch:
         content: tuple[Callable[..., Any], Mapping[str, Any]],
         payload: Payload | None,
         stack_file: StackFile | None,
-        seed: int,
     ) -> None:
         self.assignment = assignment
         self.run = run
         self.lifeline: Lifeline | None = lifeline
         self.env = env
         self.stack_file = stack_file
-        self._seed = seed
         self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
         self._payload: Payload | None = payload
         self._received: SharedBytes | bytes | None = None
@@ -102,8 +99,8 @@ class Launch:
             data = self._received
             assert data is not None
             content = pickle.loads(data if isinstance(data, bytes) else data.read())
-        # After the step's modules have been imported: numpy is seeded where it is loaded.
-        seed_process(self._seed, self.assignment)
+        # After the step's modules have been imported: numpy and PyTorch are seeded where they are loaded.
+        seed_process(self.assignment.seed)
         return content
 
 

@@ -29,7 +29,6 @@ from pipeline_executor.interfaces import (
     ReplicaBooks,
     ResultStream,
     State,
-    WorkerInfo,
 )
 from pipeline_executor.plan import Plan, StepPlan
 from pipeline_executor.worker import ask_for_linked_steps, from_the_step, text_of
@@ -82,7 +81,7 @@ class _LinkedStep:
     def __init__(self, run: _SequentialRun, step: StepPlan) -> None:
         self._run = run
         self._step = step
-        self.info = _info(step)
+        self.info = step.replicas[0].worker_info
         limit = step.replicas[0].max_message_bytes
         self.check = None if limit is None else run.message_check(limit)
 
@@ -94,10 +93,6 @@ class _LinkedStep:
 
     def failed(self, error: BaseException) -> None:
         self._run.failed(self._step, error)
-
-
-def _info(step: StepPlan) -> WorkerInfo:
-    return WorkerInfo(step.name, 0, 1)
 
 
 def _items_of(step: StepPlan, source: Link | None) -> Iterator[Any]:
@@ -210,7 +205,7 @@ class _SequentialRun:
 
     def consume(self) -> None:
         step = self._plan.steps[-1]
-        self._core.run_as(_info(step), self._consume, step, self.source_of(step))
+        self._core.run_as(step.replicas[0].worker_info, self._consume, step, self.source_of(step))
         self._finish()
 
     def _consume(self, step: StepPlan, source: Link | None) -> None:

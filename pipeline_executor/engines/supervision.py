@@ -17,7 +17,7 @@ from pipeline_executor.engines.failures import GUARD_HINT
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.processes import ReplicaProcess
 from pipeline_executor.engines.replica import ExitStatus, Replica
-from pipeline_executor.engines.seeds import draw_seed
+from pipeline_executor.engines.seeds import load_generators
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.engines.stacks import StackFile, process_is_stopped
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
@@ -110,7 +110,7 @@ class Supervision:
                 "Use parallelism='process-forkserver' or 'process-spawn', or call execute() before they are started.",
                 RuntimeWarning,
             )
-        seed = draw_seed()
+        load_generators()
         for assignment in assignments:
             step = self._plan.steps[assignment.step]
             launch = Launch(
@@ -121,7 +121,6 @@ class Supervision:
                 (step.function, step.constants),
                 self._payloads.get(step.index),
                 self._stack_file(assignment.entry),
-                seed,
             )
             process = self._start_process(launch)
             self.alive[assignment.entry] = process
