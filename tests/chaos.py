@@ -5,10 +5,10 @@ Used by test_chaos.py and by chaos_soak.py. Both print what is needed to repeat 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
-import signal
 import tempfile
 import threading
 import time
@@ -20,7 +20,7 @@ from typing import Any
 
 import chaos_steps
 import psutil
-from chaos_steps import Fault, Pipeline, Step, numbers_after, numbers_at
+from chaos_steps import FROM_OUTSIDE, Fault, Pipeline, Step, numbers_after, numbers_at
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from steps import UnpicklableError
@@ -28,6 +28,7 @@ from steps import UnpicklableError
 from pipeline_executor import (
     InactivityError,
     MessageError,
+    PipelineResults,
     PipelineTask,
     RunReport,
     StoppedEarlyError,
@@ -66,6 +67,10 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
     for index in range(count):
         is_sink = has_sink and index == count - 1
         replicas = draw(st.sampled_from([1, 1, 1, 2, 3]))
+        is_in_threads = draw(st.sampled_from(in_threads))
+        is_async = not is_sink and draw(st.integers(0, 5)) == 0
+        # Not in threads: a fork of this process, which has other threads, may find a lock taken.
+        may_start = not is_in_threads and not is_async and draw(st.integers(0, 7)) == 0
         steps.append(
             Step(
                 kind="pass" if is_sink else draw(st.sampled_from(["pass", "pass", "double", "drop"])),
@@ -73,9 +78,10 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
                 packets_in_flight=draw(st.sampled_from([None, None, 1, 2, 16])),
                 max_buffer_bytes=draw(st.sampled_from([None, None, 1, 100_000])),
                 pause_s=draw(st.sampled_from([0, 0, 0, 0.0001, 0.001])),
-                in_threads=draw(st.sampled_from(in_threads)),
+                in_threads=is_in_threads,
                 ordered=draw(st.booleans()),
-                is_async=not is_sink and draw(st.integers(0, 5)) == 0,
+                is_async=is_async,
+                starts=draw(st.sampled_from(chaos_steps.SIDE_WORK)) if may_start else "nothing",
             )
         )
     if draw(st.integers(0, 5)) == 0:
@@ -102,6 +108,8 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
         source_packets_in_flight=None if source_packets is None else max(source_packets, steps[0].replicas),
         source_in_thread=source_in_thread,
         closes_after=None if has_sink else draw(st.sampled_from([None, None, None, 0, 1, 10])),
+        rests_s=draw(st.sampled_from([0, 0, 0, 0.01])),
+        is_read_async=draw(st.integers(0, 3)) == 0,
         faults=tuple(faults),
     )
     return dataclasses.replace(made, faults=tuple(fault for fault in faults if _is_possible(made, fault)))
@@ -109,7 +117,7 @@ def pipelines(draw: st.DrawFn, core: str | None = None) -> Pipeline:
 
 def _is_possible(pipeline: Pipeline, fault: Fault) -> bool:
     """Whether the fault is one where it is to happen: threads are not processes, and references are not pickled."""
-    if fault.how in ("killed", "returns"):
+    if fault.how == "returns" or fault.how in FROM_OUTSIDE:
         return True
     if fault.how.startswith("yields"):
         return not pipeline.passes_references(fault.step)
@@ -127,7 +135,8 @@ def _faults(draw: st.DrawFn, steps: int, items: int, method: str, *, has_sink: b
     item = draw(st.integers(0, max(items - 1, 0)))
     if kind < 4:
         longest_s = 0.06 if method == "fork" else 0.6
-        return Fault("killed", draw(st.integers(0, 9)), after_s=draw(st.floats(0, longest_s)))
+        how = draw(st.sampled_from(["killed", "killed", "terminated"]))
+        return Fault(how, draw(st.integers(0, 9)), after_s=draw(st.floats(0, longest_s)))
     if kind < 6 and step > 0:
         return Fault("returns", step, item=item)
     if kind < 9 and not (has_sink and step == steps):
@@ -148,7 +157,7 @@ class Outcome:
     Attributes:
         received: the numbers that reached the end, in the order of the caller or, with a sink, of its replicas; None if
             the sink did not come to its end.
-        killed: the process that was killed from outside.
+        killed: the processes that got a signal from outside.
     """
 
     error: BaseException | None = None
@@ -172,7 +181,7 @@ def run(pipeline: Pipeline) -> Outcome:
         killers = [
             threading.Thread(target=_kill, args=(fault, outcome.killed, done))
             for fault in pipeline.faults
-            if fault.how == "killed"
+            if fault.how in FROM_OUTSIDE
         ]
         for killer in killers:
             killer.start()
@@ -208,14 +217,37 @@ def _execute(pipeline: Pipeline, folder: Path, outcome: Outcome) -> None:
     if results is None:
         return
     outcome.received = []
+    if pipeline.is_read_async:
+        asyncio.run(_read_async(pipeline, results, outcome))
+        return
     with results:
         while len(outcome.received) != pipeline.closes_after:
             try:
                 item = next(results)
             except StopIteration:
                 return
-            outcome.received.append(chaos_steps.number_of(pipeline.message, item, pipeline.size_bytes))
+            if _keep_result(pipeline, item, outcome.received):
+                time.sleep(pipeline.rests_s)
         outcome.was_closed = True
+
+
+async def _read_async(pipeline: Pipeline, results: PipelineResults[Any], outcome: Outcome) -> None:
+    assert outcome.received is not None
+    async with results:
+        while len(outcome.received) != pipeline.closes_after:
+            try:
+                item = await anext(results)
+            except StopAsyncIteration:
+                return
+            if _keep_result(pipeline, item, outcome.received):
+                await asyncio.sleep(pipeline.rests_s)
+        outcome.was_closed = True
+
+
+def _keep_result(pipeline: Pipeline, item: Any, received: list[int]) -> bool:
+    """Note what has come; returns whether the caller rests now."""
+    received.append(chaos_steps.number_of(pipeline.message, item, pipeline.size_bytes))
+    return pipeline.rests_s > 0 and len(received) % 10 == 1
 
 
 def _tasks(pipeline: Pipeline, folder: Path) -> list[PipelineTask[Any, Any]]:
@@ -259,7 +291,7 @@ def _kill(fault: Fault, killed: list[int], done: threading.Event) -> None:
         victim = victims[fault.step % len(victims)]
         killed.append(victim.pid)
         try:
-            victim.send_signal(signal.SIGKILL)
+            victim.send_signal(FROM_OUTSIDE[fault.how])
         except psutil.NoSuchProcess:
             killed.pop()
 
@@ -302,7 +334,7 @@ def _judge_error(pipeline: Pipeline, outcome: Outcome) -> list[str]:
         return [f"it ended well in spite of {certain}"] if certain else []
     if outcome.killed and _is_kill(outcome):
         return []
-    reasons = [_differs(pipeline, fault, outcome.error) for fault in pipeline.faults if fault.how != "killed"]
+    reasons = [_differs(pipeline, fault, outcome.error) for fault in pipeline.faults if fault.how not in FROM_OUTSIDE]
     if not reasons:
         return [f"an error without a fault: {outcome.error!r}"]
     return [] if None in reasons else [f"{type(outcome.error).__name__} is none of the faults': {reasons}"]
@@ -310,7 +342,7 @@ def _judge_error(pipeline: Pipeline, outcome: Outcome) -> list[str]:
 
 def is_certain(pipeline: Pipeline, fault: Fault) -> bool:
     """Whether a run cannot end well because of this fault."""
-    if fault.how == "killed" or pipeline.closes_after is not None:
+    if fault.how in FROM_OUTSIDE or pipeline.closes_after is not None:
         return False
     if any(step.stops_after is not None for step in pipeline.steps):
         return False
@@ -334,7 +366,7 @@ def _is_kill(outcome: Outcome) -> bool:
     if not isinstance(error, TaskDied):
         return False
     first = error.failures[0]
-    return first.signal_name == "SIGKILL" and first.pid in (*outcome.killed, None)
+    return first.signal_name in ("SIGKILL", "SIGTERM") and first.pid in (*outcome.killed, None)
 
 
 def _differs(pipeline: Pipeline, fault: Fault, error: BaseException) -> str | None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterable, Iterable, Iterator
@@ -28,8 +31,15 @@ KINDS = {
     "drop": lambda number: [number] if number % 3 else [],
 }
 
+#: What a step can start beside its work.
+SIDE_WORK = ["nothing", "fork", "fork that exits", "child that is terminated", "pool", "program"]
+
 #: What a message is, around the item's number.
 MESSAGES = ["int", "bytes", "dict", "array", "object"]
+
+
+#: Faults that are done to a process, and the signal that does it.
+FROM_OUTSIDE = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM}
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Step:
         stops_after: each replica returns after so many items, as it may (may_stop_early); None: never.
         in_threads: its replicas are threads of the caller.
         is_async: it is an asynchronous generator.
+        starts: what it starts beside its work, with every tenth item: one of SIDE_WORK. It changes nothing of the run.
     """
 
     kind: str = "pass"
@@ -53,6 +64,7 @@ class Step:
     in_threads: bool = False
     ordered: bool = False
     is_async: bool = False
+    starts: str = "nothing"
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Fault:
     """What goes wrong.
 
     Attributes:
-        how: what `break_down` does; or "killed": from outside.
+        how: what `break_down` does; or "killed", "terminated": from outside, by SIGKILL or SIGTERM.
         step: its index; the source is 0. Of a kill from outside: which process, in the order of their ids.
         moment: "start" or "end", in replica 0; or "item": in whichever replica has the item.
         item: index of that item among all that the step gets (the source: yields).
@@ -81,6 +93,8 @@ class Pipeline:
     Attributes:
         has_sink: the last step consumes; else the caller gets results.
         closes_after: the caller closes the results after so many; None: it reads them all.
+        rests_s: how long the caller does something else after each tenth result.
+        is_read_async: the caller reads its results by `async for`.
     """
 
     core: str
@@ -93,6 +107,8 @@ class Pipeline:
     source_packets_in_flight: int | None = None
     source_in_thread: bool = False
     closes_after: int | None = None
+    rests_s: float = 0.0
+    is_read_async: bool = False
     faults: tuple[Fault, ...] = ()
 
     def is_in_threads(self, step: int) -> bool:
@@ -223,11 +239,37 @@ def break_down(how: str) -> Any:
     raise AssertionError(f"{how}: the step goes on")
 
 
+def start_beside(what: str) -> None:
+    """Start something, and check that it is to the step what it is to a plain program."""
+    fork = multiprocessing.get_context("fork")
+    match what:
+        case "fork" | "fork that exits":
+            pid = os.fork()
+            if pid == 0:
+                if what == "fork":
+                    os._exit(7)
+                sys.exit(7)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert status == 7, status
+        case "child that is terminated":
+            child = fork.Process(target=time.sleep, args=(1000,), daemon=True)
+            child.start()
+            child.terminate()
+            child.join()
+            assert child.exitcode == -signal.SIGTERM, child.exitcode
+        case "pool":
+            with fork.Pool(2) as pool:
+                assert pool.map(abs, range(-3, 3)) == [3, 2, 1, 0, 1, 2]
+        case "program":
+            done = subprocess.run(["/bin/sh", "-c", "exit 5"], check=False)
+            assert done.returncode == 5, done
+
+
 class Trouble:
     """The faults of one step, asked at each moment."""
 
     def __init__(self, pipeline: Pipeline, step: int) -> None:
-        self._faults = [fault for fault in pipeline.faults if fault.step == step and fault.how != "killed"]
+        self._faults = [fault for fault in pipeline.faults if fault.step == step and fault.how not in FROM_OUTSIDE]
         self._numbers = numbers_at(pipeline, step) if self._faults else []
 
     def at(self, moment: str, number: int | None = None) -> Any:
@@ -269,6 +311,8 @@ def worker(items: Iterable[Any], pipeline: Pipeline, step: int) -> Iterator[Any]
             yield odd
         if own.pause_s:
             time.sleep(own.pause_s)
+        if count % 10 == 1:
+            start_beside(own.starts)
         for made in KINDS[own.kind](number):
             yield message_of(pipeline.message, made, pipeline.size_bytes)
         if returns or count == own.stops_after:
