@@ -9,8 +9,6 @@ touches Python objects. The interface is `Core` in `pipeline_executor/interfaces
 import os
 import pickle
 import sys
-from multiprocessing.context import assert_spawning
-from multiprocessing.reduction import DupFd
 from threading import get_ident
 
 cimport cython
@@ -39,6 +37,7 @@ from libc.string cimport memcpy
 
 from native cimport *
 
+from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.interfaces import (
     MOST_BYTES,
     MOST_PACKETS_IN_FLIGHT,

@@ -51,11 +51,11 @@ def open_run(layout, context):
     return run
 
 
-def _attach_run(memory, bell, uint64_t size):
+def _attach_run(int memory, int bell, uint64_t size):
     """The other end of `Run.__reduce__`, in a child process."""
     cdef Run run = Run.__new__(Run)
-    run.memory = memory.detach()
-    run.bell = bell.detach()
+    run.memory = memory
+    run.bell = bell
     run.size = size
     run.region.bell = run.lasting.bell = run.bell
     run.region.base = <unsigned char*> memory_map(run.memory, size)
@@ -102,8 +102,7 @@ cdef class Run:
         return True
 
     def __reduce__(self):
-        assert_spawning(self)
-        return _attach_run, (DupFd(self.memory), DupFd(self.bell), self.size)
+        return _attach_run, (DescriptorForChild(self.memory), DescriptorForChild(self.bell), self.size)
 
     cdef Region* _open(self) except NULL:
         """The mapping, for every use of it that Python can reach: a closed run is an error, not a crash."""

@@ -28,6 +28,7 @@ from typing import Any
 
 import cloudpickle
 
+from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.plan import StepPlan
 
@@ -133,8 +134,7 @@ class SharedBytes:
         self._size = len(data)
 
     def __reduce__(self) -> tuple[Callable[..., SharedBytes], tuple[Any, ...]]:
-        multiprocessing.context.assert_spawning(self)
-        return _attach_shared, (multiprocessing.reduction.DupFd(self._descriptor), self._size)
+        return _attach_shared, (DescriptorForChild(self._descriptor), self._size)
 
     def read(self) -> bytes:
         """In the child, once: all of them."""
@@ -149,9 +149,9 @@ class SharedBytes:
         os.close(self._descriptor)
 
 
-def _attach_shared(duplicate: Any, size: int) -> SharedBytes:
+def _attach_shared(descriptor: int, size: int) -> SharedBytes:
     shared = SharedBytes.__new__(SharedBytes)
-    shared._descriptor = duplicate.detach()
+    shared._descriptor = descriptor
     shared._size = size
     return shared
 

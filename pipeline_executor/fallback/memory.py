@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable
 from multiprocessing.context import assert_spawning
-from multiprocessing.reduction import DupFd
 from typing import Any
+
+from pipeline_executor.descriptors import DescriptorForChild
 
 __all__ = ["SharedMemory", "address_space_bytes"]
 
@@ -70,10 +71,10 @@ class SharedMemory:
         self.words = self.data.cast("q")
 
     def __reduce__(self) -> tuple[Callable[..., SharedMemory], tuple[Any, ...]]:
-        assert_spawning(self)
         if sys.platform == "win32":
+            assert_spawning(self)
             return _attach_tag, (self._tag, len(self.data))
-        return _attach_descriptor, (DupFd(self._descriptor), len(self.data))
+        return _attach_descriptor, (DescriptorForChild(self._descriptor), len(self.data))
 
     def close(self) -> None:
         # A message's own code can close the run while the message is being decoded: then the mapping goes with the last
@@ -103,9 +104,9 @@ def _create_descriptor(size: int) -> int:
     return descriptor
 
 
-def _attach_descriptor(duplicate: Any, size: int) -> SharedMemory:
+def _attach_descriptor(descriptor: int, size: int) -> SharedMemory:
     memory = SharedMemory.__new__(SharedMemory)
-    memory._descriptor = duplicate.detach()
+    memory._descriptor = descriptor
     memory._map(mmap.mmap(memory._descriptor, size))
     return memory
 

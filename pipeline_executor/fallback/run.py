@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from pipeline_executor.descriptors import ConnectionForChild
 from pipeline_executor.fallback.edge import Edge
 from pipeline_executor.fallback.ends import Receiver, Sender
 from pipeline_executor.fallback.ledger import Entry, Ledger
@@ -51,7 +52,8 @@ class Run:
         self.ledger.read_message = self._read_message
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bell_reader": None, "_places": {}}
+        assert self._bell is not None
+        return {**self.__dict__, "_bell_reader": None, "_bell": ConnectionForChild(self._bell), "_places": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
