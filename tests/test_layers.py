@@ -74,6 +74,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.local",
         "engines.memory_pressure",
         "engines.payload",
+        "engines.process_group",
         "engines.processes",
         "engines.replica",
         "engines.seeds",

@@ -1,7 +1,8 @@
 """If the calling process dies, its children die: a pipe whose write end only the caller holds.
 
 Where the kernel can signal on a pipe's end (Linux), it kills the child's whole process group by itself, whatever the
-child is doing, without a thread there. Elsewhere a thread of the child waits for the end of the pipe.
+child is doing, without a thread there. Elsewhere a thread of the child waits for the end of the pipe. A child that the
+system did not let leave the caller's group kills only itself.
 
 Source of the facts: pipe(7), fcntl(2) under F_SETOWN, F_SETSIG and O_ASYNC.
 """
@@ -16,9 +17,10 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
-from multiprocessing.context import assert_spawning
-from multiprocessing.reduction import DupFd
 from typing import Any
+
+from pipeline_executor.descriptors import ConnectionForChild
+from pipeline_executor.engines.process_group import die_with_own_group, has_own_group
 
 __all__ = ["Lifeline"]
 
@@ -48,11 +50,8 @@ class Lifeline:
             _write_ends.add(self._writer)
 
     def __reduce__(self) -> tuple[Callable[..., Lifeline], tuple[Any, ...]]:
-        assert_spawning(self)
         assert self._reader is not None
-        if sys.platform == "win32":
-            return _attach, (self._reader,)
-        return _attach_descriptor, (DupFd(self._reader.fileno()),)
+        return _attach, (ConnectionForChild(self._reader),)
 
     def hold(self) -> None:
         """In the child: from now on it does not outlive the caller."""
@@ -77,12 +76,8 @@ def _attach(reader: Connection) -> Lifeline:
     return line
 
 
-def _attach_descriptor(duplicate: Any) -> Lifeline:
-    return _attach(Connection(duplicate.detach(), writable=False))
-
-
 def _kill_on_hangup(descriptor: int) -> bool:
-    """Have the kernel send SIGKILL to this process group when the pipe's last writer is gone."""
+    """Have the kernel send SIGKILL when the pipe's last writer is gone: to this process's group, if it is its own."""
     import fcntl
 
     try:
@@ -90,21 +85,15 @@ def _kill_on_hangup(descriptor: int) -> bool:
         own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # no /proc here
         return False
-    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid() if has_own_group() else os.getpid())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     # The caller may have died before the kernel was told.
     if select.select([own], [], [], 0)[0]:
-        _die()
+        die_with_own_group()
     return True
 
 
 def _wait_and_die(reader: Connection) -> None:
     reader.poll(None)  # nothing is ever written: it returns at the end of the pipe
-    _die()
-
-
-def _die() -> None:
-    if hasattr(os, "killpg"):
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
+    die_with_own_group()
