@@ -203,10 +203,10 @@ def _refuse_while_starting() -> None:
     process = multiprocessing.current_process()
     if not getattr(process, "_inheriting", False):
         return
-    from pipeline_executor.engines.child import ProcessName
     from pipeline_executor.engines.failures import GUARD_EXIT_CODE, GUARD_HINT
+    from pipeline_executor.engines.first_words import replica_is_starting
 
-    if not isinstance(process.name, ProcessName) and process.name != "MainProcess":
+    if not replica_is_starting() and process.name != "MainProcess":
         raise PipelineError(f"execute() was called while a process was being started. {GUARD_HINT}")
     # A process of ours, or the fork server, which keeps that name. The caller recognises the code and explains; a
     # traceback from here would only hide its message. SystemExit would not do: under forkserver it gives code 1.

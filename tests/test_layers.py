@@ -67,6 +67,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.child",
         "engines.failed_item",
         "engines.failures",
+        "engines.first_words",
         "engines.fork_server",
         "engines.in_fork_server",
         "engines.inactivity",

@@ -193,10 +193,7 @@ def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_
         return f"{first.where} could not be started. {GUARD_HINT}"
     how = str(status) if status is not None else "ended"
     if state is State.CREATED:
-        return (
-            f"{first.where} could not be started: its process {how} before it reached the step. "
-            "What it printed to standard error says why; often it is an error while importing the main script."
-        )
+        return f"{first.where} could not be started: its process {how} before it reached the step.{_why(first)}"
     if state is State.FINISHED:
         return f"{first.where} {how} after it had finished its work, {first.progress}"
     text = f"{first.where} {how} {first.progress}"
@@ -210,6 +207,16 @@ def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_
     if first.stack:
         text += f"\n\nits Python stack when it died (most recent call last):\n{first.stack}"
     return text
+
+
+def _why(first: TaskFailure) -> str:
+    """What there is to say about a process that came to no step."""
+    if first.exception_type:
+        text = f" It raised {first.exception_type}: {first.exception_text}"
+        return text + (f"\n\nits own traceback:\n{first.traceback.rstrip()}" if first.traceback else "")
+    if first.stack:
+        return f"\n\nits Python stack when it died (most recent call last):\n{first.stack}"
+    return " What it printed to standard error says why; often the main script calls sys.exit() while it is imported."
 
 
 def inactive(

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 
-from pipeline_executor.engines.child import Launch, ProcessName, run_child
+from pipeline_executor.engines.child import Launch, run_child
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.engines.signals import interrupts_blocked
 
@@ -36,9 +36,10 @@ class ReplicaProcess:
 
     def __init__(self, context: multiprocessing.context.BaseContext, launch: Launch) -> None:
         assignment = launch.assignment
-        name = ProcessName(f"{assignment.task}-{assignment.replica}", launch.env, launch.lifeline)
+        first_words = launch.first_words
+        assert first_words is not None
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=run_child, args=(launch,), name=name
+            target=run_child, args=(launch,), name=f"{assignment.task}-{assignment.replica}"
         )
         start_method = context.get_start_method()
         # What the caller blocks means nothing to a child of the fork server.
@@ -48,7 +49,10 @@ class ReplicaProcess:
             else interrupts_blocked(starts_tracker=start_method == "spawn")
         )
         with start_method_left_open(), blocked:
-            self._process.start()
+            if start_method == "fork":
+                self._process.start()
+            else:
+                first_words.start(self._process)
         self.pid: int = self._process.pid or 0
         self.ordered_to_die = False
         self._pidfd = self._open_pidfd(start_method)

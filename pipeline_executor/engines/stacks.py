@@ -9,13 +9,15 @@ from __future__ import annotations
 import faulthandler
 import linecache
 import os
+import pickle
 import re
 import signal
 import sys
 from collections.abc import Callable
-from multiprocessing.context import assert_spawning
-from multiprocessing.reduction import DupFd
+from types import TracebackType
 from typing import Any
+
+from pipeline_executor.descriptors import DescriptorForChild
 
 __all__ = ["StackFile", "process_is_stopped"]
 
@@ -23,6 +25,9 @@ __all__ = ["StackFile", "process_is_stopped"]
 _ASK = getattr(signal, "SIGUSR2", None)
 
 _MOST_READ = 200_000  # bytes
+_MOST_TEXT = 20_000  # characters of an error, and of its traceback: together less than what is read
+
+_ERROR_FOLLOWS = b"\0error:\n"  # in the file, between what faulthandler has written and a report
 _MOST_FRAMES = 40  # of a thread
 _MOST_THREADS = 8
 
@@ -39,8 +44,7 @@ class StackFile:
         self._descriptor = _anonymous_file()
 
     def __reduce__(self) -> tuple[Callable[..., StackFile], tuple[Any, ...]]:
-        assert_spawning(self)
-        return _attach, (DupFd(self._descriptor),)
+        return _attach, (DescriptorForChild(self._descriptor),)
 
     def hold(self) -> None:
         """In the replica's process: write there from now on."""
@@ -68,13 +72,31 @@ class StackFile:
         text = os.pread(self._descriptor, _MOST_READ, 0).decode(errors="replace")
         return _readable(text) or None
 
+    def write_error(self, error: BaseException, trace: TracebackType | None) -> None:
+        """In a process that ends by this error before it has reached the run's ledger, where errors are reported."""
+        import traceback
+
+        from pipeline_executor.worker import FailureReport, text_of
+
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        lines = traceback.format_exception(kind, error, trace)
+        report = FailureReport(None, name, text_of(error)[:_MOST_TEXT], "".join(lines)[-_MOST_TEXT:])
+        with open(self._descriptor, "wb", closefd=False) as file:
+            file.write(_ERROR_FOLLOWS + pickle.dumps(report))
+
+    def read_error(self) -> bytes | None:
+        """The same as a pickled `FailureReport`; None if there was no such error."""
+        _, found, report = os.pread(self._descriptor, _MOST_READ, 0).rpartition(_ERROR_FOLLOWS)
+        return report if found else None
+
     def close(self) -> None:
         os.close(self._descriptor)
 
 
-def _attach(duplicate: Any) -> StackFile:
+def _attach(descriptor: int) -> StackFile:
     file = StackFile.__new__(StackFile)
-    file._descriptor = duplicate.detach()
+    file._descriptor = descriptor
     return file
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline_executor.engines.child import Launch
 from pipeline_executor.engines.failures import GUARD_HINT
+from pipeline_executor.engines.first_words import FirstWords
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.processes import ReplicaProcess
 from pipeline_executor.engines.replica import ExitStatus, Replica
@@ -116,11 +117,9 @@ class Supervision:
             launch = Launch(
                 assignment,
                 self._run,
-                self._lifeline,
-                step.env,
+                FirstWords(step.env, self._lifeline, self._stack_file(assignment.entry)),
                 (step.function, step.constants),
                 self._payloads.get(step.index),
-                self._stack_file(assignment.entry),
             )
             process = self._start_process(launch)
             self.alive[assignment.entry] = process
@@ -174,7 +173,15 @@ class Supervision:
                 pass
             elif not replica.ordered_to_die:
                 self.died[entry] = status
+                self._read_last_words(entry)
                 self._run.abort(Cause.DIED, entry)
+
+    def _read_last_words(self, entry: int) -> None:
+        """Of a process that has ended before it could reach the ledger: enter what it has left for it in a file."""
+        file = self._stack_files.get(entry)
+        report = None if file is None else file.read_error()
+        if report is not None:
+            self._run.ledger.write_report(entry, report)
 
     # ---- when some are stuck
 

@@ -1,0 +1,182 @@
+"""What a child that spawn or forkserver starts does before it imports the caller's `__main__`, which may take long.
+
+It leaves the caller's process group and takes its lifeline, so that neither a Ctrl-C reaches the import nor the import
+outlives the caller. It sets the step's environment, so that OMP_NUM_THREADS and its like are in force before numpy is
+imported. And what goes wrong from there on it tells the caller, not the terminal: a hundred children that fail alike
+would print as many tracebacks.
+
+multiprocessing has no hook for it. It sends the child two pickles: the preparation data, by which the child imports
+`__main__`, and then the process object. All but one entry of the preparation data are the same for each child; that
+one is the name of the object which is being started. So in place of the process object a stand-in is started, whose
+name is pickled as a call: it does the above in the child and returns the name proper, a plain str. The process object
+has the plain name all the time, in the caller and in the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+from pipeline_executor.engines.lifeline import Lifeline
+from pipeline_executor.engines.process_group import leave_the_callers_group
+from pipeline_executor.engines.stacks import StackFile
+
+__all__ = ["FirstWords", "replica_is_starting", "started"]
+
+
+class FirstWords:
+    """Of the caller to one child.
+
+    Arguments:
+        env: the step's environment variables.
+        stack_file: where the child leaves its last words; None where it cannot be passed on.
+    """
+
+    def __init__(self, env: Mapping[str, str], lifeline: Lifeline, stack_file: StackFile | None) -> None:
+        self.env = dict(env)
+        self.lifeline = lifeline
+        self.stack_file = stack_file
+
+    def start(self, process: BaseProcess) -> None:
+        """Start the process by its own start method, which is spawn or forkserver."""
+
+        def start_stand_in(_: BaseProcess) -> Any:
+            del process._Popen  # type: ignore[attr-defined]  # it is not to travel with the process object
+            return process._Popen(_StandIn(process, self))  # type: ignore[attr-defined]
+
+        process._Popen = start_stand_in  # type: ignore[attr-defined]
+        process.start()
+
+
+class _StandIn:
+    """All that `Popen` needs of a process object: a name, and to be pickled."""
+
+    def __init__(self, process: BaseProcess, words: FirstWords) -> None:
+        self._process = process
+        self._name = _Name(process.name, words)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _itself, (self._process,)
+
+
+def _itself(process: BaseProcess) -> BaseProcess:
+    return process
+
+
+class _Name:
+    """Becomes a plain str when it is unpickled, which has the effects."""
+
+    def __init__(self, name: str, words: FirstWords) -> None:
+        self._name = name
+        self._words = words
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # The parts are unpickled one after the other, and the last is the value.
+        return operator.itemgetter(1), ((_SearchPath(), _Entry(self._name, self._words)),)
+
+
+class _SearchPath:
+    """The caller's `sys.path`, set when it is unpickled. The preparation data brings it as well, but it is in force
+    only later, and this package may be where only the caller has added a folder."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return exec, ("import sys; sys.path[:] = callers", {"callers": sys.path.copy()})
+
+
+class _Entry:
+    def __init__(self, name: str, words: FirstWords) -> None:
+        self._name = name
+        self._words = words
+
+    def __reduce__(self) -> tuple[Callable[..., str], tuple[Any, ...]]:
+        words = self._words
+        return _enter, (self._name, words.env, words.lifeline, words.stack_file)
+
+
+# ---- in the child
+
+_words: FirstWords | None = None  # of this process's caller
+_is_starting = False
+_hook_before: Callable[[type[BaseException], BaseException, TracebackType | None], Any] = sys.__excepthook__
+
+
+def _enter(name: str, env: dict[str, str], lifeline: Lifeline, stack_file: StackFile | None) -> str:
+    global _words, _is_starting, _hook_before
+    leave_the_callers_group()
+    lifeline.hold()
+    _keep_descriptors_from_children()
+    _words = FirstWords(env, lifeline, stack_file)
+    _is_starting = True
+    if stack_file is not None:
+        stack_file.hold()
+        _hook_before, sys.excepthook = sys.excepthook, _report_to_caller
+    os.environ.update(env)
+    return name
+
+
+def replica_is_starting() -> bool:
+    """Whether this process is to become a replica's, and has not come so far: it imports the caller's `__main__`."""
+    return _is_starting
+
+
+def started() -> FirstWords:
+    """To be called when the process has come so far. Returns what it was told."""
+    global _is_starting
+    assert _words is not None
+    _is_starting = False
+    if sys.excepthook is _report_to_caller:
+        sys.excepthook = _hook_before
+    return _words
+
+
+def _report_to_caller(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As `sys.excepthook`: tell the caller what has ended this process at its start, and nobody else."""
+    # A hook that `__main__` sets may call this one at any time.
+    if _is_starting and _words is not None and _words.stack_file is not None:
+        _words.stack_file.write_error(error, _from_main(trace))
+    else:
+        _hook_before(kind, error, trace)
+
+
+def _from_main(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of multiprocessing and of the import of `__main__`."""
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if module != "__main__" and module.partition(".")[0] not in ("multiprocessing", "runpy", "importlib"):
+            break
+        trace = trace.tb_next
+    return trace
+
+
+def _keep_descriptors_from_children() -> None:
+    """What this process was started with, all of which a program that it starts would inherit: our descriptors until
+    they are unpickled, and the interpreter's own, by which its servers know that this process is there."""
+    for descriptor in _descriptors_from_caller():
+        with contextlib.suppress(OSError):  # the one with which the folder was read
+            os.set_inheritable(descriptor, False)
+
+
+def _descriptors_from_caller() -> list[int]:
+    if sys.platform == "win32":
+        return []
+    server = sys.modules.get("multiprocessing.forkserver")
+    inherited = None if server is None else server.get_inherited_fds()
+    if inherited is not None:
+        from multiprocessing import resource_tracker
+
+        interpreters = (
+            server._forkserver._forkserver_alive_fd,  # type: ignore[union-attr]
+            resource_tracker._resource_tracker._fd,  # type: ignore[attr-defined]
+        )
+        return [*inherited, *(descriptor for descriptor in interpreters if descriptor is not None)]
+    # A new interpreter. It has opened nothing itself that its children inherit.
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        if os.path.isdir(folder):
+            return [int(name) for name in os.listdir(folder) if int(name) > 2]
+    return []
