@@ -83,8 +83,8 @@ cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
         PyBuffer_Release(&view)
 
 
-cdef object decode_array(Run run, Message* message, bint may_view):
-    cdef const unsigned char* at = payload_of(run, message)
+cdef object decode_array(Access held, Message* message, bint may_view):
+    cdef const unsigned char* at = payload_of(held, message)
     cdef const ArrayHead* head = <const ArrayHead*> at
     cdef const int64_t* shape = <const int64_t*> (at + sizeof(ArrayHead))
     cdef uint64_t index, size, offset
@@ -100,8 +100,8 @@ cdef object decode_array(Run run, Message* message, bint may_view):
     offset = elements_offset(head.dimensions, size)
     check_inside(message, offset, size)
     order = "F" if head.fortran else "C"
-    if may_view and size >= LEAST_VIEW and lies_in_large_block(run, message):
-        return ndarray(lengths, dtype, part(lease(run, message.block), offset, size), 0, None, order)
+    if may_view and size >= LEAST_VIEW and lies_in_large_block(held, message):
+        return ndarray(lengths, dtype, part(lease(held, message.block), offset, size), 0, None, order)
     array = empty_array(lengths, dtype, order)
     PyObject_GetBuffer(array, &view, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE)
     try:

@@ -403,14 +403,14 @@ cdef dict decode_dict(const unsigned char* at, uint64_t size):
     return value
 
 
-cdef object decode_buffers(Run run, Message* message, bint may_view):
-    cdef const unsigned char* at = payload_of(run, message)
+cdef object decode_buffers(Access held, Message* message, bint may_view):
+    cdef const unsigned char* at = payload_of(held, message)
     cdef uint64_t count = (<const uint64_t*> at)[0], pickled = (<const uint64_t*> at)[1]
     cdef uint64_t offset = 16 + 8 * count, size, index
     cdef list buffers = []
     cdef bytearray buffer
     cdef Lease whole = None
-    may_view = may_view and lies_in_large_block(run, message)
+    may_view = may_view and lies_in_large_block(held, message)
     if count > message.size // 8:
         raise damaged()
     check_inside(message, offset, pickled)
@@ -422,7 +422,7 @@ cdef object decode_buffers(Run run, Message* message, bint may_view):
         check_inside(message, offset, size)
         if may_view and size >= LEAST_VIEW and size >= message.size // LEAST_SHARE:
             if whole is None:
-                whole = lease(run, message.block)
+                whole = lease(held, message.block)
             buffers.append(PyMemoryView_FromObject(part(whole, offset, size)))
         else:
             buffer = PyByteArray_FromStringAndSize(NULL, size)
@@ -444,17 +444,17 @@ cdef damaged():
     return ValueError("the message is damaged")
 
 
-cdef bint lies_in_large_block(Run run, Message* message) noexcept:
-    return message.in_block and run.region.control().arena.is_large(block_at(run.region.base, message.block))
+cdef bint lies_in_large_block(Access held, Message* message) noexcept:
+    return message.in_block and held.region.control().arena.is_large(block_at(held.region.base, message.block))
 
 
-cdef unsigned char* payload_of(Run run, Message* message) noexcept:
-    return block_at(run.region.base, message.block).payload() if message.in_block else message.bytes
+cdef unsigned char* payload_of(Access held, Message* message) noexcept:
+    return block_at(held.region.base, message.block).payload() if message.in_block else message.bytes
 
 
-cdef object decode(Run run, Message* message, bint may_view):
+cdef object decode(Access held, Message* message, bint may_view):
     """The value, the reader's own and writable. With `may_view` its large buffers lie where the message lies."""
-    cdef unsigned char* at = payload_of(run, message)
+    cdef unsigned char* at = payload_of(held, message)
     if message.kind < KIND_TUPLE:
         return decode_plain(message.kind, at, message.size)
     if message.kind == KIND_DICT:
@@ -466,7 +466,7 @@ cdef object decode(Run run, Message* message, bint may_view):
     if message.kind == KIND_PICKLE:
         return loads(PyMemoryView_FromMemory(<char*> at, message.size, PyBUF_READ))
     if message.kind == KIND_ARRAY:
-        return decode_array(run, message, may_view)
+        return decode_array(held, message, may_view)
     if message.kind == KIND_REFERENCE:
         return referred(message)
-    return decode_buffers(run, message, may_view)
+    return decode_buffers(held, message, may_view)

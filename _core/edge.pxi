@@ -77,7 +77,7 @@ cdef class Sender:
         if self.by_reference:   # which takes no room
             self._send_reference(item)
             return True
-        self.run._open()
+        cdef Access held = self.run._hold()   # encoding copies without the GIL
         self.encoder.encode(item, &self.rest)
         return self._hand_over(&self.rest, False)
 
@@ -94,17 +94,18 @@ cdef class Sender:
             self._end_place()
 
     def stop(self):
-        self.run._open()
+        cdef Access held = self.run._hold()
         with nogil:
             self.edge.stop()
 
     def finish(self):
-        cdef Region* region = self.run._open()
+        cdef Access held = self.run._hold()
         with nogil:
-            self.edge.finish_producing(region[0])
+            self.edge.finish_producing(held.region)
 
     cdef bint _reserve(self) except -1:
         cdef Region* region = self.run._open()
+        cdef Access held
         cdef Status status
         if self.order == NULL:
             status = self.edge.reserve_now(region[0], self.released_seen)
@@ -117,9 +118,10 @@ cdef class Sender:
                 self.stopped = True
                 return False
             check_wait(status, self.me)
-            self.run.uses += 1
+            self.run._after_wait()   # check_wait runs signal handlers
+            held = self.run._hold()
             with nogil:
-                status = self.edge.reserve(self.run.lasting, self.me, self.released_seen, self.spin)
+                status = self.edge.reserve(held.region, self.me, self.released_seen, self.spin)
             self.run._after_wait()
 
     cdef int _send(self, object item) except -1:
@@ -128,7 +130,7 @@ cdef class Sender:
         if self.by_reference:
             return self._send_reference(item)
         cdef Message message
-        self.run._open()
+        cdef Access held = self.run._hold()   # encoding copies without the GIL
         self.encoder.encode(item, &message)
         self._hand_over(&message, True)
         return 0
@@ -136,6 +138,7 @@ cdef class Sender:
     cdef bint _hand_over(self, Message* message, bint may_wait) except -1:
         """False if there is no room for it yet, and it may not wait."""
         cdef Region* region = self.run._open()   # the item's own code may have closed the run, or forked
+        cdef Access held
         cdef Status status = self.edge.reserve_bytes_now(region[0], message[0])
         while status != Status.ok:
             if status == Status.stopped:   # nobody wants it; the next reserve says so
@@ -145,9 +148,10 @@ cdef class Sender:
             check_wait(status, self.me)
             if not may_wait:
                 return False
-            self.run.uses += 1
+            self.run._after_wait()   # check_wait runs signal handlers
+            held = self.run._hold()
             with nogil:
-                status = self.edge.reserve_bytes(self.run.lasting, self.me, message[0], self.spin)
+                status = self.edge.reserve_bytes(held.region, self.me, message[0], self.spin)
             self.run._after_wait()
         check_wait(self.edge.publish(region[0], self.me, message[0]), self.me)
         return True
@@ -167,7 +171,7 @@ cdef class Sender:
 
     cdef int _send_in_order(self, object item) except -1:
         cdef Message message
-        self.run._open()
+        cdef Access held = self.run._hold()   # encoding copies without the GIL
         # First of all: encoding runs Python code, and a step may have a thread that asks for the next input.
         cdef uint64_t place = self.order.begin(self.me)
         try:
@@ -179,7 +183,7 @@ cdef class Sender:
 
     cdef bint _try_send_in_order(self, object item) except -1:
         cdef bint is_out = True
-        self.run._open()
+        cdef Access held = self.run._hold()
         self.rest_place = self.order.begin(self.me)
         try:
             self._encode(item, &self.rest)
@@ -192,7 +196,7 @@ cdef class Sender:
         return is_out
 
     cdef int _end_place(self) except -1:
-        if self.run.region.base == NULL:   # closed meanwhile, which whoever yields is being told
+        if self.run.access is None:   # closed meanwhile, which whoever yields is being told
             return 0
         cdef Region* region = self.run._open()
         check_wait(self.order.end(region[0], self.edge[0], self.me), self.me)
@@ -216,6 +220,7 @@ cdef class Sender:
     ) except -1:
         """Says in `is_out` whether others have the message, also where it raises."""
         cdef Region* region = self.run._open()
+        cdef Access held
         cdef uint64_t handed_over = self.me.items_out.load(relaxed)
         cdef Status status = self.order.put_now(region[0], self.edge[0], self.me, message[0], place)
         is_out[0] = self.me.items_out.load(relaxed) != handed_over
@@ -234,11 +239,12 @@ cdef class Sender:
             check_wait(status, self.me)
             if not may_wait:
                 return False
-            self.run.uses += 1
+            self.run._after_wait()   # check_wait runs signal handlers
+            held = self.run._hold()
             with nogil:
-                status = self.order.put(self.run.lasting, self.edge[0], self.me, message[0], place, self.spin)
+                status = self.order.put(held.region, self.edge[0], self.me, message[0], place, self.spin)
             is_out[0] = self.me.items_out.load(relaxed) != handed_over
-            self.run._after_wait()   # which may take the run's memory away
+            self.run._after_wait()
         return True
 
 
@@ -280,6 +286,7 @@ cdef class Receiver:
 
     def __next__(self):
         cdef Region* region = self.run._open()
+        cdef Access held
         self._release(region)
         cdef Status status = self._try_take(region)
         while True:
@@ -289,10 +296,11 @@ cdef class Receiver:
                 self.saw_end = True
                 raise StopIteration
             check_wait(status, self.me)
+            self.run._after_wait()   # check_wait runs signal handlers
+            held = self.run._hold()
             self.busy = True
-            self.run.uses += 1
             with nogil:
-                status = self._take(&self.run.lasting)
+                status = self._take(&held.region)
             self.busy = False
             self.run._after_wait()
 
@@ -309,16 +317,16 @@ cdef class Receiver:
         return False, None
 
     def stop(self):
-        self.run._open()
+        cdef Access held = self.run._hold()
         self.told_to_stop = True
         with nogil:
             self.edge.stop()
 
     def finish(self):
-        cdef Region* region = self.run._open()
-        self._release(region)
+        cdef Access held = self.run._hold()
+        self._release(&held.region)
         with nogil:
-            self.edge.finish_consuming(region[0], self.entry, self.saw_end or self.told_to_stop)
+            self.edge.finish_consuming(held.region, self.entry, self.saw_end or self.told_to_stop)
 
     cdef int _release(self, Region* region) except -1:
         if self.busy:   # as a generator says it
@@ -353,11 +361,11 @@ cdef class Receiver:
             self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
             return referred(&self.me.hand)
         # Decoding runs the message's own code, which may close the run or ask this receiver for more.
-        self.run.uses += 1
+        cdef Access held = self.run._hold()
         self.busy = True
         try:
-            item = decode(self.run, &self.me.hand, True)
-            if self.run.region.base == NULL:
+            item = decode(held, &self.me.hand, True)
+            if self.run.access is None:
                 raise Aborted("the run was closed")
             self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
             return item
@@ -371,8 +379,6 @@ cdef class Receiver:
             raise Aborted("a message could not be decoded") from error
         finally:
             self.busy = False
-            self.run.uses -= 1
-            self.run._settle()
 
 
 cdef int check_wait(Status status, ReplicaEntry* me) except -1:

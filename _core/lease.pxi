@@ -10,42 +10,35 @@
 # is mapped shared again before the parent gives it back.
 
 @cython.final
-@cython.no_gc   # it can be in no reference cycle, and __dealloc__ needs its run
+@cython.no_gc   # it can be in no reference cycle, and __dealloc__ needs its mapping
 cdef class Lease:
     """The one lease of a block that a process has."""
 
-    cdef Run run
+    cdef Mapping mapping
     cdef uint64_t block
     cdef unsigned char* payload
     cdef uint64_t mapped_size   # of the payload: whole pages
     cdef bint is_private        # the payload is mapped privately, as a fork came between
     cdef bint is_copied         # and its pages are this process's own
     cdef bint is_inherited      # by a fork: the block is the parent's
-    cdef void* previous         # leases of the same run
+    cdef void* previous         # of all leases of this process
     cdef void* following
 
     def __dealloc__(self):
-        cdef Run run = self.run
-        if run is None:   # it was never made whole
+        global leases
+        if self.mapping is None:   # it was never made whole
             return
         if self.previous != NULL:
             (<Lease> self.previous).following = self.following
         else:
-            run.leases = self.following
+            leases = self.following
         if self.following != NULL:
             (<Lease> self.following).previous = self.previous
         if not self.is_inherited:
-            if run.region.base != NULL:
-                # A block that cannot be mapped as before is lost until the run ends.
-                if not self.is_private or memory_map_again(
-                    run.memory, self.payload - run.region.base, self.payload, self.mapped_size
-                ):
-                    run.region.control().arena.release(run.region.base, self.block)
-            elif not self.is_private:
-                release_for_good(<unsigned char*> run.mapped, self.block)
-        if run.leases == NULL:
-            runs_with_leases.discard(run)
-            run._settle()
+            give_back(self.mapping, self.block, self.payload, self.mapped_size, self.is_private)
+
+
+cdef void* leases = NULL   # the first
 
 
 @cython.final
@@ -63,23 +56,20 @@ cdef class Part:
         pass
 
 
-cdef set runs_with_leases = set()
-
-
-cdef Lease lease(Run run, uint64_t block):
+cdef Lease lease(Access held, uint64_t block):
     """A reference to the block of a message that the caller has in its hand."""
-    cdef unsigned char* base = <unsigned char*> run.mapped
-    cdef Block* at = block_at(base, block)
+    global leases
+    cdef Mapping mapping = held.mapping
+    cdef Block* at = block_at(mapping.base, block)
     cdef Lease made = Lease.__new__(Lease)
-    runs_with_leases.add(run)
-    made.run = run
+    made.mapping = mapping
     made.block = block
     made.payload = at.payload()
     made.mapped_size = bytes_of(at) - at.payload_offset
-    made.following = run.leases
-    if run.leases != NULL:
-        (<Lease> run.leases).previous = <void*> made
-    run.leases = <void*> made
+    made.following = leases
+    if leases != NULL:
+        (<Lease> leases).previous = <void*> made
+    leases = <void*> made
     at.refer()
     return made
 
@@ -92,74 +82,77 @@ cdef Part part(Lease whole, uint64_t offset, uint64_t size):
     return made
 
 
-cdef int keep_only_leased(Run run) except -1:
-    """The run is over and leases are left: give everything else back to the system."""
-    cdef unsigned char* base = <unsigned char*> run.mapped
-    cdef uint64_t count = 0, index, position = 0
-    cdef void* each = run.leases
+cdef void give_back(
+    Mapping mapping, uint64_t block, unsigned char* payload, uint64_t size, bint is_private
+) noexcept:
+    """A block that nobody views any more."""
+    if mapping.is_open:
+        # A block that cannot be mapped as before is lost until the run ends.
+        if not is_private or memory_map_again(mapping.memory, payload - mapping.base, payload, size):
+            control_of(mapping.base).arena.release(mapping.base, block)
+    elif mapping.is_owned() and not is_private:
+        memory_punch(mapping.memory, payload - mapping.base, size)
+
+
+cdef void keep_only_leased(Region* region, Mapping mapping) noexcept:
+    """The run is over, and this process made it: give all that no lease needs back to the system, whoever maps it."""
+    cdef uint64_t count = 0, index
+    # A process that does not even react to SIGKILL may still wake here: it must find the abort word.
+    cdef uint64_t position = region.head_bytes()
+    cdef void* each = leases
+    cdef Lease held
     while each != NULL:
         count += 1
         each = (<Lease> each).following
     # No Python object is made here: that could collect garbage, and with it leases of this list.
     cdef Span* spans = <Span*> malloc((count + 1) * sizeof(Span))
-    if spans == NULL:
-        raise MemoryError
+    if spans == NULL:   # then the memory goes with the mapping
+        return
     count = 0
-    each = run.leases
+    each = leases
     while each != NULL:
-        # The last item in hand was never given back, and a message is decoded once: one lease for a block.
-        block_at(base, (<Lease> each).block).references.store(1, relaxed)
-        spans[count].start = (<Lease> each).block
-        # Of a block whose pages were copied only the header is still needed.
-        spans[count].stop = (<Lease> each).payload - base
-        if not (<Lease> each).is_copied:
-            spans[count].stop += (<Lease> each).mapped_size
-        count += 1
-        each = (<Lease> each).following
-    spans[count].start = spans[count].stop = run.size
+        held = <Lease> each
+        each = held.following
+        if held.mapping is mapping and not held.is_copied:
+            spans[count].start = held.payload - mapping.base
+            spans[count].stop = spans[count].start + held.mapped_size
+            count += 1
+    spans[count].start = spans[count].stop = mapping.size
     sort_spans(spans, spans + count)
     for index in range(count + 1):
         if spans[index].start > position:
-            memory_punch(run.memory, position, spans[index].start - position)
+            memory_punch(mapping.memory, position, spans[index].start - position)
         position = spans[index].stop
     free(spans)
-    return 0
 
 
 def _before_fork():
-    cdef Run run
     cdef Lease held
-    cdef void* each
-    for run in runs_with_leases:
-        each = run.leases
-        while each != NULL:
-            held = <Lease> each
-            each = held.following
-            if held.is_private or held.is_inherited:
-                continue
-            # Where the system refuses, the child copies what it can.
-            held.is_private = memory_map_privately(
-                run.memory, held.payload - <unsigned char*> run.mapped, held.payload, held.mapped_size
-            )
-            if held.is_private and run.region.base != NULL:
-                memory_copy_pages(held.payload, held.mapped_size)
-                held.is_copied = True
+    cdef void* each = leases
+    while each != NULL:
+        held = <Lease> each
+        each = held.following
+        if held.is_private or held.is_inherited:
+            continue
+        # Where the system refuses, the child copies what it can.
+        held.is_private = memory_map_privately(
+            held.mapping.memory, held.payload - held.mapping.base, held.payload, held.mapped_size
+        )
+        if held.is_private and held.mapping.is_open:
+            memory_copy_pages(held.payload, held.mapped_size)
+            held.is_copied = True
 
 
 def _after_fork_in_child():
-    cdef Run run
     cdef Lease held
-    cdef void* each
-    for run in runs_with_leases:
-        run.disown()
-        each = run.leases
-        while each != NULL:
-            held = <Lease> each
-            each = held.following
-            # One that came between the other hook and the fork, by another thread, or was refused there.
-            if not held.is_private and not held.is_inherited:
-                memory_copy_privately(held.payload, held.mapped_size)
-            held.is_inherited = True
+    cdef void* each = leases
+    while each != NULL:
+        held = <Lease> each
+        each = held.following
+        # One that came between the other hook and the fork, by another thread, or was refused there.
+        if not held.is_private and not held.is_inherited:
+            memory_copy_privately(held.payload, held.mapped_size)
+        held.is_inherited = True
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -18,7 +18,10 @@ cdef class Ledger:
             raise IndexError(f"entry {entry} of {region.control().replicas}")
         return region.entry(entry)
 
+    # Whatever makes an object may collect garbage, which runs any code.
+
     def books(self, uint32_t entry):
+        cdef Access held = self.run._hold()
         cdef ReplicaEntry* at = self._entry(entry)
         return ReplicaBooks(
             State(at.state.load(acquire)),
@@ -30,7 +33,7 @@ cdef class Ledger:
             waiting_of(at.waiting.load(acquire)),
         )
 
-    def set_state(self, uint32_t entry, state):
+    def set_state(self, uint32_t entry, uint32_t state):
         self._entry(entry).state.store(state, release)
 
     def set_pid(self, uint32_t entry, uint32_t pid):
@@ -38,22 +41,25 @@ cdef class Ledger:
 
     def write_report(self, uint32_t entry, bytes report not None):
         cdef ReplicaEntry* at = self._entry(entry)
-        cdef unsigned char* base = self.run.region.base
+        cdef Region* region = self.run._open()
+        cdef unsigned char* base = region.base
         cdef uint64_t size = PyBytes_GET_SIZE(report)
-        cdef uint64_t block = self.run.region.control().arena.allocate(base, size)
+        cdef uint64_t block = region.control().arena.allocate(base, size)
         if block == 0:
             raise MemoryError(f"no shared memory for a report of {size} bytes")
         memcpy(block_at(base, block).payload(), PyBytes_AS_STRING(report), size)
         at.report_block.store(block, release)   # pairs with the load in read_report
 
     def read_report(self, uint32_t entry):
+        cdef Access held = self.run._hold()
         cdef uint64_t block = self._entry(entry).report_block.load(acquire)
         if block == 0:
             return None
-        cdef Block* at = block_at(self.run.region.base, block)
+        cdef Block* at = block_at(held.region.base, block)
         return PyBytes_FromStringAndSize(<char*> at.payload(), at.size)
 
     def hand(self, uint32_t entry):
+        cdef Access held = self.run._hold()
         cdef ReplicaEntry* at = self._entry(entry)
         cdef uint32_t phase = at.hand_phase.load(acquire)
         if phase == <uint32_t> HandPhase.empty:
@@ -61,12 +67,8 @@ cdef class Ledger:
         return Hand(at.items_in.load(acquire) - 1, phase == <uint32_t> HandPhase.decoded)
 
     def item_in_hand(self, uint32_t entry):
+        cdef Access held = self.run._hold()   # the item's own code may close the run
         cdef ReplicaEntry* at = self._entry(entry)
         if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
             raise LookupError(f"replica {entry} holds no item")
-        self.run.uses += 1   # the item's own code may close the run
-        try:
-            return decode(self.run, &at.hand, False)
-        finally:
-            self.run.uses -= 1
-            self.run._settle()
+        return decode(held, &at.hand, False)

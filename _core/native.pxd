@@ -63,7 +63,6 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         void release(unsigned char* base, uint64_t offset) noexcept
         bool_t is_large(const Block*) noexcept
 
-    void release_for_good "pipeline_executor::Arena::release_for_good"(unsigned char* base, uint64_t offset) noexcept
     uint64_t bytes_of "pipeline_executor::Arena::bytes_of"(const Block*) noexcept
     Block* block_at "pipeline_executor::Arena::at"(unsigned char* base, uint64_t offset) noexcept
 
@@ -106,12 +105,15 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         uint64_t region_size
         Arena arena
 
+    Control* control_of(unsigned char* base) noexcept
+
     cdef cppclass Region:
         unsigned char* base
         int bell
         Control* control() noexcept
         Edge* edge(uint32_t index) noexcept
         ReplicaEntry* entry(uint32_t index) noexcept
+        uint64_t head_bytes() noexcept
         bool_t aborted() noexcept
         bool_t abort(Cause cause, uint32_t entry) noexcept
         void arm_bell() noexcept

@@ -1,4 +1,17 @@
-# A run's shared memory as one process sees it.
+# A run's shared memory as one process sees it: who holds it, and what happens when nobody does any more.
+#
+# Two counted objects stand for it. The interpreter counts their references, so nobody has to remember a release:
+#
+#     Access    the right to use the run's queues, books and arena. Held by the run until it is closed or disowned, and by
+#               whoever uses the memory while it may let go of the GIL or run other code: a wait, a message that is being
+#               encoded or decoded. So a run can be closed at any moment; its memory stays for those who are inside.
+#     Mapping   the addresses. Held by the access, and by each lease (lease.pxi), which may outlive the run.
+#
+# When the access goes, the process that made the run gives the memory back to the system, but for what leases need.
+# When the mapping goes, its addresses are unmapped. docs/protocol.md has the whole life cycle.
+
+cdef extern from "<unistd.h>" nogil:
+    int getpid() noexcept
 
 cdef uint64_t LARGEST_REGION = 1 << 40   # the arena numbers its blocks with 32 bits
 cdef uint64_t SMALLEST_ARENA = 1 << 24
@@ -13,7 +26,7 @@ def open_run(layout, context):
     cdef EdgePlan* plans = <EdgePlan*> malloc((edges or 1) * sizeof(EdgePlan))
     if plans == NULL:
         raise MemoryError
-    cdef Run run = Run.__new__(Run)
+    cdef Access access = Access.__new__(Access)
     cdef uint64_t needed, size
     try:
         for index, edge in enumerate(layout.edges):
@@ -32,83 +45,140 @@ def open_run(layout, context):
         # Address space, not memory: pages cost memory once they are touched. Several times what the machine has,
         # so that the arena's size classes never run out of addresses before it runs out of memory.
         size = min(max(4 * physical_memory_bytes(), needed), LARGEST_REGION)
-        while not run._create(size):
+        while not access.create(size):
             if size <= needed:
                 raise OSError(errno, f"cannot get {needed} bytes of shared memory: {os.strerror(errno)}")
             size = max(size // 2, needed)   # an address-space limit (ulimit -v) or a container's
-        setup_region(run.region.base, size, plans, edges, layout.entries)
-        run.bell = bell_create()
-        if run.bell < 0:
+        setup_region(access.region.base, size, plans, edges, layout.entries)
+        access.region.bell = bell_create()
+        if access.region.bell < 0:
             raise OSError(errno, f"cannot create an event descriptor: {os.strerror(errno)}")
-        run.region.bell = run.lasting.bell = run.bell
-    except BaseException:
-        run.close()
-        raise
     finally:
         free(plans)
-    run.by_reference = frozenset(index for index, edge in enumerate(layout.edges) if edge.by_reference)
-    run.ledger = Ledger.__new__(Ledger, run)
-    return run
+    return _run_with(access, frozenset(index for index, edge in enumerate(layout.edges) if edge.by_reference))
 
 
 def _attach_run(int memory, int bell, uint64_t size):
     """The other end of `Run.__reduce__`, in a child process."""
-    cdef Run run = Run.__new__(Run)
-    run.memory = memory
-    run.bell = bell
-    run.size = size
-    run.region.bell = run.lasting.bell = run.bell
-    run.region.base = <unsigned char*> memory_map(run.memory, size)
-    if run.region.base == NULL:
+    cdef Access access = Access.__new__(Access)   # closes whatever it has got when this fails
+    cdef Mapping mapping = access.mapping
+    mapping.memory = memory
+    access.region.bell = bell
+    mapping.size = size
+    access.region.base = mapping.base = <unsigned char*> memory_map(mapping.memory, size)
+    if mapping.base == NULL:
         raise OSError(errno, f"cannot map the run's shared memory: {os.strerror(errno)}")
-    run.mapped = run.lasting.base = run.region.base
+    return _run_with(access, frozenset())
+
+
+cdef Run _run_with(Access access, frozenset by_reference):
+    cdef Run run = Run.__new__(Run)
+    run.access = access
+    run.by_reference = by_reference
     run.ledger = Ledger.__new__(Ledger, run)
     return run
+
+
+@cython.final
+@cython.no_gc
+cdef class Mapping:
+    """The addresses of a run's memory in this process, and its descriptor."""
+
+    cdef unsigned char* base
+    cdef uint64_t size
+    cdef int memory
+    cdef int owner       # the process that made the run; 0: it was sent to this one
+    cdef bint is_open    # there is an access, and so the arena can be used
+
+    def __cinit__(self):
+        self.memory = -1
+
+    cdef void close_descriptor(self) noexcept:
+        if self.memory >= 0:
+            memory_close(self.memory)
+            self.memory = -1
+
+    cdef bint is_owned(self) noexcept:
+        """Whether this process made the run: at its end nobody else needs the memory."""
+        return self.owner == getpid()
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            memory_unmap(self.base, self.size)
+        self.close_descriptor()
+
+
+@cython.final
+@cython.no_gc   # it can be in no reference cycle, and __dealloc__ needs its mapping
+cdef class Access:
+    """The right to use a run's queues, books and arena; see the head of this file."""
+
+    cdef Region region
+    cdef Mapping mapping
+
+    def __cinit__(self):
+        self.mapping = Mapping.__new__(Mapping)
+        self.mapping.is_open = True
+
+    cdef bint create(self, uint64_t size) noexcept:
+        """False, with errno set, if the system refuses."""
+        cdef Mapping mapping = self.mapping
+        mapping.memory = memory_create(size)
+        if mapping.memory < 0:
+            return False
+        mapping.base = <unsigned char*> memory_map(mapping.memory, size)
+        if mapping.base == NULL:
+            mapping.close_descriptor()
+            return False
+        self.region.base = mapping.base
+        mapping.size = size
+        mapping.owner = getpid()
+        return True
+
+    cdef void close_bell(self) noexcept:
+        if self.region.bell >= 0:
+            memory_close(self.region.bell)
+            self.region.bell = -1
+
+    def __dealloc__(self):
+        # Also in a process that never closed its run. No Python code may run here.
+        if self.mapping is None:   # it was never made whole
+            return
+        self.mapping.is_open = False
+        self.close_bell()
+        if self.mapping.base != NULL and self.mapping.is_owned():
+            keep_only_leased(&self.region, self.mapping)
 
 
 @cython.final
 cdef class Run:
     """The shared state of one run (see `interfaces.Run`)."""
 
-    cdef Region region    # its base is NULL when the run is closed
-    cdef Region lasting   # the same for those who wait, who may still be there then
-    cdef int memory, bell
-    cdef uint64_t size
-    cdef void* mapped         # outlives region.base while somebody waits, decodes a message, or views one
-    cdef uint32_t uses        # such waits and decodings under way; counted under the interpreter's lock
-    cdef void* leases         # see lease.pxi; the first of a list
-    cdef bint is_disowned     # this process is a fork of one whose run it is
-    cdef object owner         # the process that made the run: when it closes the run, nobody else uses it
-    cdef bint is_trimmed      # closed, and all but the leased blocks given back
+    cdef Access access            # None when the run is closed or disowned
     cdef frozenset by_reference   # edges; empty in a process that was given the run
     cdef readonly object ledger
 
-    def __cinit__(self):
-        self.memory = self.bell = -1
-        self.by_reference = frozenset()
-
-    cdef bint _create(self, uint64_t size):
-        self.memory = memory_create(size)
-        if self.memory < 0:
-            return False
-        self.region.base = <unsigned char*> memory_map(self.memory, size)
-        if self.region.base == NULL:
-            memory_close(self.memory)
-            self.memory = -1
-            return False
-        self.size = size
-        self.mapped = self.lasting.base = self.region.base
-        self.owner = os.getpid()
-        return True
-
     def __reduce__(self):
-        return _attach_run, (DescriptorForChild(self.memory), DescriptorForChild(self.bell), self.size)
+        cdef Access access = self._hold()
+        memory, bell = DescriptorForChild(access.mapping.memory), DescriptorForChild(access.region.bell)
+        return _attach_run, (memory, bell, access.mapping.size)
 
     cdef Region* _open(self) except NULL:
-        """The mapping, for every use of it that Python can reach: a closed run is an error, not a crash."""
-        if self.region.base == NULL:
+        """The memory, for what neither lets go of the GIL nor runs other code: the run might be closed meanwhile."""
+        if self.access is None:
             raise ValueError("the run is closed, or belongs to the process that this one is a fork of")
-        return &self.region
+        return &self.access.region
+
+    cdef Access _hold(self):
+        """The memory, for as long as the caller keeps what this returns."""
+        self._open()
+        return self.access
+
+    cdef int _after_wait(self) except -1:
+        """Whoever has waited without the GIL: the run may have been closed meanwhile."""
+        if self.access is None:
+            raise Aborted("the run was closed")
+        return 0
 
     def sender(self, uint32_t edge, uint32_t entry, max_message_bytes=None):
         return Sender.__new__(Sender, self, edge, entry, max_message_bytes)
@@ -121,7 +191,8 @@ cdef class Run:
         return Supervisor.__new__(Supervisor, self)
 
     def abort(self, cause, uint32_t entry):
-        return self._open().abort(<Cause><uint32_t> cause, entry)
+        cdef uint32_t number = cause
+        return self._open().abort(<Cause> number, entry)
 
     def aborted(self):
         cdef uint64_t word = self._open().control().abort_word.load(acquire)
@@ -139,49 +210,24 @@ cdef class Run:
         return region.edge(edge).stopped.load(acquire) != 0
 
     def disown(self):
-        # Not unmapped: Python code of this process may be in the middle of a use.
-        self.region.base = NULL
-        self.is_disowned = True
-
-    cdef int _after_wait(self) except -1:
-        """Whoever has waited without the interpreter's lock: the run may have been closed meanwhile."""
-        self.uses -= 1
-        if self.region.base == NULL:
-            self._settle()
-            raise Aborted("the run was closed")
-        return 0
+        cdef Access access = self.access
+        self.access = None
+        if access is not None:
+            # At once, before the fork's own code gets the same numbers for files of its own. The addresses stay for
+            # what this thread is in the middle of, and for the views that it has inherited.
+            access.close_bell()
+            access.mapping.close_descriptor()
 
     def close(self):
+        cdef Access access = self.access
+        self.access = None
+        if access is None:
+            return
         left = None
-        if self.region.base != NULL and self.owner == os.getpid():
-            if self.uses:   # a thread of a step's own may still wait here
-                self.region.abort(Cause.closed, 0)
-            left = take_references_left(&self.region, self.by_reference)
-        self.region.base = NULL
-        self.lasting.bell = -1
-        bell, self.bell = self.bell, -1
-        if bell >= 0:
-            os.close(bell)
-        self._settle()
+        if access.mapping.is_owned():
+            # Nobody else uses the run, but a thread of a step's own may still wait here, and a process that does not
+            # react to SIGKILL be about to.
+            access.region.abort(Cause.closed, 0)
+            left = take_references_left(&access.region, self.by_reference)
+        access = None
         del left   # whatever its end runs finds a closed run
-
-    cdef void _settle(self):
-        """Give back what is no longer needed, once the run is closed and no message is being decoded."""
-        if self.region.base != NULL or self.uses:
-            return
-        if self.leases != NULL:
-            if self.owner == os.getpid() and not self.is_disowned and not self.is_trimmed:
-                self.is_trimmed = True
-                keep_only_leased(self)
-            return
-        if self.mapped != NULL:
-            memory_unmap(self.mapped, self.size)
-            self.mapped = NULL
-        if self.memory >= 0:
-            memory_close(self.memory)
-            self.memory = -1
-
-    def __dealloc__(self):
-        # A run is closed by its engine; this serves child processes. No Python code may run here.
-        if self.mapped != NULL:
-            memory_unmap(self.mapped, self.size)

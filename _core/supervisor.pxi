@@ -28,14 +28,14 @@ cdef class Supervisor:
         self.run._open().arm_bell()
 
     def wait(self, timeout_s):
-        cdef Region* region = self.run._open()
+        cdef Access held = self.run._hold()   # the bell stays open while anybody polls it
         cdef nfds_t count = len(self.handles) + 1, index
         cdef int ready, error, timeout_ms = -1
         cdef pollfd* polled = <pollfd*> malloc(count * sizeof(pollfd))
         if polled == NULL:
             raise MemoryError
         try:
-            polled[0].fd = region.bell
+            polled[0].fd = held.region.bell
             entries = list(self.handles)
             for index, entry in enumerate(entries):
                 polled[index + 1].fd = self.handles[entry]
@@ -53,12 +53,12 @@ cdef class Supervisor:
                 if error != EINTR:
                     raise OSError(error, os.strerror(error))
                 PyErr_CheckSignals()
-                if self.run.region.base == NULL:   # closed by the handler
+                if self.run.access is None:   # closed by the handler
                     return []
-            if self.run.region.base == NULL:   # closed by another thread: the descriptors are no longer ours
+            if self.run.access is None:   # closed by another thread: the descriptors are no longer ours
                 return []
             if ready > 0 and polled[0].revents:
-                bell_silence(region.bell)
+                bell_silence(held.region.bell)
             ended = [entry for index, entry in enumerate(entries) if ready > 0 and polled[index + 1].revents]
         finally:
             free(polled)

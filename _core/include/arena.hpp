@@ -129,12 +129,6 @@ struct Arena {
     if (at(base, offset)->drop()) free(base, offset);
   }
 
-  // The same when the run is over and nothing will be allocated any more: a large block's pages go back to the system.
-  static void release_for_good(unsigned char* base, std::uint64_t offset) noexcept {
-    Block* block = at(base, offset);
-    if (block->drop()) memory_give_back(block->payload(), bytes_of(block) - block->payload_offset);
-  }
-
  private:
   void free(unsigned char* base, std::uint64_t offset) noexcept {
     KILL_POINT("about to free");

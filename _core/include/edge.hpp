@@ -50,15 +50,21 @@ struct Control {
   alignas(cache_line) Arena arena;
 };
 
+inline Control* control_of(unsigned char* base) noexcept { return reinterpret_cast<Control*>(base); }
+
 // What a process needs to work on the region: its own mapping and its own descriptor of the bell.
 struct Region {
   unsigned char* base = nullptr;
   int bell = -1;
 
-  Control* control() const noexcept { return reinterpret_cast<Control*>(base); }
+  Control* control() const noexcept { return control_of(base); }
   inline Edge* edge(std::uint32_t index) const noexcept;
   ReplicaEntry* entry(std::uint32_t index) const noexcept {
     return reinterpret_cast<ReplicaEntry*>(base + control()->entries_offset) + index;
+  }
+  // Bytes from the start of the region that hold the abort word, the edges and the books.
+  std::uint64_t head_bytes() const noexcept {
+    return control()->entries_offset + control()->replicas * sizeof(ReplicaEntry);
   }
   bool aborted() const noexcept {
     return control()->abort_word.load(std::memory_order_acquire) != 0;  // pairs with the exchange in abort

@@ -87,7 +87,12 @@ inline void memory_copy_pages(void* at, std::size_t size) noexcept {
 
 inline void memory_unmap(void* base, std::size_t size) noexcept { munmap(base, size); }
 
-inline void memory_close(int fd) noexcept { close(fd); }
+// Also after a failure whose errno is still to be reported.
+inline void memory_close(int fd) noexcept {
+  const int saved = errno;
+  close(fd);
+  errno = saved;
+}
 
 // Frees the memory of whole pages, for all processes that share it; they read as zero afterwards. Where the system
 // cannot, the pages stay, which is not an error.
