@@ -10,7 +10,9 @@ cdef enum Kind:
     KIND_TRUE
     KIND_INT       # int64
     KIND_FLOAT     # double
-    KIND_STR       # UTF-8
+    KIND_STR1      # characters of one byte each, as the interpreter holds them
+    KIND_STR2      # of two
+    KIND_STR4      # of four
     KIND_BYTES
     KIND_TUPLE     # for each item: a byte with its kind, a byte with its size, its bytes
     KIND_LIST      # likewise
@@ -77,6 +79,7 @@ cdef class Encoder:
     cdef object pickler, own_arrays_pickler
     cdef object dump, clear_memo         # of the pickler
     cdef bint knows_torch
+    cdef Py_ssize_t registered           # reducers of the program's that the pickler knows
     cdef bint saw_read_only              # the value holds a read-only buffer
     cdef dict cloudpickled               # types that plain pickle has refused, by their ids: a type need not be hashable
     cdef unsigned char scratch[FLAT_BYTES]
@@ -87,19 +90,18 @@ cdef class Encoder:
         self.chunks = Chunks.__new__(Chunks)
         self.buffers = []
         self.cloudpickled = {}
-        self.knows_torch = False
-        self._make_picklers(None)
+        self._make_picklers()
 
-    cdef int _make_picklers(self, table) except -1:
-        self.pickler = self._new_pickler(table)
+    cdef int _make_picklers(self) except -1:
+        self.knows_torch = torch_is_loaded()
+        self.registered = registered()
+        self.pickler = self._new_pickler(plain_table())
         self.own_arrays_pickler = None
         self.dump = self.pickler.dump
         self.clear_memo = self.pickler.clear_memo
         return 0
 
     cdef object _new_pickler(self, table):
-        if table is None:
-            return pickle.Pickler(self.chunks, 5, buffer_callback=self._keep_in_band)
         # The pickler looks at its table once, when it is initialised.
         pickler = TablePickler.__new__(TablePickler)
         pickler.dispatch_table = table
@@ -133,8 +135,7 @@ cdef class Encoder:
             number = PyFloat_AS_DOUBLE(item)
             return self._pack(KIND_FLOAT, &number, sizeof(number), message, item)
         elif kind is str:
-            if self._pack_str(item, message):
-                return 0
+            return self._pack(kind_of_str(item), str_data(item), str_bytes(item), message, item)
         elif kind is bytes:
             return self._pack(KIND_BYTES, PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item), message, item)
         elif item is None:
@@ -192,16 +193,6 @@ cdef class Encoder:
     cdef _too_large(self, object item, uint64_t size):
         return MessageFault("size", type_name(item), f"{size} bytes, max_message_size is {self.limit}")
 
-    cdef bint _pack_str(self, str item, Message* message) except -1:
-        cdef Py_ssize_t size
-        cdef const char* text
-        try:
-            text = PyUnicode_AsUTF8AndSize(item, &size)
-        except UnicodeEncodeError:   # lone surrogates: pickle has a way for them
-            return False
-        self._pack(KIND_STR, text, size, message, item)
-        return True
-
     # The items of a flat value go into the scratch space, one after the other; False if there are too many, or one
     # of them is not of a plain kind or too long.
 
@@ -233,18 +224,12 @@ cdef class Encoder:
         cdef int overflow
         cdef int64_t integer
         cdef double number
-        cdef Py_ssize_t size
-        cdef const char* text
         kind = type(part)
         if kind is int:
             integer = PyLong_AsLongLongAndOverflow(part, &overflow)
             return not overflow and self._append(KIND_INT, &integer, sizeof(integer), used)
         if kind is str:
-            try:
-                text = PyUnicode_AsUTF8AndSize(part, &size)
-            except UnicodeEncodeError:
-                return False
-            return self._append(KIND_STR, text, size, used)
+            return self._append(kind_of_str(part), str_data(part), str_bytes(part), used)
         if kind is float:
             number = PyFloat_AS_DOUBLE(part)
             return self._append(KIND_FLOAT, &number, sizeof(number), used)
@@ -267,9 +252,10 @@ cdef class Encoder:
         return True
 
     cdef int _pickle(self, object item, Message* message) except -1:
-        if not self.knows_torch and "torch" in loaded_modules and torch_is_loaded():
-            self.knows_torch = True
-            self._make_picklers(plain_table())
+        if self.registered != registered() or (
+            not self.knows_torch and "torch" in loaded_modules and torch_is_loaded()
+        ):
+            self._make_picklers()
         try:
             self._dump(item)
             return self._pack_pickle(item, message)
@@ -298,15 +284,15 @@ cdef class Encoder:
             except Exception as error:
                 refusal = error
             self._forget()
-        import cloudpickle
         try:
-            self.chunks.pieces.append(cloudpickle.dumps(item, 5, buffer_callback=self._keep_in_band))
+            self.chunks.pieces.append(cloudpickle_dumps(item, self._keep_in_band))
         except Exception as error:
             error = refusal if refusal is not None else error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
-        if len(self.cloudpickled) >= MOST_REMEMBERED:   # a program that makes types without end
-            self.cloudpickled.clear()
-        self.cloudpickled[id(type(item))] = type(item)
+        if needs_cloudpickle_again(item):
+            if len(self.cloudpickled) >= MOST_REMEMBERED:   # a program that makes types without end
+                self.cloudpickled.clear()
+            self.cloudpickled[id(type(item))] = type(item)
         return 0
 
     cdef bint _has_own_arrays_pickler(self) except -1:
@@ -345,9 +331,37 @@ cdef class Encoder:
         return 0
 
 
+# A str is sent as the interpreter holds it. Its UTF-8 form would be kept in the caller's object for as long as that lives.
+
 cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-    object PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
+    int PyUnicode_KIND(object text) noexcept
+    void* PyUnicode_DATA(object text) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
+    object PyUnicode_FromKindAndData(int kind, const void* data, Py_ssize_t length)
+
+
+cdef Kind kind_of_str(object text) noexcept:
+    cdef int width = PyUnicode_KIND(text)
+    return KIND_STR1 if width == 1 else KIND_STR2 if width == 2 else KIND_STR4
+
+
+cdef const void* str_data(object text) noexcept:
+    return PyUnicode_DATA(text)
+
+
+cdef uint64_t str_bytes(object text) noexcept:
+    return <uint64_t> (PyUnicode_GET_LENGTH(text) * PyUnicode_KIND(text))
+
+
+cdef object decode_str(uint32_t kind, const unsigned char* at, uint64_t size):
+    cdef int width = 1 if kind == KIND_STR1 else 2 if kind == KIND_STR2 else 4
+    cdef uint32_t characters[FLAT_BYTES / 4]
+    if width > 1 and <uint64_t> at % width != 0:   # inside of a flat value, which is short
+        if size > sizeof(characters):
+            raise damaged()
+        memcpy(characters, at, size)
+        return PyUnicode_FromKindAndData(width, characters, size // width)
+    return PyUnicode_FromKindAndData(width, at, size // width)
 
 
 cdef uint64_t copy_object(unsigned char* to, object source) except? 0:
@@ -374,8 +388,8 @@ cdef object decode_plain(uint32_t kind, const unsigned char* at, uint64_t size):
     if kind == KIND_FLOAT:
         memcpy(&number, at, sizeof(number))
         return number
-    if kind == KIND_STR:
-        return PyUnicode_DecodeUTF8(<const char*> at, size, NULL)
+    if kind <= KIND_STR4 and kind >= KIND_STR1:
+        return decode_str(kind, at, size)
     if kind == KIND_BYTES:
         return PyBytes_FromStringAndSize(<const char*> at, size)
     if kind == KIND_NONE:

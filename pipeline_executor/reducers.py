@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import copyreg
+import io
+import math
+import pickle
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-__all__ = ["Table", "own_arrays_table", "plain_table", "torch_is_loaded"]
+__all__ = ["Table", "own_arrays_table", "plain_table", "registered", "torch_is_loaded"]
 
-Table = Mapping[type, Callable[[Any], Any]]
-
-
-class _Table(dict[type, Callable[[Any], Any]]):
-    """Ours first, then whatever is registered with `copyreg` at that moment."""
-
-    def __missing__(self, kind: type) -> Callable[[Any], Any]:
-        return copyreg.dispatch_table[kind]
+Table = dict[type, Callable[[Any], Any]]
 
 
-def plain_table() -> Table | None:
-    """The dispatch table of a pickler of messages; None where pickle's own, which is faster, does."""
-    return _Table(_tensor_reducers()) if torch_is_loaded() else None
+def registered() -> int:
+    """How many reducers the program has registered with `copyreg`. A table that was made before another is too old."""
+    return len(copyreg.dispatch_table)
+
+
+def plain_table() -> Table:
+    """The dispatch table of a pickler of messages: ours, and whatever is registered with `copyreg` at the moment.
+
+    A plain dict, because a pickler asks it for each object that is not of a built-in type.
+    """
+    return {**copyreg.dispatch_table, **_own_reducers(), **_tensor_reducers()}
 
 
 def own_arrays_table() -> Table | None:
@@ -32,17 +36,67 @@ def own_arrays_table() -> Table | None:
     should notice.
 
     Returns:
-        The table. It costs a Python call for each object that is not of a built-in type: for messages that need
-        it. None where numpy is not loaded: there are no arrays then.
+        The table; None where numpy is not loaded: there are no arrays then.
     """
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return None
-    return _Table({numpy.ndarray: _reduce_own, numpy.memmap: _reduce_own, **_tensor_reducers()})
+    return {**plain_table(), numpy.ndarray: _reduce_own, numpy.memmap: _reduce_own}
 
 
 def _reduce_own(array: Any) -> Any:
     return (array if array.flags.writeable else array.copy(order="K")).__reduce_ex__(5)
+
+
+# ---- what would arrive as something else
+
+
+def _own_reducers() -> Table:
+    from multiprocessing import connection
+
+    table: Table = {memoryview: _reduce_memoryview, io.TextIOWrapper: _refuse_file}
+    for name in ("Connection", "PipeConnection"):  # the latter on Windows alone
+        kind = getattr(connection, name, None)
+        if kind is not None:
+            table[kind] = _refuse_connection
+    return table
+
+
+def _reduce_memoryview(view: memoryview) -> Any:
+    """Carried with its format and shape. cloudpickle would make bytes of it."""
+    shape = view.shape or ()
+    data = view if view.contiguous and view.nbytes else bytearray(view.tobytes())
+    try:
+        _rebuild_memoryview(data, view.format, shape, view.readonly)
+    except (TypeError, ValueError) as error:
+        raise pickle.PicklingError(
+            f"cannot pickle a memoryview of format {view.format!r} and shape {shape}: {error}"
+        ) from error
+    return _rebuild_memoryview, (pickle.PickleBuffer(data), view.format, shape, view.readonly)
+
+
+def _rebuild_memoryview(buffer: Any, format: str, shape: tuple[int, ...], readonly: bool) -> memoryview:  # noqa: A002
+    view: Any = memoryview(buffer)
+    view = view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    if math.prod(shape):
+        view = view.cast(format) if len(shape) == 1 else view.cast(format, shape)
+    elif len(shape) != 1:
+        raise ValueError("there is no empty view of several dimensions")
+    else:
+        view = view.cast(format)
+    made: memoryview = view.toreadonly() if readonly else view
+    return made
+
+
+def _refuse_file(file: io.TextIOWrapper) -> NoReturn:
+    raise TypeError(f"cannot pickle an open file ({file.name!r}): yield its path or what it contains")
+
+
+def _refuse_connection(connection: Any) -> NoReturn:
+    raise TypeError(
+        f"cannot pickle a {type(connection).__name__}: its descriptor means another file in another process. "
+        "Make the connection before the run, and pass it as a constant"
+    )
 
 
 # ---- PyTorch, whose own pickling copies a tensor's whole storage through `torch.save`, several times

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pipeline_executor.engines.carried_exception import carry
 from pipeline_executor.engines.checked import CheckedSender
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
 
@@ -103,7 +104,7 @@ class FailureReport:
     """A replica's own account of its failure.
 
     Attributes:
-        exception: the exception, pickled; None if it could not be.
+        exception: the exception as `carry` writes it; None if it could not be carried.
         type_name, text, traceback: the exception in words.
         fault: for a message that could not be carried, what was wrong with it.
     """
@@ -297,30 +298,16 @@ def _describe(error: BaseException, fault: MessageFault | None, *, with_exceptio
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
     import traceback
 
-    lines = traceback.format_exception(type(cause), cause, from_the_step(cause.__traceback__))
+    # Of a message that could not be carried, the frames that count are those of its own code.
+    trace = from_the_step(cause.__traceback__) if fault is None else _from_the_message(cause.__traceback__)
+    lines = traceback.format_exception(type(cause), cause, trace)
     return FailureReport(
-        exception=_pickled(error) if with_exception and fault is None else None,
+        exception=carry(error) if with_exception and fault is None else None,
         type_name=_qualified_name(type(cause)),
         text=_shortened(text_of(cause)),
         traceback=_shortened("".join(lines)),
         fault=None if fault is None else MessageFault(fault.reason, fault.type_name, fault.detail),
     )
-
-
-def _pickled(error: BaseException) -> bytes | None:
-    for dumps in (pickle.dumps, _cloudpickle_dumps):
-        try:
-            return dumps(error)
-        except Exception:  # whatever a user's __reduce__ raises: then the exception travels as text
-            continue
-    return None
-
-
-def _cloudpickle_dumps(error: BaseException) -> bytes:
-    import cloudpickle
-
-    pickled: bytes = cloudpickle.dumps(error)
-    return pickled
 
 
 def _qualified_name(kind: type) -> str:
@@ -335,9 +322,21 @@ def text_of(error: BaseException) -> str:
         return f"<its text could not be had: {type(second).__name__}>"
 
 
+def _from_the_message(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame that belongs to neither the library nor a pickler; None without such."""
+    while trace is not None and _package_of(trace) in (*_BELOW_THE_STEP, "pickle", "cloudpickle", "copyreg"):
+        trace = trace.tb_next
+    return trace
+
+
+def _package_of(trace: TracebackType) -> str:
+    name: str = trace.tb_frame.f_globals.get("__name__", "")
+    return name.partition(".")[0]
+
+
 def from_the_step(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the first frame that is not this library's, nor that of the event loop below it."""
     start = trace
-    while start is not None and start.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _BELOW_THE_STEP:
+    while start is not None and _package_of(start) in _BELOW_THE_STEP:
         start = start.tb_next
     return start if start is not None else trace

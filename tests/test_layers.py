@@ -23,7 +23,7 @@ NAME = PACKAGE.name
 
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
-    "leaf": {"descriptors", "errors", "interfaces", "reducers"},
+    "leaf": {"pickling", "descriptors", "errors", "interfaces", "reducers"},
     "definition": {"task"},
     "check": {
         "typecheck",
@@ -63,6 +63,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.async_chain",
         "engines.async_items",
         "engines.books",
+        "engines.carried_exception",
         "engines.checked",
         "engines.child",
         "engines.failed_item",

@@ -14,6 +14,7 @@ from pipeline_executor.engines.process_group import leave_the_callers_group
 from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
 from pipeline_executor.interfaces import Run, State
+from pipeline_executor.pickling import share_main_names
 from pipeline_executor.plan import Assignment
 from pipeline_executor.worker import run_replica
 
@@ -68,6 +69,7 @@ def run_child(launch: Launch) -> None:
     words = launch.first_words
     if words is None:
         words = started()
+        share_main_names()
     else:
         leave_the_callers_group()
         words.lifeline.hold()

@@ -7,6 +7,7 @@ import pickle
 import reprlib
 from collections.abc import Container, Mapping, Sequence
 
+from pipeline_executor.engines.carried_exception import unpack
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.errors import (
     InactivityError,
@@ -128,7 +129,9 @@ def error_of(
         if report.fault is not None:
             return message_error(failures, report.fault, plan)
         original = raised_in_threads.get(culprit)
-        return raised(failures, original if original is not None else _unpickled(report.exception))
+        if original is None and report.exception is not None:
+            original = unpack(report.exception)
+        return raised(failures, original)
     text = _died_text(failures[0], died.get(culprit), ledger.books(culprit).state, out_of_memory)
     return TaskDied(text + _others(failures[1:]), failures)
 
@@ -144,6 +147,8 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
     if original is None or isinstance(original, (StopIteration, StopAsyncIteration)):  # a loop takes them for the end
         return error
     add_note(original, f"raised in {first.where} {first.progress}")
+    if original.__cause__ is not None:  # what it was raised from stays in the chain
+        error.__cause__ = original.__cause__
     BaseException.__setattr__(original, "__cause__", error)
     return original
 
@@ -176,16 +181,6 @@ def stopped_early(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
         + _others(failures[1:]),
         failures,
     )
-
-
-def _unpickled(data: bytes | None) -> BaseException | None:
-    if data is None:
-        return None
-    try:
-        error = pickle.loads(data)
-    except Exception:  # whatever a user's constructor raises: the TaskError has the text
-        return None
-    return error if isinstance(error, BaseException) else None
 
 
 def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_of_memory: bool) -> str:
@@ -271,7 +266,10 @@ def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Pl
         case _:
             what = f"yielded an object of type {fault.type_name!r} that is too large for this machine: {fault.detail}"
             advice = "Yield smaller pieces."
-    return MessageError(f"{first.where} {what}\n{first.progress}\n{advice}{_others(failures[1:])}", failures)
+    text = f"{first.where} {what}\n{first.progress}\n{advice}{_others(failures[1:])}"
+    if first.traceback and '  File "' in first.traceback:
+        text += f"\n\nthe traceback of what the message's own code raised:\n{first.traceback.rstrip()}"
+    return MessageError(text, failures)
 
 
 def _others(failures: Sequence[TaskFailure]) -> str:

@@ -14,8 +14,10 @@ import multiprocessing
 import multiprocessing.context
 import multiprocessing.util
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.books import check_books
@@ -30,6 +32,7 @@ from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import MessageError, PipelineError
 from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, ResultStream
+from pipeline_executor.pickling import share_main_names
 from pipeline_executor.plan import Plan, StepPlan
 
 if TYPE_CHECKING:
@@ -70,7 +73,7 @@ def run_local(
     """
     context = multiprocessing.get_context(start_method)
     in_processes = [step for step in plan.steps if not step.in_threads]
-    payloads = _prepare(in_processes, start_method)
+    payloads = _prepare(in_processes, start_method, has_threads=len(in_processes) < len(plan.steps))
     run = None
     try:
         with hold_signals():  # until the run is in somebody's hands
@@ -103,22 +106,35 @@ def run_local(
         raise
 
 
-def _prepare(steps: list[StepPlan], start_method: str) -> dict[int, Payload]:
+def _prepare(steps: list[StepPlan], start_method: str, *, has_threads: bool) -> dict[int, Payload]:
     """What has to be done for steps that run in processes before the first is started."""
     # `payload` is imported where there is something to pickle: it and cloudpickle take as long as all of a short run.
     if not steps:
         return {}
     if start_method != "fork":
-        from pipeline_executor.engines.payload import payloads_of
+        from pipeline_executor.engines.payload import names_that_children_import, payloads_of
 
         with start_method_left_open():
             payloads = payloads_of(steps)
+            if has_threads:  # which send to processes from here
+                share_main_names(names_that_children_import())
         return payloads
-    if any("<locals>" in getattr(step.function, "__qualname__", "") for step in steps):
+    share_main_names()
+    unnamed = [step.function for step in steps if _uses_what_has_no_name(step.function)]
+    if unnamed:
         from pipeline_executor.engines.payload import introduce
 
-        introduce(step.function for step in steps)
+        introduce(unnamed)
     return {}
+
+
+def _uses_what_has_no_name(function: Callable[..., Any]) -> bool:
+    """Whether it is defined inside another function, or in a script that is no module (`python -m cProfile`)."""
+    if "<locals>" in getattr(function, "__qualname__", ""):
+        return True
+    return getattr(function, "__module__", None) == "__main__" and getattr(function, "__globals__", None) is not vars(
+        sys.modules["__main__"]
+    )
 
 
 #: Each run that has not ended, and the process that it belongs to.

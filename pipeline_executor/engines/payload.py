@@ -30,9 +30,10 @@ import cloudpickle
 
 from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.errors import PipelineTypeError
+from pipeline_executor.pickling import cloudpickle_dumps, is_found_by_name
 from pipeline_executor.plan import StepPlan
 
-__all__ = ["Payload", "SharedBytes", "introduce", "payloads_of"]
+__all__ = ["Payload", "SharedBytes", "introduce", "names_that_children_import", "payloads_of"]
 
 
 class _UnpicklableConstant(Exception):
@@ -157,14 +158,22 @@ def _attach_shared(descriptor: int, size: int) -> SharedBytes:
 
 
 def introduce(functions: Iterable[Callable[..., Any]]) -> None:
-    """Before a fork: let cloudpickle number the classes that the functions use and that no process could import, those
-    defined inside a function. All processes of the run inherit the numbers, so that a message's class is the same class
-    in each."""
+    """Before a fork: let cloudpickle number the classes that the functions use and that no process could import: those
+    defined inside a function, and those of a script that is no module, as under `python -m cProfile`. All processes of
+    the run inherit the numbers, so that a message's class is the same class in each."""
     for function in functions:
-        if "<locals>" in getattr(function, "__qualname__", ""):
+        for unnamed in (function, *_classes_beside(function)):
             with contextlib.suppress(Exception):  # what cannot be pickled need not be, under fork
                 # The bytes are not wanted, and the buffers of large arrays are not even copied.
-                cloudpickle.dumps(function, 5, buffer_callback=lambda _: None)
+                cloudpickle_dumps(unnamed, lambda _: None)
+
+
+def _classes_beside(function: Callable[..., Any]) -> list[type]:
+    """The classes of a function's script, where that is no module; see `must_be_introduced`."""
+    names: dict[str, Any] = getattr(function, "__globals__", {})
+    if "<locals>" in getattr(function, "__qualname__", "") or names is vars(sys.modules["__main__"]):
+        return []
+    return [value for value in names.values() if isinstance(value, type) and value.__module__ == "__main__"]
 
 
 class _StandInChild:
@@ -201,27 +210,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         theirs = multiprocessing.reduction.ForkingPickler(io.BytesIO()).dispatch_table
         self.dispatch_table = ChainMap(cloudpickle.Pickler.dispatch_table, theirs)
         super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
-        self._main_names = _names_that_children_import()
+        self._main_names = names_that_children_import()
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (FunctionType, type)) and _is_in_main(obj, self._main_names):
+        if isinstance(obj, (FunctionType, type)) and is_found_by_name(obj, self._main_names):
             return NotImplemented  # by name, as plain pickle does
         return super().reducer_override(obj)
 
 
-def _is_in_main(obj: Any, names: frozenset[str]) -> bool:
-    if getattr(obj, "__module__", None) != "__main__":
-        return False
-    found: Any = sys.modules["__main__"]
-    path = obj.__qualname__.split(".")
-    if path[0] not in names:
-        return False
-    for name in path:
-        found = getattr(found, name, None)
-    return found is obj
-
-
-def _names_that_children_import() -> frozenset[str]:
+def names_that_children_import() -> frozenset[str]:
     """The names that `__main__` will have in a child under spawn or forkserver."""
     prepared = spawn.get_preparation_data("")
     name = prepared.get("init_main_from_name", "")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline_executor.interfaces import MessageFault
+from pipeline_executor.pickling import cloudpickle_dumps, needs_cloudpickle_again
 from pipeline_executor.reducers import Table, own_arrays_table, plain_table
 
 __all__ = ["Encoder", "decode", "type_name"]
@@ -45,12 +46,30 @@ def _size(item: Any, pieces: list[Piece]) -> int:
     if type(item) is bytes:
         return len(item)
     if type(item) is str:
-        return len(item.encode(errors="surrogatepass"))
+        return len(item) * _width(item)
     if type(item) in (int, float):
         return 8
     if item is None or type(item) is bool:
         return 0
     return sum(map(len, pieces)) - (_HEAD.size if len(pieces) == 2 else 0)
+
+
+def _width(text: str) -> int:
+    """Bytes of each of its characters where the interpreter holds it, as the compiled core sends them."""
+    if text.isascii():
+        return 1
+    largest = max(text)
+    return 1 if largest <= "\xff" else 2 if largest <= "\uffff" else 4
+
+
+class _Text:
+    """In place of a str: pickling one leaves its UTF-8 form in the caller's object, which would keep it."""
+
+    def __init__(self, text: str) -> None:
+        self._data = text.encode(errors="surrogatepass")
+
+    def __reduce__(self) -> tuple[type[str], tuple[bytes, str, str]]:
+        return str, (self._data, "utf-8", "surrogatepass")
 
 
 class Encoder:
@@ -63,7 +82,7 @@ class Encoder:
     def encode(self, item: Any) -> list[Piece]:
         """The pieces of the message. They may be views of the value: copy them before the step goes on."""
         views: list[memoryview] = []
-        pickled = self._pickle(item, views)
+        pickled = self._pickle(_Text(item) if type(item) is str and not item.isascii() else item, views)
         pieces: list[Piece] = [
             _HEAD.pack(len(views), len(pickled)),
             *(_SIZE.pack(view.nbytes) for view in views),
@@ -93,10 +112,7 @@ class Encoder:
         refusal: Exception | None = None
         if id(type(item)) not in self._cloudpickled:
             try:
-                if (table := plain_table()) is None:
-                    pickled = pickle.dumps(item, 5, buffer_callback=keep_in_band)
-                else:
-                    pickled = _TablePickler.dumps(item, table, keep_in_band)
+                pickled = _TablePickler.dumps(item, plain_table(), keep_in_band)
                 if saw_read_only and (table := own_arrays_table()) is not None:
                     views.clear()
                     pickled = _TablePickler.dumps(item, table, keep_in_band)
@@ -104,16 +120,15 @@ class Encoder:
             except Exception as error:
                 refusal = error
                 views.clear()
-        import cloudpickle
-
         try:
-            by_value: bytes = cloudpickle.dumps(item, 5, buffer_callback=keep_in_band)
+            by_value = cloudpickle_dumps(item, keep_in_band)
         except Exception as error:
             error = refusal or error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
-        if len(self._cloudpickled) >= _MOST_REMEMBERED:  # a program that makes types without end
-            self._cloudpickled.clear()
-        self._cloudpickled[id(type(item))] = type(item)
+        if needs_cloudpickle_again(item):
+            if len(self._cloudpickled) >= _MOST_REMEMBERED:  # a program that makes types without end
+                self._cloudpickled.clear()
+            self._cloudpickled[id(type(item))] = type(item)
         return by_value
 
 
