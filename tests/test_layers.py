@@ -77,6 +77,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.memory_pressure",
         "engines.payload",
         "engines.process_group",
+        "engines.process_handle",
         "engines.processes",
         "engines.replica",
         "engines.seeds",
