@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["Table", "own_arrays_table", "plain_table", "registered", "torch_is_loaded"]
+__all__ = ["Table", "look_alikes", "own_arrays_table", "plain_table", "registered", "torch_is_loaded"]
 
 Table = dict[type, Callable[[Any], Any]]
 
@@ -25,7 +25,7 @@ def plain_table() -> Table:
 
     A plain dict, because a pickler asks it for each object that is not of a built-in type.
     """
-    return {**copyreg.dispatch_table, **_own_reducers(), **_tensor_reducers()}
+    return {**copyreg.dispatch_table, **look_alikes(), **_connections(), **_tensor_reducers()}
 
 
 def own_arrays_table() -> Table | None:
@@ -51,19 +51,21 @@ def _reduce_own(array: Any) -> Any:
 # ---- what would arrive as something else
 
 
-def _own_reducers() -> Table:
+def look_alikes() -> Table:
+    """For what cloudpickle would make something else of: bytes of a memoryview, a StringIO of an open file."""
+    return {memoryview: _reduce_memoryview, io.TextIOWrapper: _refuse_file}
+
+
+def _connections() -> Table:
+    """For what pickle copies although it holds the number of a descriptor."""
     from multiprocessing import connection
 
-    table: Table = {memoryview: _reduce_memoryview, io.TextIOWrapper: _refuse_file}
-    for name in ("Connection", "PipeConnection"):  # the latter on Windows alone
-        kind = getattr(connection, name, None)
-        if kind is not None:
-            table[kind] = _refuse_connection
-    return table
+    kinds = (getattr(connection, name, None) for name in ("Connection", "PipeConnection"))  # the latter on Windows
+    return dict.fromkeys((kind for kind in kinds if kind is not None), _refuse_connection)
 
 
 def _reduce_memoryview(view: memoryview) -> Any:
-    """Carried with its format and shape. cloudpickle would make bytes of it."""
+    """Carried with its format and shape."""
     shape = view.shape or ()
     data = view if view.contiguous and view.nbytes else bytearray(view.tobytes())
     try:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline_executor.engines.failed_item import FORMAT
+from pipeline_executor.engines.kept_file import read_kept
 from pipeline_executor.interfaces import WorkerInfo
 from pipeline_executor.task import PipelineTask
 from pipeline_executor.typecheck.signature import inspect_step
@@ -26,22 +26,22 @@ __all__ = ["main", "replay"]
 
 
 def replay(function: Callable[..., Any], kept: dict[str, Any]) -> list[Any]:
-    """Run the step on the kept item.
+    """Run the step on the kept items, which are one unless the step had taken several for one output.
 
     Arguments:
         kept: what the file holds.
 
     Returns:
-        What the step yields for it; nothing for a sink.
+        What the step yields for them; nothing for a sink.
 
     Raises whatever the step raises.
     """
-    set_worker_info(WorkerInfo(kept["task"], 0, 1))
+    set_worker_info(WorkerInfo(*kept["worker_info"]))
     try:
         signature = inspect_step(PipelineTask(function), 1, is_last=True)
         if signature.is_async:
             return _replay_async(function, kept, consumes=signature.consumes)
-        result = function(iter([kept["item"]]), **kept["constants"])
+        result = function(iter(kept["items"]), **kept["constants"])
         return [] if result is None else list(result)
     finally:
         set_worker_info(None)
@@ -50,7 +50,7 @@ def replay(function: Callable[..., Any], kept: dict[str, Any]) -> list[Any]:
 def _replay_async(function: Callable[..., Any], kept: dict[str, Any], *, consumes: bool) -> list[Any]:
     from pipeline_executor.engines.async_chain import ChainedItems, run_chained_sink
 
-    items = iter([kept["item"]])
+    items = iter(kept["items"])
     if consumes:
         run_chained_sink(function, kept["constants"], items)
         return []
@@ -70,12 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sys.path.insert(0, "")  # the step's module may lie here
     try:
-        kept = _load(options.file)
-        function = _find(options.function or kept["function"])
+        kept = read_kept(options.file)
+        function = _find(options.function) if options.function else _function_of(kept)
     except (OSError, ValueError, ImportError, AttributeError, pickle.UnpicklingError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    print(f"step {kept['step']} {kept['task']!r} on its item {kept['item_index']}: {reprlib.repr(kept['item'])}")
+    which = f"its item {kept['item_index']:,}"
+    if len(kept["items"]) > 1:
+        which = f"its items {kept['item_index'] - len(kept['items']) + 1:,} to {kept['item_index']:,}, the last"
+    print(f"step {kept['step']} {kept['task']!r} on {which}: {reprlib.repr(kept['item'])}")
     if kept["constants_missing"]:
         print(f"could not be kept: the constants {', '.join(kept['constants_missing'])}", file=sys.stderr)
     try:
@@ -91,12 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(path: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        kept = pickle.load(file)
-    if not isinstance(kept, dict) or kept.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a file of this version's keep_failed_item")
-    return kept
+def _function_of(kept: dict[str, Any]) -> Callable[..., Any]:
+    function: Callable[..., Any] | None = kept.get("step_function")
+    return _find(kept["function"]) if function is None else function
 
 
 def _find(name: str) -> Callable[..., Any]:

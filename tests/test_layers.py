@@ -72,6 +72,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.fork_server",
         "engines.in_fork_server",
         "engines.inactivity",
+        "engines.kept_file",
         "engines.lifeline",
         "engines.local",
         "engines.memory_pressure",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import pickle
+from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from pipeline_executor.engines.failures import add_note
+from pipeline_executor.engines.kept_file import command_for, write_kept
 from pipeline_executor.errors import InactivityError, TaskError, TaskFailure
 from pipeline_executor.interfaces import Ledger
 from pipeline_executor.plan import Plan, StepPlan
 
 __all__ = ["keep_failed_item", "keep_item_of_failed_replica"]
-
-#: What `python -m pipeline_executor replay` reads: changed with the meaning of the file.
-FORMAT = 1
 
 
 def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseException, plan: Plan, ledger: Ledger) -> None:
@@ -38,38 +37,31 @@ def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseExcepti
         except Exception as second:  # a user's __setstate__
             add_note(error, f"keep_failed_item: item {hand.index} of {failure.where} cannot be unpickled: {second!r}")
             return
-        keep_failed_item(path, error, plan.steps[failure.step], hand.index, item)
+        keep_failed_item(path, error, plan.steps[failure.step], failure, [item])
         return
     add_note(error, "keep_failed_item: no failed step held an item")
 
 
 def keep_failed_item(
-    path: str | os.PathLike[str], error: BaseException, step: StepPlan, item_index: int, item: Any
+    path: str | os.PathLike[str], error: BaseException, step: StepPlan, failure: TaskFailure, items: Sequence[Any]
 ) -> None:
-    """Write the item and the step's constants. What goes wrong there is a note of the error as well: the error itself
-    is what the caller has to see."""
-    function = f"{step.function.__module__}:{getattr(step.function, '__qualname__', step.name)}"
-    content = {
-        "format": FORMAT,
-        "step": step.index,
-        "task": step.name,
-        "function": function,
-        "item_index": item_index,
-        "item": item,
-        "constants": {name: value for name, value in step.constants.items() if _can_be_pickled(value)},
-    }
-    content["constants_missing"] = sorted(set(step.constants) - set(content["constants"]))
+    """Write the items that the step had taken, the last one being in its hand, and its constants. What goes wrong there
+    is a note of the error as well: the error itself is what the caller has to see."""
+    last = failure.item_index or 0
+    which = f"item {last:,}" if len(items) == 1 else f"items {last - len(items) + 1:,} to {last:,}"
+    info = step.replicas[min(failure.replica, len(step.replicas) - 1)].worker_info
+    about = {"step": step.index, "task": step.name, "worker_info": astuple(info), "item_index": last}
     try:
-        data = _dumps(content)
-        with open(path, "wb") as file:
-            file.write(data)
+        write_kept(path, step.function, step.constants, items, about)
     except Exception as second:
-        add_note(error, f"keep_failed_item: item {item_index} could not be written to {os.fspath(path)!r}: {second!r}")
+        add_note(error, f"keep_failed_item: {which} could not be written to {os.fspath(path)!r}: {second!r}")
         return
+    were = "was" if len(items) == 1 else "were"
+    it = "it" if len(items) == 1 else "them"
     add_note(
         error,
-        f"its item {item_index} was written to {os.fspath(path)!r}; to run the step on it alone:\n"
-        f"    python -m pipeline_executor replay {os.fspath(path)} {function} --pdb",
+        f"its {which} {were} written to {os.fspath(path)!r}; to run the step on {it} alone:\n"
+        f"    {command_for(path, step.function)}",
     )
 
 
@@ -79,18 +71,3 @@ def _failures_of(error: BaseException) -> tuple[TaskFailure, ...]:
         if isinstance(told, (TaskError, InactivityError)):
             return told.failures
     return ()
-
-
-def _can_be_pickled(value: Any) -> bool:
-    try:
-        _dumps(value)
-    except Exception:
-        return False
-    return True
-
-
-def _dumps(value: Any) -> bytes:
-    import cloudpickle
-
-    data: bytes = cloudpickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return data

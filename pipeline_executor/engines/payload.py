@@ -32,8 +32,9 @@ from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.pickling import cloudpickle_dumps, is_found_by_name
 from pipeline_executor.plan import StepPlan
+from pipeline_executor.reducers import look_alikes
 
-__all__ = ["Payload", "SharedBytes", "introduce", "names_that_children_import", "payloads_of"]
+__all__ = ["Payload", "SharedBytes", "dumps", "introduce", "names_that_children_import", "payloads_of"]
 
 
 class _UnpicklableConstant(Exception):
@@ -61,7 +62,7 @@ class Payload:
         self._shared: list[SharedBytes] = []
         with _StandInChild() as child:
             try:
-                data = _dumps(self._content)
+                data = dumps(self._content, names_that_children_import())
             except Exception as error:
                 raise self._culprit(error) from error
         if not child.asked:
@@ -71,14 +72,18 @@ class Payload:
         function, constants = self._content
         for what, part in [(None, function), *constants.items()]:
             try:
-                _dumps(part)
+                dumps(part, names_that_children_import())
             except Exception as own_error:
                 return _UnpicklableConstant(what, own_error)
         return _UnpicklableConstant(None, error)
 
     def to_send(self) -> bytes | SharedBytes:
         """For the child that is being started right now."""
-        return self._reusable if self._reusable is not None else self._to_send(_dumps(self._content))
+        return (
+            self._reusable
+            if self._reusable is not None
+            else self._to_send(dumps(self._content, names_that_children_import()))
+        )
 
     def _to_send(self, data: bytes) -> bytes | SharedBytes:
         if len(data) <= _MOST_IN_PIPE or sys.platform == "win32":
@@ -197,20 +202,22 @@ class _StandInChild:
         multiprocessing.context.set_spawning_popen(None)
 
 
-def _dumps(content: Any) -> bytes:
+def dumps(content: Any, main_names: frozenset[str]) -> bytes:
+    """Pickle for a process in which `__main__` has these names: they are written by name, what else it defines by
+    value."""
     stream = io.BytesIO()
-    _Pickler(stream).dump(content)
+    _Pickler(stream, main_names).dump(content)
     return stream.getvalue()
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    def __init__(self, stream: io.BytesIO) -> None:
+    def __init__(self, stream: io.BytesIO, main_names: frozenset[str]) -> None:
         # With the reducers that multiprocessing registered: connections, sockets, shared values. The pickler looks at
         # its table once, when it is initialised.
         theirs = multiprocessing.reduction.ForkingPickler(io.BytesIO()).dispatch_table
-        self.dispatch_table = ChainMap(cloudpickle.Pickler.dispatch_table, theirs)
+        self.dispatch_table = ChainMap(look_alikes(), cloudpickle.Pickler.dispatch_table, theirs)
         super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
-        self._main_names = names_that_children_import()
+        self._main_names = main_names
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (FunctionType, type)) and is_found_by_name(obj, self._main_names):
@@ -218,8 +225,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj)
 
 
-def names_that_children_import() -> frozenset[str]:
-    """The names that `__main__` will have in a child under spawn or forkserver."""
+def names_that_children_import(*, only_guarded: bool = False) -> frozenset[str]:
+    """The names that `__main__` will have in a child under spawn or forkserver.
+
+    Arguments:
+        only_guarded: none if the script has no main guard, so that whoever imports it runs the program again.
+    """
     prepared = spawn.get_preparation_data("")
     name = prepared.get("init_main_from_name", "")
     if name == "__main__" or name.endswith(".__main__"):
@@ -231,6 +242,8 @@ def names_that_children_import() -> frozenset[str]:
         with open(path or "", "rb") as file:
             tree = ast.parse(file.read())
     except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    if only_guarded and not any(map(_is_main_guard, tree.body)):
         return frozenset()
     return frozenset(_bound_names(tree.body))
 

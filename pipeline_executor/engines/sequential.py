@@ -158,7 +158,7 @@ class _SequentialRun:
         self._abort(verdict)
         source = self.source_of(step)
         if self._kept_item_path is not None and source is not None and failure.item_index is not None:
-            keep_failed_item(self._kept_item_path, verdict, step, failure.item_index, source.item)
+            keep_failed_item(self._kept_item_path, verdict, step, failure, [source.item])
 
     def _abort(self, error: BaseException) -> None:
         self.error = error
