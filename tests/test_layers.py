@@ -69,6 +69,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.failed_item",
         "engines.failures",
         "engines.first_words",
+        "engines.flush_in_fork_server",
         "engines.fork_server",
         "engines.in_fork_server",
         "engines.inactivity",

@@ -124,6 +124,7 @@ def run_script(folder: Path, text: str, *arguments: str, path: str | None = None
     script = folder / "script.py"
     script.write_text(text)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)) if path is None else path}
+    environment.pop("PYTHONUNBUFFERED", None)
     ended = subprocess.run(
         [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -288,3 +289,48 @@ def test_r7_a_step_that_may_not_leave_the_callers_group_kills_only_itself(
         assert bystander.poll() is None
         bystander.communicate(b"\n")
     assert bystander.returncode == 0
+
+
+# ---- what modules print when the fork server imports them
+
+PRINTS = """
+import sys
+print("text on stdout", end="")
+print("text on stderr", end="", file=sys.stderr)
+sys.stdout.flush(); sys.stdout.buffer.write(b"bytes on stdout")
+
+def source():
+    print("printed by the source")
+    yield 1
+
+def sink(items):
+    list(items)
+"""
+
+STEPS_THAT_PRINT = """
+import multiprocessing.forkserver, sys
+import prints
+from pipeline_executor import PipelineTask, execute
+
+if __name__ == "__main__":
+    if sys.argv[1] == "started by the program":
+        multiprocessing.set_forkserver_preload(["prints"])
+        multiprocessing.forkserver.ensure_running()
+    tasks = [PipelineTask(prints.source), PipelineTask(prints.sink, num_procs=3)]
+    execute(tasks, "process-forkserver", type_check_pipeline=False)
+    print("the run has ended")
+"""
+
+
+@pytest.mark.skipif("process-forkserver" not in PROCESS_PARALLELISMS, reason="there is no fork server")
+@pytest.mark.parametrize("server", ["started by the run", "started by the program"])
+def test_what_the_fork_server_prints_at_import_is_printed_once(core: str, server: str, tmp_path: Path) -> None:
+    (tmp_path / "prints.py").write_text(PRINTS)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])  # the server looks nowhere else
+    told, complained = run_script(tmp_path, STEPS_THAT_PRINT, server, path=path)
+    # Once by the caller itself, which imports the module like the server.
+    assert [told.count(words) for words in ("text on stdout", "bytes on stdout")] == [2, 2]
+    assert complained.count("text on stderr") == 2
+    assert told.count("printed by the source\n") == 1
+    if server == "started by the run":
+        assert told.partition("the run has ended")[0].count("bytes on stdout") == 2

@@ -111,6 +111,7 @@ def _enter(name: str, env: dict[str, str], lifeline: Lifeline, stack_file: Stack
     leave_the_callers_group()
     lifeline.hold()
     _keep_descriptors_from_children()
+    _drop_what_the_server_printed()
     _words = FirstWords(env, lifeline, stack_file)
     _is_starting = True
     if stack_file is not None:
@@ -154,6 +155,31 @@ def _from_main(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+def _drop_what_the_server_printed() -> None:
+    """Nothing of this process's own has been printed yet. What waits in the streams was printed in the fork server,
+    which may have been started by the program itself, and is written there as well."""
+    if _inherited_from_server() is None:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            descriptor = stream.fileno()
+            before = os.dup(descriptor)
+        except (AttributeError, OSError, ValueError):  # none, closed, or not a file
+            continue
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        stream.flush()
+        os.dup2(before, descriptor)
+        os.close(nowhere)
+        os.close(before)
+
+
+def _inherited_from_server() -> list[int] | None:
+    """The descriptors that the fork server has handed over; None if it has not started this process."""
+    server = sys.modules.get("multiprocessing.forkserver")
+    return None if server is None else server.get_inherited_fds()
+
+
 def _keep_descriptors_from_children() -> None:
     """What this process was started with, all of which a program that it starts would inherit: our descriptors until
     they are unpickled, and the interpreter's own, by which its servers know that this process is there."""
@@ -165,13 +191,12 @@ def _keep_descriptors_from_children() -> None:
 def _descriptors_from_caller() -> list[int]:
     if sys.platform == "win32":
         return []
-    server = sys.modules.get("multiprocessing.forkserver")
-    inherited = None if server is None else server.get_inherited_fds()
+    inherited = _inherited_from_server()
     if inherited is not None:
-        from multiprocessing import resource_tracker
+        from multiprocessing import forkserver, resource_tracker
 
-        interpreters = (
-            server._forkserver._forkserver_alive_fd,  # type: ignore[union-attr]
+        interpreters: tuple[int | None, ...] = (
+            forkserver._forkserver._forkserver_alive_fd,  # type: ignore[attr-defined]
             resource_tracker._resource_tracker._fd,  # type: ignore[attr-defined]
         )
         return [*inherited, *(descriptor for descriptor in interpreters if descriptor is not None)]

@@ -27,6 +27,7 @@ _DEFAULT = ["__main__"]
 _OURS = ["pipeline_executor.engines.child", "pipeline_executor.backend"]
 
 _UNBLOCKS_INTERRUPTS = "pipeline_executor.engines.in_fork_server"
+_FLUSHES = "pipeline_executor.engines.flush_in_fork_server"
 
 
 def start_fork_server(steps: Sequence[StepPlan]) -> None:
@@ -40,7 +41,8 @@ def start_fork_server(steps: Sequence[StepPlan]) -> None:
 
     if getattr(_forkserver, "_forkserver_alive_fd", None) is not None:
         return
-    chosen = [name for name in getattr(_forkserver, "_preload_modules", []) if name != _UNBLOCKS_INTERRUPTS]
+    set_before = getattr(_forkserver, "_preload_modules", [])
+    chosen = [name for name in set_before if name not in (_UNBLOCKS_INTERRUPTS, _FLUSHES)]
     if chosen != _DEFAULT:
         modules = chosen
     elif any(step.env for step in steps):
@@ -55,12 +57,12 @@ def start_fork_server(steps: Sequence[StepPlan]) -> None:
     on_error = getattr(_forkserver, "_preload_on_error", None)
     options: dict[str, Any] = {} if on_error is None else {"on_error": on_error}
     if not _may_block_interrupts():
-        context.set_forkserver_preload(modules, **options)
+        context.set_forkserver_preload([*modules, _FLUSHES], **options)
         return
     from multiprocessing import forkserver
 
     # First, so that what another module forks while it is imported finds the hook; the main script comes before all.
-    context.set_forkserver_preload([_UNBLOCKS_INTERRUPTS, *modules], **options)
+    context.set_forkserver_preload([_UNBLOCKS_INTERRUPTS, *modules, _FLUSHES], **options)
     try:
         with start_method_left_open(), interrupts_blocked(starts_tracker=True):
             forkserver.ensure_running()
