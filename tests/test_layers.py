@@ -82,6 +82,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.process_handle",
         "engines.processes",
         "engines.replica",
+        "engines.run_tracker",
         "engines.seeds",
         "engines.sequential",
         "engines.signals",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.first_words import FirstWords, started
 from pipeline_executor.engines.process_group import leave_the_callers_group
+from pipeline_executor.engines.run_tracker import keep_trackers_out_of_the_group
 from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
 from pipeline_executor.interfaces import Run, State
@@ -74,6 +75,9 @@ def run_child(launch: Launch) -> None:
         leave_the_callers_group()
         words.lifeline.hold()
     _forget_how_this_process_was_started()
+    if words.tracker is not None:
+        words.tracker.use()
+    keep_trackers_out_of_the_group(words.tracker)
     _forget_the_callers_thread_pools()
     if words.stack_file is not None:
         words.stack_file.hold()  # again: `__main__` may have directed faulthandler elsewhere while it was imported

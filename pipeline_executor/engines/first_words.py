@@ -25,6 +25,7 @@ from typing import Any
 
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.process_group import leave_the_callers_group
+from pipeline_executor.engines.run_tracker import RunTracker
 from pipeline_executor.engines.stacks import StackFile
 
 __all__ = ["FirstWords", "replica_is_starting", "started"]
@@ -36,15 +37,24 @@ class FirstWords:
     Arguments:
         env: the step's environment variables.
         stack_file: where the child leaves its last words; None where it cannot be passed on.
+        tracker: of the run, if it has its own, which it has only under fork.
     """
 
-    def __init__(self, env: Mapping[str, str], lifeline: Lifeline, stack_file: StackFile | None) -> None:
+    def __init__(
+        self, env: Mapping[str, str], lifeline: Lifeline, stack_file: StackFile | None, tracker: RunTracker | None
+    ) -> None:
         self.env = dict(env)
         self.lifeline = lifeline
         self.stack_file = stack_file
+        self.tracker = tracker
+
+    def start_forked(self, process: BaseProcess) -> None:
+        """Start the process, which inherits these words, by fork."""
+        with contextlib.nullcontext() if self.tracker is None else self.tracker.passed_on():
+            process.start()
 
     def start(self, process: BaseProcess) -> None:
-        """Start the process by its own start method, which is spawn or forkserver."""
+        """Start the process by spawn or forkserver and send it these words first."""
 
         def start_stand_in(_: BaseProcess) -> Any:
             del process._Popen  # type: ignore[attr-defined]  # it is not to travel with the process object
@@ -112,7 +122,7 @@ def _enter(name: str, env: dict[str, str], lifeline: Lifeline, stack_file: Stack
     lifeline.hold()
     _keep_descriptors_from_children()
     _drop_what_the_server_printed()
-    _words = FirstWords(env, lifeline, stack_file)
+    _words = FirstWords(env, lifeline, stack_file, None)
     _is_starting = True
     if stack_file is not None:
         stack_file.hold()

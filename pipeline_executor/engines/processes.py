@@ -50,7 +50,7 @@ class ReplicaProcess:
         )
         with start_method_left_open(), blocked:
             if start_method == "fork":
-                self._process.start()
+                first_words.start_forked(self._process)
             else:
                 first_words.start(self._process)
         self.pid: int = self._process.pid or 0

@@ -18,6 +18,7 @@ from pipeline_executor.engines.first_words import FirstWords
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.processes import ReplicaProcess
 from pipeline_executor.engines.replica import ExitStatus, Replica
+from pipeline_executor.engines.run_tracker import RunTracker, tracker_of_forked_steps
 from pipeline_executor.engines.seeds import load_generators
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.engines.stacks import StackFile, process_is_stopped
@@ -80,6 +81,7 @@ class Supervision:
         self.left_behind: list[str] = []
         self._threads_left: list[ReplicaThread] = []
         self._stack_files: dict[int, StackFile] = {}
+        self._tracker: RunTracker | None = None
         self._supervisor = run.supervisor()
         self._lifeline = None if all(step.in_threads for step in plan.steps) else Lifeline()
 
@@ -111,13 +113,15 @@ class Supervision:
                 "Use parallelism='process-forkserver' or 'process-spawn', or call execute() before they are started.",
                 RuntimeWarning,
             )
+        if method == "fork":
+            self._tracker = tracker_of_forked_steps()
         load_generators()
         for assignment in assignments:
             step = self._plan.steps[assignment.step]
             launch = Launch(
                 assignment,
                 self._run,
-                FirstWords(step.env, self._lifeline, self._stack_file(assignment.entry)),
+                FirstWords(step.env, self._lifeline, self._stack_file(assignment.entry), self._tracker),
                 (step.function, step.constants),
                 self._payloads.get(step.index),
             )
@@ -290,6 +294,8 @@ class Supervision:
         self._supervisor.close()
         if self._lifeline is not None:
             self._lifeline.close()
+        if self._tracker is not None:
+            self._tracker.close()
         for file in self._stack_files.values():
             file.close()
         for payload in self._payloads.values():

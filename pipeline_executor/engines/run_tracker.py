@@ -1,0 +1,198 @@
+"""The resource tracker of steps: it removes the named shared memory and semaphores that they leave behind.
+
+multiprocessing notes such names in a process of its own, the resource tracker, which removes what is left of them when
+the last process that writes to its pipe is gone. Which tracker it is for a step:
+
+    the caller has one when the run starts (under spawn and forkserver: always)   the caller's, until the program ends
+    else (under fork)                                                             the run's, until the run ends
+
+Without the second row each forked step would start one of its own, as plain forked processes do, and memory that one
+step hands to the next by its name would go when the first step ends.
+
+The run's tracker is started by the first step that needs it, since most runs need none. Two pipes, made by the caller
+and inherited by the steps:
+
+    pipe        written by                                            read by
+    messages    every step                                            the tracker
+    token       the caller, one byte before the first step starts     the step that starts the tracker, that one byte
+
+The tracker holds the write end of the token's pipe until it ends. So the caller, when all steps are gone, finds there
+the byte (nobody has started one), the pipe's end (it has ended), or neither, and then waits for the end: what a failed
+step has left is gone when `execute` raises. Should the caller be killed, the steps go with it, the messages' pipe ends,
+and so does the tracker. Should a step be killed between taking the byte and the tracker's start, no step has one, and
+what they leave stays.
+
+A step's process group is killed with it, and so the tracker is not in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
+from typing import Any
+
+from pipeline_executor.engines.process_group import has_own_group
+
+__all__ = ["RunTracker", "keep_trackers_out_of_the_group", "tracker_of_forked_steps"]
+
+#: Seconds that the tracker gets to remove what is left. A process of a step's that has escaped from its group may keep
+#: it for longer.
+_PATIENCE_S = 1.0
+
+_open: set[RunTracker] = set()  # of this process's runs
+_passed_on = threading.local()  # `tracker`: that of the run for which this thread is forking
+
+
+def tracker_of_forked_steps() -> RunTracker | None:
+    """For a run whose steps are about to be forked; None if they inherit the caller's."""
+    from multiprocessing import resource_tracker
+
+    if getattr(resource_tracker._resource_tracker, "_fd", None) is not None:
+        return None
+    return RunTracker()
+
+
+class RunTracker:
+    """See the module. Made by the caller; each forked step calls `use`."""
+
+    def __init__(self) -> None:
+        self._descriptors = _pipes()
+        self._messages_reader, self._messages_writer, self._token_reader, self._token_writer = self._descriptors
+        os.set_blocking(self._token_reader, False)
+        os.write(self._token_writer, b"\0")
+        self._lock = threading.RLock()  # a finalizer that the collector runs inside may come here again
+        self._starting_thread: int | None = None
+        _open.add(self)
+
+    @contextlib.contextmanager
+    def passed_on(self) -> Iterator[None]:
+        """What this thread forks inside the block is a step of the run. No other fork of the caller keeps the pipes,
+        or it would keep the tracker."""
+        _passed_on.tracker = self
+        try:
+            yield
+        finally:
+            _passed_on.tracker = None
+
+    def use(self) -> None:
+        """In a step's process, once: its names are noted by this tracker."""
+        from multiprocessing import resource_tracker
+
+        _passed_on.tracker = None
+        os.register_at_fork(after_in_child=self._forget_other_threads)
+        tracker: Any = resource_tracker._resource_tracker
+        functions: Any = resource_tracker
+
+        def first_attached(then: Callable[..., Any]) -> Callable[..., Any]:
+            def attached(*arguments: Any) -> Any:
+                self._attach(tracker)
+                return then(*arguments)
+
+            return attached
+
+        # All that multiprocessing does with its tracker goes through these.
+        tracker._send = first_attached(tracker._send)
+        tracker.ensure_running = functions.ensure_running = first_attached(tracker.ensure_running)
+
+    def _forget_other_threads(self) -> None:
+        self._lock = threading.RLock()
+        self._starting_thread = None
+
+    def _attach(self, tracker: Any) -> None:
+        with self._lock:
+            if tracker._fd is None and self._take_token():
+                self._start(type(tracker)())
+            if tracker._fd is None:
+                tracker._fd = os.dup(self._messages_writer)
+
+    def _take_token(self) -> bool:
+        try:
+            return os.read(self._token_reader, 1) != b""
+        except BlockingIOError:
+            return False
+
+    def _start(self, starter: Any) -> None:
+        """Have multiprocessing start one as it does, but reading from the run's pipe."""
+        self._starting_thread = threading.get_ident()
+        try:
+            starter.ensure_running()
+        finally:
+            self._starting_thread = None
+        os.close(starter._fd)
+        starter._fd = starter._pid = None  # nobody is to wait for it
+
+    def redirected(self, passed: Sequence[int]) -> Sequence[int]:
+        """The descriptors to start a tracker with, which were to be `passed`, the pipe that it reads last."""
+        if self._starting_thread != threading.get_ident():
+            return passed
+        os.dup2(self._messages_reader, passed[-1], inheritable=False)
+        return [*passed, self._token_writer]
+
+    def close(self) -> None:
+        """In the caller, once all steps are gone: wait until nothing that they have left is there any more."""
+        _open.discard(self)
+        for descriptor in (self._messages_reader, self._messages_writer, self._token_writer):
+            os.close(descriptor)
+        if not self._take_token():
+            wait([self._token_reader], _PATIENCE_S)
+        os.close(self._token_reader)
+        self._descriptors = ()
+
+    def _drop(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = ()
+
+
+def _pipes() -> tuple[int, ...]:
+    first = os.pipe()
+    try:
+        return (*first, *os.pipe())
+    except OSError:
+        for descriptor in first:
+            os.close(descriptor)
+        raise
+
+
+def _drop_in_other_children() -> None:
+    for tracker in _open:
+        if tracker is not getattr(_passed_on, "tracker", None):
+            tracker._drop()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_in_other_children)
+
+
+# ---- how a step starts a tracker
+
+
+def keep_trackers_out_of_the_group(run_tracker: RunTracker | None) -> None:
+    """In a step's process: what it starts as a resource tracker, multiprocessing's or joblib's, is not to be killed
+    with its process group, but ends by itself when nobody writes to it any more."""
+    if sys.platform == "win32" or not has_own_group():
+        return
+    from multiprocessing import util
+
+    starts: Any = util
+    as_usual = starts.spawnv_passfds
+
+    def start(path: bytes, args: Sequence[str | bytes], passed: Sequence[int]) -> int:
+        command = os.fsdecode(args[-1])
+        if "resource_tracker" not in command:
+            pid: int = as_usual(path, args, passed)
+            return pid
+        if run_tracker is not None and "multiprocessing.resource_tracker" in command:
+            passed = run_tracker.redirected(passed)
+        import subprocess
+
+        process = subprocess.Popen(args, executable=path, pass_fds=passed, restore_signals=False, process_group=0)
+        process.returncode = 0  # whoever asked for it waits for it, if anybody does
+        return process.pid
+
+    starts.spawnv_passfds = start
