@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,9 +40,12 @@ from pipeline_executor.engines.process_group import has_own_group
 
 __all__ = ["RunTracker", "keep_trackers_out_of_the_group", "tracker_of_forked_steps"]
 
-#: Seconds that the tracker gets to remove what is left. A process of a step's that has escaped from its group may keep
-#: it for longer.
-_PATIENCE_S = 1.0
+#: Seconds until what the steps have started, which was killed with them, has let go of the pipe. What has escaped from
+#: its step's process group keeps it, and the tracker, for as long as it likes.
+_NOTICE_S = 0.5
+
+#: Seconds that the tracker gets to remove what is left, once nobody writes to it. It may have just been started.
+_PATIENCE_S = 5.0
 
 _open: set[RunTracker] = set()  # of this process's runs
 _passed_on = threading.local()  # `tracker`: that of the run for which this thread is forking
@@ -135,12 +139,18 @@ class RunTracker:
     def close(self) -> None:
         """In the caller, once all steps are gone: wait until nothing that they have left is there any more."""
         _open.discard(self)
-        for descriptor in (self._messages_reader, self._messages_writer, self._token_writer):
-            os.close(descriptor)
-        if not self._take_token():
+        os.close(self._messages_writer)
+        os.close(self._token_writer)
+        if not self._take_token() and self._nobody_writes():
             wait([self._token_reader], _PATIENCE_S)
+        os.close(self._messages_reader)
         os.close(self._token_reader)
         self._descriptors = ()
+
+    def _nobody_writes(self) -> bool:
+        poll = select.poll()
+        poll.register(self._messages_reader, 0)  # for nothing but the end of its writers, which is always told
+        return bool(poll.poll(_NOTICE_S * 1000))
 
     def _drop(self) -> None:
         for descriptor in self._descriptors:
