@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -244,9 +246,14 @@ import os, sys, threading
 from pipeline_executor import PipelineTask, execute
 
 def source(group):
-    os.write(1, f"{os.getpid()} {os.getpgrp() == group}\\n".encode())
-    yield 1
-    threading.Event().wait()
+    try:
+        os.write(1, f"{os.getpid()} {os.getpgrp() == group}\\n".encode())
+        yield 1
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        os.write(1, b"interrupted\\n")
+    finally:
+        os.write(1, b"closed\\n")
 
 def sink(items):
     for item in items:
@@ -258,37 +265,65 @@ if __name__ == "__main__":
 """
 
 
+@contextlib.contextmanager
+def caller_beside_a_bystander(folder: Path, parallelism: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A program whose steps may not leave its process group, and the process of its first step. Another process leads
+    the group, as the first command of a shell's pipeline does. It must live on."""
+    # A filter of system calls could deny it; here the interpreter of every process does.
+    (folder / "sitecustomize.py").write_text(DENIED)
+    script = folder / "script.py"
+    script.write_text(IN_THE_CALLERS_GROUP)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+    ignores = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); input()"
+    bystander = subprocess.Popen(
+        [sys.executable, "-c", ignores], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+    )
+    with bystander:
+        assert bystander.stdout is not None
+        bystander.stdout.readline()
+        caller = subprocess.Popen(
+            [sys.executable, str(script), parallelism],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            process_group=bystander.pid,
+        )
+        with caller:
+            assert caller.stdout is not None
+            pid, in_callers_group = caller.stdout.readline().split()
+            assert in_callers_group == "True"
+            yield caller, int(pid)
+        assert bystander.poll() is None
+        bystander.communicate(b"\n")
+    assert bystander.returncode == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "setpgid"), reason="there are no process groups")
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
 def test_r7_a_step_that_may_not_leave_the_callers_group_kills_only_itself(
     core: str, parallelism: str, tmp_path: Path
 ) -> None:
-    # A filter of system calls could deny it; here the interpreter of every process does.
-    (tmp_path / "sitecustomize.py").write_text(DENIED)
-    script = tmp_path / "script.py"
-    script.write_text(IN_THE_CALLERS_GROUP)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
-    # The bystander leads the group, as the shell leads that of a command in its pipeline.
-    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, process_group=0)
-    caller = subprocess.Popen(
-        [sys.executable, str(script), parallelism],
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        process_group=bystander.pid,
-    )
-    with bystander, caller:
-        assert caller.stdout is not None
-        pid, in_callers_group = caller.stdout.readline().split()
-        assert in_callers_group == "True"
-        step = psutil.Process(int(pid))
+    with caller_beside_a_bystander(tmp_path, parallelism) as (caller, step_pid):
+        step = psutil.Process(step_pid)
         caller.kill()
-        caller.stdout.read()  # until no process has it: every step is gone
+        caller.communicate()  # until no process has its streams: every step is gone
         psutil.wait_procs([step])
-        assert bystander.poll() is None
-        bystander.communicate(b"\n")
-    assert bystander.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "setpgid"), reason="there are no process groups")
+@pytest.mark.rule("R8")
+@pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
+def test_r8_ctrl_c_is_the_callers_also_where_steps_are_in_its_group(
+    core: str, parallelism: str, tmp_path: Path
+) -> None:
+    with caller_beside_a_bystander(tmp_path, parallelism) as (caller, _):
+        os.killpg(os.getpgid(caller.pid), signal.SIGINT)
+        told, complained = caller.communicate()
+    assert told == "closed\n"
+    assert complained.count("KeyboardInterrupt") == 1
+    assert complained.count("Traceback") == 1
 
 
 # ---- what modules print when the fork server imports them

@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.first_words import FirstWords, started
-from pipeline_executor.engines.process_group import leave_the_callers_group
+from pipeline_executor.engines.process_group import has_own_group, leave_the_callers_group
 from pipeline_executor.engines.run_tracker import keep_trackers_out_of_the_group
 from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
@@ -82,6 +83,8 @@ def run_child(launch: Launch) -> None:
     if words.stack_file is not None:
         words.stack_file.hold()  # again: `__main__` may have directed faulthandler elsewhere while it was imported
     set_child_signals(launch.run, launch.assignment)
+    if not has_own_group():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group, and is meant for the caller
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=launch.run.disown)
     os.environ.update(words.env)
