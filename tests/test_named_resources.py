@@ -136,6 +136,7 @@ def start_joblib_s_tracker() -> Iterator[tuple[int, int, int]]:
     yield pid, os.getpgid(pid), os.getpgrp()
 
 
+@pytest.mark.thorough_where("pure")  # the core has no part in it
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
 def test_joblib_s_tracker_is_not_killed_with_the_step_either(core: str, parallelism: str) -> None:
     pytest.importorskip("joblib")

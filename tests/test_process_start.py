@@ -299,6 +299,7 @@ def caller_beside_a_bystander(folder: Path, parallelism: str) -> Iterator[tuple[
     assert bystander.returncode == 0
 
 
+@pytest.mark.thorough_where("pure")  # the core has no part in it
 @pytest.mark.skipif(not hasattr(os, "setpgid"), reason="there are no process groups")
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
@@ -312,6 +313,7 @@ def test_r7_a_step_that_may_not_leave_the_callers_group_kills_only_itself(
         psutil.wait_procs([step])
 
 
+@pytest.mark.thorough_where("pure")  # the core has no part in it
 @pytest.mark.skipif(not hasattr(os, "setpgid"), reason="there are no process groups")
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
@@ -357,6 +359,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough_where("pure")  # the core has no part in it
 @pytest.mark.skipif("process-forkserver" not in PROCESS_PARALLELISMS, reason="there is no fork server")
 @pytest.mark.parametrize("server", ["started by the run", "started by the program"])
 def test_what_the_fork_server_prints_at_import_is_printed_once(core: str, server: str, tmp_path: Path) -> None:

@@ -65,11 +65,14 @@ class FirstWords:
 
 
 class _StandIn:
-    """All that `Popen` needs of a process object: a name, and to be pickled."""
+    """What `Popen` starts: the process object, but for its name and for how it is pickled."""
 
     def __init__(self, process: BaseProcess, words: FirstWords) -> None:
         self._process = process
         self._name = _Name(process.name, words)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _itself, (self._process,)
