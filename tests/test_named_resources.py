@@ -71,12 +71,12 @@ if __name__ == "__main__":
 
 
 class Program:
-    """SCRIPT as it runs."""
+    """A script as it runs."""
 
-    def __init__(self, folder: Path, parallelism: str, how: str) -> None:
+    def __init__(self, folder: Path, parallelism: str, how: str, text: str = SCRIPT) -> None:
         self.name = f"test-{uuid.uuid4().hex[:12]}"
         script = folder / "script.py"
-        script.write_text(SCRIPT)
+        script.write_text(text)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
             [sys.executable, str(script), self.name, parallelism, how],
@@ -127,6 +127,44 @@ def test_memory_outlives_the_step_that_hands_it_over_by_name(core: str, parallel
     program = Program(tmp_path, parallelism, "hands it over")
     assert program.to_its_end() == ("b'abc'\n", "")
     assert program.listed() == []
+
+
+CALLER_FORKS = """
+import os, signal, sys
+from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
+from pipeline_executor import PipelineTask, execute
+
+name = sys.argv[1]
+told, tell = os.pipe()
+
+def source() -> Iterator[int]:
+    memory = SharedMemory(name + "-memory", create=True, size=9)
+    yield 1
+    os.read(told, 1)
+    raise ValueError("as planned")
+
+if __name__ == "__main__":
+    results = execute([PipelineTask(source)], "process-fork")
+    next(results)
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    os.write(tell, b"1")
+    try:
+        list(results)
+    except ValueError:
+        print([entry for entry in os.listdir("/dev/shm") if name in entry])
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+@pytest.mark.thorough_where("pure")  # the core has no part in it
+@pytest.mark.skipif("process-fork" not in PROCESS_PARALLELISMS, reason="steps cannot be forked")
+def test_r7_a_fork_of_the_caller_keeps_nothing_that_a_failed_step_leaves(core: str, tmp_path: Path) -> None:
+    program = Program(tmp_path, "process-fork", "", CALLER_FORKS)
+    told, _ = program.to_its_end()
+    assert told == "[]\n"
 
 
 def start_joblib_s_tracker() -> Iterator[tuple[int, int, int]]:

@@ -138,6 +138,8 @@ class RunTracker:
 
     def close(self) -> None:
         """In the caller, once all steps are gone: wait until nothing that they have left is there any more."""
+        if not self._descriptors:
+            return
         _open.discard(self)
         os.close(self._messages_writer)
         os.close(self._token_writer)
