@@ -34,6 +34,12 @@ name, parallelism, how = sys.argv[1:]
 def listed():
     return sorted(entry for entry in os.listdir("/dev/shm") if name in entry)
 
+def refuse(pid, group):
+    raise PermissionError("not permitted")
+
+if how == "raises in the caller's group":
+    os.setpgid = refuse
+
 def source():
     multiprocessing.current_process()._config["semprefix"] = "/" + name
     memory = SharedMemory(name + "-memory", create=True, size=9)
@@ -45,7 +51,7 @@ def source():
     semaphore = multiprocessing.get_context("spawn").Semaphore()
     print("made", len(listed()), flush=True)
     yield 1
-    if how == "raises":
+    if how.startswith("raises"):
         raise ValueError("as planned")
     if how == "is killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -94,7 +100,13 @@ class Program:
         return self.process.communicate()
 
 
-@pytest.mark.parametrize(("how", "error"), [("raises", "ValueError"), ("is killed", "TaskDied")])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("raises", "ValueError"), ("is killed", "TaskDied"), ("raises in the caller's group", "ValueError")],
+)
+@pytest.mark.thorough_where("raises in the caller's group", "process-spawn")
+@pytest.mark.thorough_where("raises in the caller's group", "process-forkserver")
+@pytest.mark.thorough_where("raises in the caller's group", "pure")
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
 def test_r7_what_a_failed_step_leaves_is_removed(
     core: str, parallelism: str, how: str, error: str, tmp_path: Path

@@ -187,12 +187,13 @@ if hasattr(os, "register_at_fork"):
 def keep_trackers_out_of_the_group(run_tracker: RunTracker | None) -> None:
     """In a step's process: what it starts as a resource tracker, multiprocessing's or joblib's, is not to be killed
     with its process group, but ends by itself when nobody writes to it any more."""
-    if sys.platform == "win32" or not has_own_group():
+    if sys.platform == "win32":
         return
     from multiprocessing import util
 
     starts: Any = util
     as_usual = starts.spawnv_passfds
+    leads_a_group = has_own_group()
 
     def start(path: bytes, args: Sequence[str | bytes], passed: Sequence[int]) -> int:
         command = os.fsdecode(args[-1])
@@ -203,7 +204,9 @@ def keep_trackers_out_of_the_group(run_tracker: RunTracker | None) -> None:
             passed = run_tracker.redirected(passed)
         import subprocess
 
-        process = subprocess.Popen(args, executable=path, pass_fds=passed, restore_signals=False, process_group=0)
+        # A step that the system did not let have a group of its own could not give the tracker one either.
+        group = 0 if leads_a_group else None
+        process = subprocess.Popen(args, executable=path, pass_fds=passed, restore_signals=False, process_group=group)
         process.returncode = 0  # whoever asked for it waits for it, if anybody does
         return process.pid
 
