@@ -124,6 +124,9 @@ class RunTracker:
         self._starting_thread = threading.get_ident()
         try:
             starter.ensure_running()
+        except BaseException:
+            os.write(self._token_writer, b"\0")  # whoever needs one next tries again
+            raise
         finally:
             self._starting_thread = None
         os.close(starter._fd)
