@@ -278,6 +278,8 @@ cdef class Receiver:
             self.order = &order_of(region[0], self.output[0])
         self.me = region.entry(entry)
         self.entry = entry
+        if not run.access.mapping.is_owned():
+            run.access.mapping.replica = self.me
         self.saw_end = self.told_to_stop = self.busy = False
         self.fault = None
 

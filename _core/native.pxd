@@ -17,12 +17,25 @@ cdef extern from "<atomic>" namespace "std" nogil:
         uint64_t load(memory_order) noexcept
         void store(uint64_t, memory_order) noexcept
 
-cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
+cdef extern from "forks.hpp" namespace "pipeline_executor" nogil:
+    cdef cppclass Forks:
+        void begin() noexcept
+        void end() noexcept
+        uint64_t generation() noexcept
+        void let_go(uint64_t number) noexcept
+        bool_t any(uint64_t first, uint64_t last) noexcept
+        bool_t look() noexcept
+        void forget_all() noexcept
+        void inherit() noexcept
+        void let_go_of_inheritance() noexcept
+
+cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
     int memory_create(size_t size) noexcept
     void* memory_map(int fd, size_t size) noexcept
     bool_t memory_map_privately(int fd, uint64_t offset, void* at, size_t size) noexcept
     bool_t memory_map_again(int fd, uint64_t offset, void* at, size_t size) noexcept
     void memory_copy_pages(void* at, size_t size) noexcept
+    void memory_forget(void* at, size_t size) noexcept
     void memory_punch(int fd, uint64_t offset, uint64_t size) noexcept
     bool_t memory_copy_privately(void* at, size_t size) noexcept
     void memory_unmap(void* base, size_t size) noexcept
@@ -32,6 +45,10 @@ cdef extern from "layout.hpp" namespace "pipeline_executor" nogil:
         uint64_t start
         uint64_t stop
 
+    void chain_inherited(unsigned char* base, ReplicaEntry* replica, uint64_t offset) noexcept
+    void unchain_inherited(unsigned char* base, ReplicaEntry* replica, uint64_t offset) noexcept
+    uint64_t count_inherited(const Region&) noexcept
+    uint64_t inherited_spans(const Region&, Span* spans, uint64_t room) noexcept
     void sort_spans(Span* begin, Span* end) noexcept
     uint64_t physical_memory_bytes() noexcept
     int bell_create() noexcept

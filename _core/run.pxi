@@ -88,6 +88,7 @@ cdef class Mapping:
     cdef uint64_t size
     cdef int memory
     cdef int owner       # the process that made the run; 0: it was sent to this one
+    cdef ReplicaEntry* replica   # whose messages this process reads, if another one made the run
     cdef bint is_open    # there is an access, and so the arena can be used
 
     def __cinit__(self):
@@ -103,6 +104,8 @@ cdef class Mapping:
         return self.owner == getpid()
 
     def __dealloc__(self):
+        reuse_retired(<void*> self)
+        settle_forks()
         if self.base != NULL:
             memory_unmap(self.base, self.size)
         self.close_descriptor()

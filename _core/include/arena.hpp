@@ -29,6 +29,7 @@ struct alignas(cache_line) Block {
   Atomic<std::uint32_t> next;        // block number of the next free block; meaningful on a free list only
   Atomic<std::uint32_t> references;  // who still needs the payload: the message, readers that view it
   std::uint64_t size;                // bytes in use, as asked for
+  Atomic<std::uint32_t> inherited_after, inherited_before;  // block numbers; of a chained block only (inherited.hpp)
 
   unsigned char* payload() noexcept { return reinterpret_cast<unsigned char*>(this) + payload_offset; }
   // By one who has a reference already.

@@ -26,6 +26,7 @@ struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint32_t> state;  // interfaces.State
   Atomic<std::uint32_t> pid;
   Atomic<std::uint32_t> waiting;  // the sum of the Waiting of its threads
+  Atomic<std::uint32_t> first_inherited;  // block number; 0: none. See inherited.hpp
   Atomic<std::uint64_t> report_block;  // arena block with the replica's own account of its failure; 0: none
 
   alignas(cache_line) Atomic<std::uint64_t> items_in;

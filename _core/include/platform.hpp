@@ -112,6 +112,30 @@ inline bool memory_copy_privately(void* at, std::size_t size) noexcept {
   return memory_move(copy, at, size);
 }
 
+// A mapping that is there to be inherited: as long as anybody maps it, a process that was forked with it is there, or one that
+// was forked from that. Returns a descriptor, which says so, or -1. `*page` is this process's own mapping.
+inline int witness_create(void** page) noexcept {
+  const std::size_t size = page_bytes();
+  const int fd = memfd_create("pipeline_executor-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return -1;
+  *page = MAP_FAILED;
+  if (ftruncate(fd, static_cast<off_t>(size)) == 0) *page = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (*page == MAP_FAILED) {
+    memory_close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+inline void witness_unmap(void* page) noexcept { munmap(page, page_bytes()); }
+
+// Whether nobody maps it. The system refuses to seal a file against writing while somebody maps it writable (fcntl(2),
+// F_SEAL_WRITE: EBUSY).
+inline bool witness_is_alone(int fd) noexcept { return fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0; }
+
+// Gives up what this process has written to whole pages of a private mapping.
+inline void memory_forget(void* at, std::size_t size) noexcept { madvise(at, size, MADV_DONTNEED); }
+
 inline std::uint64_t physical_memory_bytes() noexcept {
   const long pages = sysconf(_SC_PHYS_PAGES);
   return pages > 0 ? static_cast<std::uint64_t>(pages) * page_bytes() : 0;

@@ -1,0 +1,72 @@
+// Blocks that a process forked from a replica's may still view.
+//
+// A replica that forks keeps such blocks from being reused (forks.hpp). But it may die before the forked process does,
+// and then the process that made the run has to know which memory not to give back at the end. So each replica chains
+// these blocks from its ledger entry. Only the replica writes the chain; the caller reads it when the replica is gone, which
+// orders the replica's stores before. A replica that dies between two stores leaves a chain that can be read from
+// its start: with or without the block in question.
+#pragma once
+
+#include <cstdint>
+
+#include "layout.hpp"
+
+namespace pipeline_executor {
+
+inline void chain_inherited(unsigned char* base, ReplicaEntry* replica, std::uint64_t offset) noexcept {
+  const std::uint32_t number = static_cast<std::uint32_t>(offset / Arena::unit);
+  const std::uint32_t first = replica->first_inherited.load(std::memory_order_relaxed);
+  Block* block = Arena::at(base, offset);
+  block->inherited_after.store(first, std::memory_order_relaxed);
+  block->inherited_before.store(0, std::memory_order_relaxed);
+  if (first != 0) Arena::at(base, first * Arena::unit)->inherited_before.store(number, std::memory_order_relaxed);
+  replica->first_inherited.store(number, std::memory_order_release);
+}
+
+inline void unchain_inherited(unsigned char* base, ReplicaEntry* replica, std::uint64_t offset) noexcept {
+  const Block* block = Arena::at(base, offset);
+  const std::uint32_t before = block->inherited_before.load(std::memory_order_relaxed);
+  const std::uint32_t after = block->inherited_after.load(std::memory_order_relaxed);
+  if (before != 0)
+    Arena::at(base, before * Arena::unit)->inherited_after.store(after, std::memory_order_release);
+  else
+    replica->first_inherited.store(after, std::memory_order_release);
+  if (after != 0) Arena::at(base, after * Arena::unit)->inherited_before.store(before, std::memory_order_relaxed);
+}
+
+// Calls visit(block) for each block of every replica's chain. One that died may have written anywhere before: what
+// cannot be a block ends its chain.
+template <class Visit>
+void each_inherited(const Region& region, const Visit& visit) noexcept {
+  const std::uint64_t blocks = region.control()->region_size / Arena::unit;
+  const std::uint64_t most = region.control()->region_size / Arena::least_large;  // only large blocks are viewed
+  for (std::uint32_t index = 0; index < region.control()->replicas; ++index) {
+    std::uint64_t number = region.entry(index)->first_inherited.load(std::memory_order_acquire);
+    for (std::uint64_t seen = 0; number != 0 && number < blocks && seen < most; ++seen) {
+      Block* block = Arena::at(region.base, number * Arena::unit);
+      if (block->size_class >= Arena::classes || Arena::bytes_of(block) > (blocks - number) * Arena::unit) break;
+      visit(block);
+      number = block->inherited_after.load(std::memory_order_acquire);
+    }
+  }
+}
+
+inline std::uint64_t count_inherited(const Region& region) noexcept {
+  std::uint64_t count = 0;
+  each_inherited(region, [&](Block*) noexcept { ++count; });
+  return count;
+}
+
+// Where their payloads lie; at most `room` of them. Returns how many.
+inline std::uint64_t inherited_spans(const Region& region, Span* spans, std::uint64_t room) noexcept {
+  std::uint64_t count = 0;
+  each_inherited(region, [&](Block* block) noexcept {
+    if (count == room) return;
+    spans[count].start = static_cast<std::uint64_t>(block->payload() - region.base);
+    spans[count].stop = spans[count].start + Arena::bytes_of(block) - block->payload_offset;
+    ++count;
+  });
+  return count;
+}
+
+}  // namespace pipeline_executor
