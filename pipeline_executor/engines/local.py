@@ -152,6 +152,26 @@ def _close_at_exit() -> None:
 # multiprocessing.util was imported.
 atexit.register(_close_at_exit)
 
+#: `run`: the one whose replicas this thread is forking right now.
+_starts = threading.local()
+
+#: The one that this process is a forked replica of. What its own forks let go of is `child`'s to see to.
+_replica_of: _LocalRun | None = None
+
+
+def _let_go_in_a_fork() -> None:
+    """In a process that was forked while runs were open: they are not its own."""
+    global _replica_of
+    _replica_of = getattr(_starts, "run", None) or _replica_of
+    _starts.run = None
+    for run in list(_open_runs):
+        if run is not _replica_of:
+            run.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_a_fork)
+
 
 class _LocalRun:
     """One run; see the module."""
@@ -193,11 +213,18 @@ class _LocalRun:
 
     def start(self) -> None:
         _open_runs[self] = os.getpid()
+        _starts.run = self
         try:
             self._replicas.start()
         except BaseException:
             self._abandon()
             raise
+        finally:
+            _starts.run = None
+
+    def disown(self) -> None:
+        """In a process that the caller has forked: keep nothing of the run's memory, and none of its files."""
+        self._replicas.disown()
 
     def wait(self) -> None:
         """Until everything has ended; raises what the run failed of."""

@@ -289,8 +289,12 @@ class Supervision:
                 return
             self.attend(left)
 
-    def close(self) -> None:
-        """Free what belongs to the replicas, and the run, which threads that are left behind use until their end."""
+    def disown(self) -> None:
+        """In a process that was forked meanwhile: the run and its replicas are its parent's."""
+        self._run.disown()
+        self._free()
+
+    def _free(self) -> None:
         self._supervisor.close()
         if self._lifeline is not None:
             self._lifeline.close()
@@ -298,8 +302,14 @@ class Supervision:
             self._tracker.close()
         for file in self._stack_files.values():
             file.close()
+        self._stack_files.clear()
         for payload in self._payloads.values():
             payload.close()
+        self._payloads = {}
+
+    def close(self) -> None:
+        """Free what belongs to the replicas, and the run, which threads that are left behind use until their end."""
+        self._free()
         # Also those that an interrupt has kept from being waited for.
         self._threads_left += [replica for replica in self.alive.values() if isinstance(replica, ReplicaThread)]
         if self._threads_left:

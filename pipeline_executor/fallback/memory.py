@@ -35,10 +35,14 @@ class SharedMemory:
 
     data: memoryview
     words: memoryview
+    _mapping: mmap.mmap | None = None
+    _descriptor = -1
+    #: The process that made it, which closes it last. None where it was received.
+    _owner_pid: int | None = None
 
     def __init__(self, size: int) -> None:
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._descriptor = -1
+        self._owner_pid = os.getpid()
         if sys.platform == "win32":
             # A named mapping of the page file; the name is not guessable, and goes with the last process that uses it.
             import secrets
@@ -50,7 +54,7 @@ class SharedMemory:
         try:
             self._map(mmap.mmap(self._descriptor, size))
         except BaseException:
-            os.close(self._descriptor)
+            self._close_descriptor()
             raise
 
     @classmethod
@@ -77,15 +81,39 @@ class SharedMemory:
         return _attach_descriptor, (DescriptorForChild(self._descriptor), len(self.data))
 
     def close(self) -> None:
-        # A message's own code can close the run while the message is being decoded: then the mapping goes with the last
-        # view of it.
-        with contextlib.suppress(BufferError):
-            self.words.release()
-            self.data.release()
-            self._mapping.close()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Unmap it here. The process that made it also gives the memory back to the system, whoever still maps it."""
+        mapping, self._mapping = self._mapping, None
+        if mapping is None:
+            return
+        size = len(mapping)
+        self.words.release()
+        self.data.release()
+        try:
+            mapping.close()
+        except BufferError:
+            # A message's own code has closed the run, or forked, while the message is being decoded: the mapping goes
+            # with the last view of it.
+            pass
+        else:
+            if self._owner_pid == os.getpid():
+                self._give_back(size)
+        self._close_descriptor()
+
+    def _give_back(self, size: int) -> None:
+        # A daemon that a step has started maps the memory, too. It keeps the addresses.
+        if self._descriptor < 0 or not hasattr(mmap, "MADV_REMOVE"):  # elsewhere the memory goes with the last mapping
+            return
+        # Not every file system can; and an address space that is limited may be used up by now.
+        with contextlib.suppress(OSError), mmap.mmap(self._descriptor, size) as again:
+            again.madvise(mmap.MADV_REMOVE)
+
+    def _close_descriptor(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self._close_descriptor()  # of memory that nobody has closed; the mapping closes itself
 
 
 def _create_descriptor(size: int) -> int:
@@ -115,7 +143,6 @@ def _attach_tag(tag: str, size: int) -> SharedMemory:
     if sys.platform != "win32":
         raise RuntimeError("shared memory by tag exists on Windows only")
     memory = SharedMemory.__new__(SharedMemory)
-    memory._descriptor = -1
     memory._tag = tag
     memory._map(mmap.mmap(-1, size, tagname=tag))
     return memory

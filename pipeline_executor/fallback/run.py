@@ -37,6 +37,7 @@ class Run:
         self._bell: Connection | None = None
         self._retry = False
         self._closed = False
+        self.is_disowned = False  # this process is a fork of one whose run it is
         self._places: dict[int, Places] = {}  # by entry, of the replicas in this process
         self.ledger = Ledger(layout.entries)
         try:
@@ -63,7 +64,7 @@ class Run:
         return self.edges[edge].read(block, size)
 
     def lock(self, edge: int) -> AbortableLock:
-        return AbortableLock(self.edges[edge].lock, self.is_aborted)
+        return AbortableLock(self.edges[edge].lock, self)
 
     def sender(self, edge: int, entry: int, max_message_bytes: int | None = None) -> Sender:
         self.check_open()
@@ -103,7 +104,7 @@ class Run:
             if first:
                 self.ledger.abort_word = cause << 32 | entry
         finally:
-            if locked:
+            if locked and not self.is_disowned:  # a signal handler may have forked; the lock is the parent's
                 self._abort_lock.release()
         # Also when somebody else was first: it may have died before it woke anybody.
         for edge in self.edges:
@@ -163,19 +164,28 @@ class Run:
             raise ValueError("the run is closed, or belongs to the process that this one is a fork of")
 
     def disown(self) -> None:
-        self._closed = True
-
-    def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        self._closed = self.is_disowned = True
+        # What this thread is in the middle of finds no memory any more. The objects that wait on edges between threads
+        # stay, for their ends are the parent's business.
+        self._free()
+
+    def _free(self) -> None:
         for connection in (self._bell_reader, self._bell):
             if connection is not None:
                 connection.close()
         for edge in self.edges:
             edge.memory.close()
-            edge.drop_all()
         self.ledger.memory.close()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._free()
+        for edge in self.edges:
+            edge.drop_all()
         # The locks' names in the system go with their last reference.
         self.edges.clear()
         self.__dict__.pop("_abort_lock", None)

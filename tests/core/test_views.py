@@ -52,15 +52,19 @@ def shared_bytes() -> int:
     return total_kib * 1024
 
 
-def region_bytes() -> int:
-    """Bytes of memory that the regions of this process's runs take, mapped or not."""
-    descriptors = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
-    found = 0
-    for descriptor in descriptors:
+def region_descriptors() -> list[int]:
+    """Of the shared memory of this process's runs."""
+    found = []
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         with contextlib.suppress(OSError):  # the one with which the folder was read
             if "memfd:pipeline_executor " in os.readlink(f"/proc/self/fd/{descriptor}"):
-                found += os.fstat(descriptor).st_blocks * 512
+                found.append(descriptor)
     return found
+
+
+def region_bytes() -> int:
+    """Bytes of memory that the regions of this process's runs take, mapped or not."""
+    return sum(os.fstat(descriptor).st_blocks * 512 for descriptor in region_descriptors())
 
 
 @pytest.fixture
@@ -220,6 +224,27 @@ def test_idle_memory_goes_back_after_a_burst(compiled: None, monkeypatch: pytest
         timer.join()
 
 
+@pytest.mark.rule("R7")
+@linux_only
+def test_r7_memory_goes_back_at_the_end_whoever_still_has_it(core: str) -> None:
+    with contextlib.ExitStack() as others, open_edge() as (run, [sender], [receiver]):
+        put(sender, *(array_of(number) for number in range(10)))
+        held = [receiver.poll()[1] for _ in range(3)]
+        del held[1:]
+        # As a process would keep it that does not let go of it.
+        files = [others.enter_context(open(f"/proc/self/fd/{number}", "rb")) for number in region_descriptors()]
+
+        def bytes_kept() -> int:
+            return sum(os.fstat(file.fileno()).st_blocks * 512 for file in files)
+
+        assert bytes_kept() >= 8 * LARGE
+        run.close()
+        assert bytes_kept() < 2 * LARGE  # the one array that is held, where it is a view
+        assert is_all(held[0], 0)
+        held.clear()
+        assert bytes_kept() < 2**16
+
+
 # ---- forks
 
 
@@ -290,8 +315,10 @@ def keep_and_yield(numbers: range) -> Iterator[np.ndarray]:
 
 
 class Forked:
-    """A process forked now, which runs `check` when it is told to go on; it ends well if that was true. `first` is run at
-    once, with the descriptors that have to stay open."""
+    """A process forked now, which runs `check` when it is told to go on; it ends well if that was true.
+
+    `first` is run at once, with the descriptors that have to stay open.
+    """
 
     def __init__(self, check: Callable[[], bool], first: Callable[[set[int]], object] = lambda _: None) -> None:
         reader, self._writer = os.pipe()
@@ -343,16 +370,16 @@ def test_what_a_fork_of_a_fork_has_stays_when_both_before_it_are_gone(core: str)
     reader, writer = os.pipe()
     with open_edge() as (_, [sender], [receiver]):
         put(sender, array_of(1), array_of(2))
-        first, second = receiver.poll()[1], receiver.poll()[1]
+        held = [receiver.poll()[1], receiver.poll()[1]]
         pid = os.fork()
         if pid == 0:
-            first[:] = 5
-            later = Forked(lambda: is_all(first, 5) and is_all(second, 2))
-            first[:] = 6
-            del second
+            held[0][:] = 5
+            later = Forked(lambda: is_all(held[0], 5) and is_all(held[1], 2))
+            held[0][:] = 6
+            held.pop()
             os.read(reader, 1)  # the first has reused the memory
-            os._exit(0 if later.went_well() and is_all(first, 6) else 1)
-        del first, second
+            os._exit(0 if later.went_well() and is_all(held[0], 6) else 1)
+        held.clear()
         for number in range(20, 40):
             put(sender, array_of(number))
             assert is_all(receiver.poll()[1], number)
@@ -415,7 +442,7 @@ def test_memory_is_reused_when_the_forks_that_had_it_are_gone_or_have_become_ano
             put(sender, array_of(number))
             _, received = receiver.poll()
             if number % 2:  # the hooks run, for there is a function to be called before the other program starts
-                others.append(subprocess.Popen(["sleep", "600"], preexec_fn=int))
+                others.append(subprocess.Popen(["sleep", "600"], preexec_fn=int))  # noqa: PLW1509
                 del received
             else:
                 forked = Forked(lambda: True)
@@ -436,11 +463,11 @@ def test_no_descriptor_stays_for_forks_when_nothing_is_left_that_they_could_have
     with open_edge() as (_, [sender], [receiver]):
         while_open = len(os.listdir("/proc/self/fd"))
         put(sender, array_of(1), array_of(2))
-        first, second = receiver.poll()[1], receiver.poll()[1]
-        forked = Forked(lambda: is_all(second, 2))
-        del first
-        again = Forked(lambda: is_all(second, 2))
-        del second
+        held = [receiver.poll()[1], receiver.poll()[1]]
+        forked = Forked(lambda: is_all(held[1], 2))
+        held[0] = None
+        again = Forked(lambda: is_all(held[1], 2))
+        held.clear()
     assert len(os.listdir("/proc/self/fd")) <= before + 2  # what tells the two to go on
     assert shared_bytes() == 0
     assert forked.went_well()
