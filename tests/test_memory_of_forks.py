@@ -134,6 +134,42 @@ def start_daemon() -> Iterable[int]:
     yield int(os.read(reader, 20))
 
 
+@pytest.mark.thorough_where("process-spawn")
+@pytest.mark.parametrize("parallelism", ["process-fork", "process-forkserver", "process-spawn"])
+def test_a_daemon_keeps_the_items_that_its_step_had_when_it_was_forked(
+    core: str, parallelism: str, tmp_path: Path
+) -> None:
+    go_on, answer = tmp_path / "go_on", tmp_path / "answer"
+    os.mkfifo(go_on)
+    os.mkfifo(answer)
+    tasks: list[PipelineTask[Any, Any]] = [
+        PipelineTask(arrays, {"n": 20}),
+        PipelineTask(keep_in_a_daemon, {"go_on": go_on, "answer": answer}),
+    ]
+    execute(tasks, parallelism)
+    go_on.write_text("the run is over")
+    assert answer.read_text() == "[0, 1, 2, 3, 4]"
+
+
+def keep_in_a_daemon(items: Iterable[np.ndarray], go_on: Path, answer: Path) -> None:
+    held = []
+    for number, array in enumerate(items):
+        held.append(array)
+        if number == 4:
+            child = os.fork()
+            if child == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    go_on.read_text()
+                    # Whole, or what it is not.
+                    values = [int(array[0]) if bool((array == array[0]).all()) else None for array in held]
+                    answer.write_text(str(values))
+                os._exit(0)
+            os.waitpid(child, 0)
+            held.clear()  # the first ones are dropped, those after them are had to the end
+            held.append(array)
+
+
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("parallelism", ["process-fork", "thread"])
 def test_r7_a_fork_cannot_use_the_run_and_the_run_goes_on(core: str, parallelism: str) -> None:
