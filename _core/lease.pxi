@@ -24,7 +24,7 @@ cdef class Lease:
     cdef uint64_t block
     cdef unsigned char* payload
     cdef uint64_t mapped_size   # of the payload: whole pages
-    cdef bint is_private        # the payload is mapped privately, as a fork came between
+    cdef unsigned char* private # from here to the payload's end it is mapped privately, as a fork came between; or NULL
     cdef bint is_copied         # and all its pages are this process's own
     cdef bint is_inherited      # by a fork: the block is the parent's
     cdef uint64_t first_fork, last_fork   # the generations of processes that may view the block; 0: there are none
@@ -47,10 +47,7 @@ cdef class Lease:
             if inherited_leases == 0:
                 forks.let_go_of_inheritance()
             return
-        # A block that cannot be mapped as before is lost until the run ends.
-        if not self.is_private or memory_map_again(
-            self.mapping.memory, self.payload - self.mapping.base, self.payload, self.mapped_size
-        ):
+        if self.private == NULL or map_again(self):   # else it is lost until the run ends
             give_back(self)
         settle_forks()
 
@@ -213,24 +210,83 @@ cdef void keep_only_leased(Region* region, Mapping mapping) noexcept:
 
 # ---- forks
 
-def _before_fork():
-    cdef Lease held
+cdef void map_all_privately() noexcept:
+    """Each payload that is not yet. Where the system refuses, the child copies what it can."""
+    cdef uint64_t count = 0, first = 0, last
     cdef void* each = leases
-    cdef uint64_t generation
-    forks.begin()
-    settle_forks()
+    cdef Lease held
+    cdef Mapping mapping
+    while each != NULL:
+        count += 1
+        each = (<Lease> each).following
+    cdef Stretch* found = <Stretch*> malloc((count or 1) * sizeof(Stretch))
+    if found == NULL:
+        return
+    count = 0
+    each = leases
     while each != NULL:
         held = <Lease> each
         each = held.following
-        if held.is_inherited or held.is_copied:
+        if held.is_inherited or held.private != NULL:
             continue
-        if not held.is_private:
-            # Where the system refuses, the child copies what it can.
-            held.is_private = memory_map_privately(
-                held.mapping.memory, held.payload - held.mapping.base, held.payload, held.mapped_size
-            )
-            if not held.is_private:
-                continue
+        # The process that made the run may hold tens of thousands of results, and the system bounds how many mappings a process
+        # has. So there the block's head is mapped privately, too, and blocks that lie side by side become one mapping:
+        # nobody else looks at the head of such a block. A replica's chain of blocks (inherited.hpp) must stay shared.
+        found[count].start = held.mapping.base + held.block if held.mapping.is_owned() else held.payload
+        found[count].stop = held.payload + held.mapped_size
+        found[count].lease = <void*> held
+        count += 1
+    sort_stretches(found, found + count)
+    while first < count:
+        mapping = (<Lease> found[first].lease).mapping
+        last = first
+        while (
+            last + 1 < count
+            and found[last + 1].start == found[last].stop
+            and (<Lease> found[last + 1].lease).mapping is mapping
+        ):
+            last += 1
+        if memory_map_privately(
+            mapping.memory,
+            found[first].start - mapping.base,
+            found[first].start,
+            found[last].stop - found[first].start,
+        ):
+            for index in range(first, last + 1):
+                (<Lease> found[index].lease).private = found[index].start
+        first = last + 1
+    free(found)
+
+
+cdef bint map_again(Lease held) noexcept:
+    """As the others map it; what this process has written to it is gone. False if the system refuses."""
+    cdef Mapping mapping = held.mapping
+    cdef Block* at = block_at(mapping.base, held.block)
+    cdef uint32_t references = 0
+    if mapping.is_open:
+        references = at.references.load(relaxed)
+    if not memory_map_again(
+        mapping.memory, held.private - mapping.base, held.private, held.payload + held.mapped_size - held.private
+    ):
+        return False
+    if mapping.is_open and held.private != held.payload:   # those given up meanwhile were counted privately
+        at.references.store(references, relaxed)
+    return True
+
+
+def _before_fork():
+    cdef Lease held
+    cdef void* each
+    cdef uint64_t generation
+    forks.begin()
+    settle_forks()
+    map_all_privately()
+    each = leases
+    while each != NULL:
+        held = <Lease> each
+        each = held.following
+        if held.is_inherited or held.is_copied or held.private == NULL:
+            continue
         generation = forks.generation()
         if generation != 0:
             held.last_fork = generation
@@ -252,6 +308,7 @@ def _after_fork_in_child():
     global inherited_leases
     cdef Lease held
     cdef void* each = leases
+    cdef uint64_t shared = 0
     forks.inherit()
     forget_retired()
     while each != NULL:
@@ -259,14 +316,20 @@ def _after_fork_in_child():
         each = held.following
         if not held.is_inherited:
             # One that came between the other hook and the fork, by another thread, or was refused there.
-            if not held.is_private:
-                memory_copy_privately(held.payload, held.mapped_size)
+            if held.private == NULL and not memory_copy_privately(held.payload, held.mapped_size):
+                shared += 1
             held.is_inherited = True
             inherited_leases += 1
         if not held.mapping.is_open:
             held.mapping.close_descriptor()   # which only whoever gives blocks back needs
     if inherited_leases == 0:
         forks.let_go_of_inheritance()
+    if shared:   # a hook cannot keep the fork from happening: the interpreter prints this and goes on
+        raise MemoryError(
+            f"this process shares {shared} received messages with the one that it is a fork of, because the system gives it "
+            "no more mappings (vm.max_map_count) or no more memory: what the other writes there changes its arrays. "
+            "Fork before so many results are held, or copy them."
+        )
 
 
 cdef void forget_retired() noexcept:

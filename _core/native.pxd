@@ -18,6 +18,13 @@ cdef extern from "<atomic>" namespace "std" nogil:
         void store(uint64_t, memory_order) noexcept
 
 cdef extern from "forks.hpp" namespace "pipeline_executor" nogil:
+    cdef struct Stretch:
+        unsigned char* start
+        unsigned char* stop
+        void* lease
+
+    void sort_stretches(Stretch* begin, Stretch* end) noexcept
+
     cdef cppclass Forks:
         void begin() noexcept
         void end() noexcept

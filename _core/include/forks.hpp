@@ -13,12 +13,24 @@
 // All is of one process, and is called under the GIL. Nothing here allocates Python objects.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <new>
 
 #include "platform.hpp"
 
 namespace pipeline_executor {
+
+// What is to be mapped privately before a fork, by addresses in this process, and whose it is.
+struct Stretch {
+  unsigned char* start;
+  unsigned char* stop;
+  void* lease;
+};
+
+inline void sort_stretches(Stretch* begin, Stretch* end) noexcept {
+  std::sort(begin, end, [](const Stretch& left, const Stretch& right) { return left.start < right.start; });
+}
 
 class Forks {
  public:

@@ -427,6 +427,24 @@ def test_a_fork_copies_nothing_but_what_is_written_then(compiled: None) -> None:
         assert own_bytes() < before + LARGE
 
 
+@needs_fork
+@linux_only
+def test_a_fork_takes_few_mappings_however_many_results_are_held(compiled: None) -> None:
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("memfd:pipeline_executor")
+
+    with open_edge(limit_items=512) as (_, [sender], [receiver]):
+        put(sender, *(array_of(number, 2**17) for number in range(400)))
+        held = [receiver.poll()[1] for _ in range(400)]
+        assert in_a_fork(lambda: all(is_all(array, number) for number, array in enumerate(held)))
+        assert mappings() < 20
+        del held[::2]
+        for number in range(400, 800):
+            put(sender, array_of(number, 2**17))
+            assert is_all(receiver.poll()[1], number)
+        assert all(is_all(array, 2 * index + 1) for index, array in enumerate(held))
+
+
 def own_bytes() -> int:
     """Bytes of memory that no file has: this process's copies of what it shared before."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
