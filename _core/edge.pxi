@@ -118,8 +118,7 @@ cdef class Sender:
                 self.stopped = True
                 return False
             check_wait(status, self.me)
-            self.run._after_wait()   # check_wait runs signal handlers
-            held = self.run._hold()
+            held = self.run._hold()   # a signal handler may have closed the run, or forked
             with nogil:
                 status = self.edge.reserve(held.region, self.me, self.released_seen, self.spin)
             self.run._after_wait()
@@ -148,8 +147,7 @@ cdef class Sender:
             check_wait(status, self.me)
             if not may_wait:
                 return False
-            self.run._after_wait()   # check_wait runs signal handlers
-            held = self.run._hold()
+            held = self.run._hold()   # a signal handler may have closed the run, or forked
             with nogil:
                 status = self.edge.reserve_bytes(held.region, self.me, message[0], self.spin)
             self.run._after_wait()
@@ -239,8 +237,7 @@ cdef class Sender:
             check_wait(status, self.me)
             if not may_wait:
                 return False
-            self.run._after_wait()   # check_wait runs signal handlers
-            held = self.run._hold()
+            held = self.run._hold()   # a signal handler may have closed the run, or forked
             with nogil:
                 status = self.order.put(held.region, self.edge[0], self.me, message[0], place, self.spin)
             is_out[0] = self.me.items_out.load(relaxed) != handed_over
@@ -298,8 +295,7 @@ cdef class Receiver:
                 self.saw_end = True
                 raise StopIteration
             check_wait(status, self.me)
-            self.run._after_wait()   # check_wait runs signal handlers
-            held = self.run._hold()
+            held = self.run._hold()   # a signal handler may have closed the run, or forked
             self.busy = True
             with nogil:
                 status = self._take(&held.region)
