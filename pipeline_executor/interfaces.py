@@ -315,10 +315,18 @@ class Run(Protocol):
         """The edge's consumers stopped early, legally."""
 
     def disown(self) -> None:
-        """In a process that a step has forked: the run is not its own; every use of it raises."""
+        """In a process that was forked from one that has the run: it is not its own, and every use of it raises.
+
+        Closes the descriptors and gives up the memory. May be called in the middle of a use, which then raises when it
+        comes to its end. Received items that this process has inherited stay what they were.
+        """
 
     def close(self) -> None:
-        """Free everything that this process holds of the run. Nothing else may be called afterwards."""
+        """Free everything that this process holds of the run. Nothing else may be called afterwards.
+
+        The process that made the run closes it when all others are gone, and so gives the memory back to the system
+        whoever still maps it. Received items stay.
+        """
 
 
 class LinkedStep(Protocol):
