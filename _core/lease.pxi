@@ -47,8 +47,7 @@ cdef class Lease:
             if inherited_leases == 0:
                 forks.let_go_of_inheritance()
             return
-        if self.private == NULL or map_again(self):   # else it is lost until the run ends
-            give_back(self)
+        give_back(self, self.private == NULL or map_again(self))
         settle_forks()
 
 
@@ -100,12 +99,13 @@ cdef struct Retired:                  # one that a process forked from this one 
     void* mapping                     # not a reference: the mapping's end ends this
     uint64_t block, offset, size      # the block's offset; the payload's, and its whole pages
     uint64_t first_fork, last_fork
+    bint is_lost                      # this process could not map it as before: it is not reused before the run ends
     Retired* following
 
 cdef Retired* retired = NULL
 
 
-cdef void give_back(Lease held) noexcept:
+cdef void give_back(Lease held, bint can_be_reused) noexcept:
     """Now, or when the processes are gone that may view the block."""
     global retired
     cdef Retired block
@@ -116,8 +116,10 @@ cdef void give_back(Lease held) noexcept:
     block.size = held.mapped_size
     block.first_fork = held.first_fork
     block.last_fork = held.last_fork
+    block.is_lost = not can_be_reused
     if held.first_fork == 0:
-        reuse(&block)
+        if can_be_reused:
+            reuse(&block)
         return
     forks.let_go(held.last_fork)
     kept = <Retired*> malloc(sizeof(Retired))
@@ -156,7 +158,7 @@ cdef void reuse_retired(void* ended) noexcept:
         each = at[0]
         if each.mapping == ended:
             pass
-        elif forks.any(each.first_fork, each.last_fork):
+        elif each.is_lost or forks.any(each.first_fork, each.last_fork):
             at = &each.following
             continue
         else:
@@ -188,7 +190,7 @@ cdef void keep_only_leased(Region* region, Mapping mapping) noexcept:
     while each != NULL:
         held = <Lease> each
         each = held.following
-        if held.mapping is mapping and not held.is_copied:
+        if held.mapping is mapping and (held.first_fork != 0 or not held.is_copied):
             spans[count].start = held.payload - mapping.base
             spans[count].stop = spans[count].start + held.mapped_size
             count += 1
@@ -212,7 +214,7 @@ cdef void keep_only_leased(Region* region, Mapping mapping) noexcept:
 
 cdef void map_all_privately() noexcept:
     """Each payload that is not yet. Where the system refuses, the child copies what it can."""
-    cdef uint64_t count = 0, first = 0, last
+    cdef uint64_t count = 0, first = 0, last, index
     cdef void* each = leases
     cdef Lease held
     cdef Mapping mapping
@@ -229,9 +231,9 @@ cdef void map_all_privately() noexcept:
         each = held.following
         if held.is_inherited or held.private != NULL:
             continue
-        # The process that made the run may hold tens of thousands of results, and the system bounds how many mappings a process
-        # has. So there the block's head is mapped privately, too, and blocks that lie side by side become one mapping:
-        # nobody else looks at the head of such a block. A replica's chain of blocks (inherited.hpp) must stay shared.
+        # The process that made the run may hold tens of thousands of results, and the system bounds how many mappings a
+        # process has. So there the block's head is mapped privately, too, and blocks that lie side by side become one
+        # mapping: nobody else looks at the head of such a block. A replica's chain of blocks (inherited.hpp) stays shared.
         found[count].start = held.mapping.base + held.block if held.mapping.is_owned() else held.payload
         found[count].stop = held.payload + held.mapped_size
         found[count].lease = <void*> held

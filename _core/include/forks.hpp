@@ -1,8 +1,8 @@
 // Which processes that were forked from this one may still view what it viewed.
 //
 // Forked processes share the pages of a leased block with their parent until one of them writes. So the block must not
-// be reused before all of them are gone, or have let go of it. Nobody tells the parent when that is: a process may be killed, may
-// become another program, may close every descriptor, and may itself have forked. What ends with it, and only then, is
+// be reused before all of them are gone, or have let go of it. Nobody tells the parent when that is: a process may be killed,
+// may become another program, close every descriptor, or have forked itself. What ends with it, and only then, is
 // its mappings. So each process is forked with a mapping made for this alone, the witness, and the parent asks the
 // system whether anybody still maps it.
 //

@@ -496,25 +496,35 @@ def test_no_descriptor_stays_for_forks_when_nothing_is_left_that_they_could_have
 @needs_fork
 @linux_only
 def test_a_fork_without_a_descriptor_to_spare_has_its_own_copy(compiled: None) -> None:
-    with open_edge() as (_, [sender], [receiver]):
+    with open_edge() as (run, [sender], [receiver]):
         put(sender, array_of(1))
-        _, held = receiver.poll()
+        held = [receiver.poll()[1]]
+        earlier = Forked(lambda: is_all(held[0], 1))
         reader, writer = os.pipe()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        put(sender, array_of(2))
+        held.append(receiver.poll()[1])
+        held[0][0] = 1  # written, so that not all of it is shared
+        run_dry = Forked(lambda: True)  # its generation ends with the array that is dropped next
+        held.append(held.pop(0))
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
         try:
+            del held[0]
             pid = os.fork()
             if pid == 0:
                 os.read(reader, 1)
-                os._exit(0 if is_all(held, 1) else 1)
+                os._exit(0 if is_all(held[0], 1) else 1)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        del held
         for number in range(20, 40):
             put(sender, array_of(number))
             assert is_all(receiver.poll()[1], number)
+        run.close()
+        held.clear()
         os.write(writer, b"x")
         assert os.waitpid(pid, 0)[1] == 0
+        assert earlier.went_well()
+        assert run_dry.went_well()
         os.close(reader)
         os.close(writer)
 
