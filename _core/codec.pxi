@@ -285,7 +285,7 @@ cdef class Encoder:
                 refusal = error
             self._forget()
         try:
-            self.chunks.pieces.append(cloudpickle_dumps(item, self._keep_in_band))
+            self.chunks.pieces.append(cloudpickle_dumps(item, plain_table(), self._keep_in_band))
         except Exception as error:
             error = refusal if refusal is not None else error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error

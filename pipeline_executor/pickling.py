@@ -15,8 +15,6 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from pipeline_executor.reducers import plain_table
-
 __all__ = ["cloudpickle_dumps", "is_found_by_name", "needs_cloudpickle_again", "share_main_names"]
 
 #: The names of `__main__` that every process of this process's runs has.
@@ -31,10 +29,16 @@ def share_main_names(names: frozenset[str] | None = None) -> None:
     _shared_names = frozenset(vars(sys.modules["__main__"])) if names is None else names
 
 
-def cloudpickle_dumps(item: Any, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
-    """Pickle what plain pickle refuses (protocol 5). Raises whatever cloudpickle or the item's own code raises."""
+def cloudpickle_dumps(
+    item: Any, table: dict[type, Callable[[Any], Any]], buffer_callback: Callable[[Any], object] | None = None
+) -> bytes:
+    """Pickle what plain pickle refuses (protocol 5). Raises whatever cloudpickle or the item's own code raises.
+
+    Arguments:
+        table: reducers that go before cloudpickle's own.
+    """
     stream = io.BytesIO()
-    _pickler_class()(stream, 5, buffer_callback).dump(item)
+    _pickler_class()(stream, table, buffer_callback).dump(item)
     return stream.getvalue()
 
 
@@ -69,10 +73,10 @@ def _pickler_class() -> type[Any]:
         import cloudpickle
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-            def __init__(self, stream: io.BytesIO, protocol: int, buffer_callback: Any) -> None:
+            def __init__(self, stream: io.BytesIO, table: Any, buffer_callback: Any) -> None:
                 # The pickler looks at its table once, when it is initialised.
-                self.dispatch_table = ChainMap(plain_table(), cloudpickle.Pickler.dispatch_table)
-                super().__init__(stream, protocol, buffer_callback=buffer_callback)
+                self.dispatch_table = ChainMap(table, cloudpickle.Pickler.dispatch_table)
+                super().__init__(stream, 5, buffer_callback=buffer_callback)
 
             def reducer_override(self, obj: Any) -> Any:
                 if isinstance(obj, (FunctionType, type)) and is_found_by_name(obj, _shared_names):

@@ -15,6 +15,7 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from pipeline_executor.pickling import cloudpickle_dumps
+from pipeline_executor.reducers import plain_table
 
 __all__ = ["carry", "unpack"]
 
@@ -54,11 +55,11 @@ def carry(error: BaseException) -> bytes | None:
     # Whole, else without its relatives; by its own way of pickling where the parts do not make one again.
     for with_relatives in (True, False):
         parts = _parts_of(error, with_relatives)
-        for dumps in (_plain_dumps, cloudpickle_dumps):
+        for dumps in (_plain_dumps, _dumps_by_value):
             data = _tried(dumps, parts)
             if data is not None and type(unpack(data)) is type(error):
                 return data
-    for dumps in (_plain_dumps, cloudpickle_dumps):
+    for dumps in (_plain_dumps, _dumps_by_value):
         data = _tried(dumps, error)
         if data is not None and type(unpack(data)) is type(error):
             return data
@@ -67,6 +68,10 @@ def carry(error: BaseException) -> bytes | None:
 
 def _plain_dumps(content: Any) -> bytes:
     return pickle.dumps(content, 5)
+
+
+def _dumps_by_value(content: Any) -> bytes:
+    return cloudpickle_dumps(content, plain_table())
 
 
 def _tried(dumps: Callable[[Any], bytes], content: Any) -> bytes | None:

@@ -32,7 +32,7 @@ from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.pickling import cloudpickle_dumps, is_found_by_name
 from pipeline_executor.plan import StepPlan
-from pipeline_executor.reducers import look_alikes
+from pipeline_executor.reducers import look_alikes, plain_table
 
 __all__ = ["Payload", "SharedBytes", "dumps", "introduce", "names_that_children_import", "payloads_of"]
 
@@ -170,7 +170,7 @@ def introduce(functions: Iterable[Callable[..., Any]]) -> None:
         for unnamed in (function, *_classes_beside(function)):
             with contextlib.suppress(Exception):  # what cannot be pickled need not be, under fork
                 # The bytes are not wanted, and the buffers of large arrays are not even copied.
-                cloudpickle_dumps(unnamed, lambda _: None)
+                cloudpickle_dumps(unnamed, plain_table(), lambda _: None)
 
 
 def _classes_beside(function: Callable[..., Any]) -> list[type]:
