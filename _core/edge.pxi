@@ -39,6 +39,8 @@ cdef class Sender:
                 try:
                     item = next(iterator)
                 except StopIteration:
+                    if is_let_go(self.run):   # this is a fork of the step, and has come to its end
+                        return
                     self.run._open()
                     self.unreserve()
                     return
@@ -117,6 +119,7 @@ cdef class Sender:
                 self.stopped = True
                 return False
             check_wait(status, self.me)
+            self.run._open()   # a signal handler may have closed the run, or forked
             self.run.uses += 1
             with nogil:
                 status = self.edge.reserve(self.run.lasting, self.me, self.released_seen, self.spin)
@@ -143,6 +146,7 @@ cdef class Sender:
                     region.control().arena.release(region.base, message.block)
                 return True
             check_wait(status, self.me)
+            self.run._open()   # a signal handler may have closed the run, or forked
             if not may_wait:
                 return False
             self.run.uses += 1
@@ -232,6 +236,7 @@ cdef class Sender:
                     f"the {region.control().region_size} bytes of shared memory are full, and it has to wait for its turn",
                 )
             check_wait(status, self.me)
+            self.run._open()   # a signal handler may have closed the run, or forked
             if not may_wait:
                 return False
             self.run.uses += 1
@@ -289,6 +294,7 @@ cdef class Receiver:
                 self.saw_end = True
                 raise StopIteration
             check_wait(status, self.me)
+            self.run._open()   # a signal handler may have closed the run, or forked
             self.busy = True
             self.run.uses += 1
             with nogil:

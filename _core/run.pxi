@@ -108,7 +108,7 @@ cdef class Run:
     cdef Region* _open(self) except NULL:
         """The mapping, for every use of it that Python can reach: a closed run is an error, not a crash."""
         if self.region.base == NULL:
-            raise ValueError("the run is closed, or belongs to the process that this one is a fork of")
+            raise PipelineError(NOT_A_PART) if is_let_go(self) else ValueError("the run is closed")
         return &self.region
 
     def sender(self, uint32_t edge, uint32_t entry, max_message_bytes=None):

@@ -15,6 +15,8 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.checked import CheckedSender
+from pipeline_executor.engines.end_of_fork import end_fork
+from pipeline_executor.forks import is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = [
     "FailureReport",
     "Interrupt",
     "ask_for_linked_steps",
+    "forget_step",
     "from_the_step",
     "interrupt_hook",
     "run_replica",
@@ -87,6 +90,14 @@ def set_thread_worker_info(info: WorkerInfo | None) -> WorkerInfo | None:
     return before
 
 
+def forget_step() -> None:
+    """In a fork of a step's process, or of its thread: this process is no step."""
+    global _worker_info
+    _worker_info = None
+    _in_thread.info = None
+    _interrupts.clear()
+
+
 def ask_for_linked_steps(running_step: Callable[[], WorkerInfo | None]) -> None:
     """Let `worker_info` ask for steps that are chained in one thread, too; see `interfaces.Core.running_step`."""
     global _linked_steps
@@ -128,7 +139,7 @@ def _interruptible(interrupt: Interrupt) -> Iterator[None]:
     try:
         yield
     finally:
-        del _interrupts[thread_id]
+        _interrupts.pop(thread_id, None)  # not there in a fork
 
 
 def run_replica(
@@ -183,6 +194,8 @@ def _run_replica(
             _run_async_step(assignment, load, receiver, sender, run, at_end)
         else:
             _run_step(load, receiver, sender)
+        if is_let_go(run):
+            end_fork(None)
         # A step can catch whatever was raised into it and return as if nothing had been.
         if run.aborted() or (receiver is not None and receiver.fault is not None):
             raise Aborted("the pipeline is being stopped")
@@ -194,6 +207,8 @@ def _run_replica(
             sender.finish()
         run.ledger.set_state(entry, State.FINISHED)
     except BaseException as error:
+        if is_let_go(run):
+            end_fork(error)
         del reserve
         fault = receiver.fault if receiver is not None else None
         if fault is None:

@@ -23,7 +23,7 @@ NAME = PACKAGE.name
 
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
-    "leaf": {"errors", "interfaces", "reducers"},
+    "leaf": {"errors", "forks", "interfaces", "reducers"},
     "definition": {"task"},
     "check": {
         "typecheck",
@@ -63,6 +63,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.books",
         "engines.checked",
         "engines.child",
+        "engines.end_of_fork",
         "engines.failed_item",
         "engines.failures",
         "engines.fork_server",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
 from pipeline_executor.engines.stacks import StackFile
+from pipeline_executor.forks import hold, hold_handler
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.plan import Assignment
-from pipeline_executor.worker import run_replica
+from pipeline_executor.worker import forget_step, run_replica
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload, SharedBytes
@@ -116,12 +118,22 @@ def run_child(launch: Launch) -> None:
     if launch.stack_file is not None:
         launch.stack_file.hold()
     set_child_signals(launch.run, launch.assignment)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=launch.run.disown)
+    _let_go_in_forks(launch)
     os.environ.update(launch.env)
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
     run_replica(launch.assignment, launch.load, launch.run)
+
+
+def _let_go_in_forks(launch: Launch) -> None:
+    """What this process forks from now on is not the replica."""
+    hold(launch.run, launch.run.disown)
+    hold(forget_step, forget_step)
+    hold_handler(signal.SIGTERM)
+    lifeline = launch.lifeline or _held_lifeline
+    for held in (lifeline, launch.stack_file):
+        if held is not None:
+            hold(held, held.let_go)
 
 
 def _leave_the_callers_group() -> None:

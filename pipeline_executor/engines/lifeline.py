@@ -40,6 +40,8 @@ if hasattr(os, "register_at_fork"):
 class Lifeline:
     """Made by the caller before it starts a run's processes; each of these calls `hold`."""
 
+    _own = -1  # in the child: the descriptor on whose hang-up the kernel acts; below 0: a thread waits for it
+
     def __init__(self) -> None:
         self._reader: Connection | None
         self._writer: Connection | None
@@ -57,8 +59,19 @@ class Lifeline:
     def hold(self) -> None:
         """In the child: from now on it does not outlive the caller."""
         assert self._reader is not None
-        if not sys.platform.startswith("linux") or not _kill_on_hangup(self._reader.fileno()):
+        if sys.platform.startswith("linux"):
+            self._own = _kill_on_hangup(self._reader.fileno())
+        if self._own < 0:
             threading.Thread(target=_wait_and_die, args=(self._reader,), name="lifeline", daemon=True).start()
+
+    def let_go(self) -> None:
+        """In a fork of the child, which goes with the child's group, as long as it belongs to that."""
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def close(self) -> None:
         """In the caller, once all children are gone."""
@@ -81,22 +94,25 @@ def _attach_descriptor(duplicate: Any) -> Lifeline:
     return _attach(Connection(duplicate.detach(), writable=False))
 
 
-def _kill_on_hangup(descriptor: int) -> bool:
-    """Have the kernel send SIGKILL to this process group when the pipe's last writer is gone."""
+def _kill_on_hangup(descriptor: int) -> int:
+    """Have the kernel send SIGKILL to this process group when the pipe's last writer is gone.
+
+    Returns the descriptor for which it does that, or -1 where it cannot.
+    """
     import fcntl
 
     try:
         # A description of our own: flags and owner belong to the open file, which our siblings share.
         own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # no /proc here
-        return False
+        return -1
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     # The caller may have died before the kernel was told.
     if select.select([own], [], [], 0)[0]:
         _die()
-    return True
+    return own
 
 
 def _wait_and_die(reader: Connection) -> None:

@@ -29,8 +29,10 @@ from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import MessageError, PipelineError
+from pipeline_executor.forks import hold, is_let_go, release
 from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, ResultStream
 from pipeline_executor.plan import Plan, StepPlan
+from pipeline_executor.worker import forget_step
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload
@@ -162,6 +164,7 @@ class _LocalRun:
         # One thread at a time works on the run; another may only abort it, which wakes the first.
         self._turn = threading.RLock()
         self._run = core.open_run(plan.layout, context)
+        hold(self._run, self._let_go)
         try:
             self._results = (
                 None if plan.caller_entry is None else self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
@@ -170,8 +173,17 @@ class _LocalRun:
                 plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
             )
         except BaseException:
+            release(self._run)
             self._run.close()
             raise
+
+    def _let_go(self) -> None:
+        """In a fork of the calling process, whichever of its threads has forked."""
+        self._run.disown()
+        forget_step()
+        replicas = getattr(self, "_replicas", None)  # not there yet while the run is being made
+        if replicas is not None:
+            replicas.forget()
 
     # ---- what callers do
 
@@ -213,7 +225,7 @@ class _LocalRun:
             self._turn.release()
 
     def _refuse_in_a_fork(self) -> None:
-        if _open_runs.get(self, os.getpid()) != os.getpid():
+        if is_let_go(self._run):
             raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
 
     def _next_result(self) -> Any:
@@ -253,6 +265,8 @@ class _LocalRun:
         return self._ended
 
     def close(self) -> None:
+        if is_let_go(self._run):  # a fork: nothing of it is this process's
+            return
         with contextlib.suppress(ValueError):  # it has ended
             self._run.abort(Cause.CLOSED, 0)  # wakes a thread that waits for a result
         thread = threading.current_thread()
@@ -312,7 +326,7 @@ class _LocalRun:
 
     def _abandon(self) -> None:
         """End the run without a verdict: the caller wants no more, or an exception is on its way already."""
-        if self._ended:
+        if self._ended or is_let_go(self._run):  # a fork, made by a signal handler for one: an exception only passes
             return
         try:
             self._run.abort(Cause.CLOSED, 0)
@@ -368,12 +382,15 @@ class _LocalRun:
 
     def _end(self) -> None:
         """Leave nothing behind: all replicas are gone, but for threads that cannot be stopped."""
+        if is_let_go(self._run):
+            return
         with hold_signals():  # an interrupt must not leave it half done
             if self._ended:
                 return
             if self._replicas.alive:  # an interrupt has cut the shutdown short; who is left behind is to find out
                 self._run.abort(Cause.CLOSED, 0)
             self._ended = True
+            release(self._run)
             _open_runs.pop(self, None)
             books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
             self._results = None

@@ -177,6 +177,13 @@ class Supervision:
                 self.died[entry] = status
                 self._run.abort(Cause.DIED, entry)
 
+    def forget(self) -> None:
+        """In a fork of the calling process: the replicas are not its own."""
+        for replica in self.alive.values():
+            if isinstance(replica, ReplicaProcess):
+                replica.forget()
+        self.alive.clear()
+
     # ---- when some are stuck
 
     def stopped_by_a_signal(self, entries: Iterable[int]) -> set[int]:
