@@ -28,7 +28,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["NOT_A_PART", "forking_replica_of", "hold", "hold_handler", "is_let_go", "release"]
+__all__ = ["NOT_A_PART", "forking_replica_of", "has_handler_of_its_own", "hold", "hold_handler", "is_let_go", "release"]
 
 #: What a fork is told that uses the run of the process that it was forked from.
 NOT_A_PART = (
@@ -60,6 +60,11 @@ def hold_handler(number: int) -> None:
     """The handler that a signal has now is ours: a fork gets the default action, unless the program has set another
     handler by then."""
     _handlers[number] = signal.getsignal(number)
+
+
+def has_handler_of_its_own(number: int) -> bool:
+    """Whether the program has put a handler of its own into the place of ours."""
+    return number in _handlers and signal.getsignal(number) not in (_handlers[number], signal.SIG_DFL, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.checked import CheckedSender
 from pipeline_executor.engines.end_of_fork import end_fork
-from pipeline_executor.forks import is_let_go
+from pipeline_executor.forks import has_handler_of_its_own, is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _run_replica(
         fault = receiver.fault if receiver is not None else None
         if fault is None:
             fault = _fault_behind(error)
-        if fault is None and isinstance(error, Aborted) and (run.aborted() or assignment.is_unwanted(run)):
+        if fault is None and _is_how_it_stops(error) and (run.aborted() or assignment.is_unwanted(run)):
             at_end.close()  # a thread of the step's that waits would still say that the replica is stopping
             run.ledger.set_state(entry, State.STOPPED)
             return None
@@ -226,6 +227,12 @@ def _run_replica(
     finally:
         set_info(None)
     return None
+
+
+def _is_how_it_stops(error: BaseException) -> bool:
+    """What a step raises that has been told to stop: what it was told with, or what its own handler of SIGTERM makes
+    of that signal."""
+    return isinstance(error, Aborted) or (isinstance(error, SystemExit) and has_handler_of_its_own(signal.SIGTERM))
 
 
 def _fault_behind(error: BaseException | None) -> MessageFault | None:
