@@ -79,6 +79,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.sequential",
         "engines.signals",
         "engines.stacks",
+        "engines.stdin",
         "engines.supervision",
         "engines.threads",
         "engines.waiting_threads",

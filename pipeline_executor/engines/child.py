@@ -14,6 +14,7 @@ from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
 from pipeline_executor.engines.stacks import StackFile
+from pipeline_executor.engines.stdin import leave_stdin_to_the_caller
 from pipeline_executor.forks import hold, hold_handler
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.plan import Assignment
@@ -120,6 +121,7 @@ def run_child(launch: Launch) -> None:
     set_child_signals(launch.run, launch.assignment)
     _let_go_in_forks(launch)
     os.environ.update(launch.env)
+    leave_stdin_to_the_caller()
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
     run_replica(launch.assignment, launch.load, launch.run)

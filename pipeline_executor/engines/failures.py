@@ -60,8 +60,8 @@ _OUT_OF_MEMORY = (
 )
 
 _EXIT_ADVICE = (
-    "A step cannot end the program: it ends by returning, and it fails by raising an error. To end the program, catch this "
-    "error where execute() is called, and exit there."
+    "A step cannot end the program: it ends by returning, and it fails by raising an error. To end the program, catch "
+    "this error where execute() is called, and exit there."
 )
 
 _bounded = reprlib.Repr()
