@@ -64,6 +64,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.checked",
         "engines.child",
         "engines.end_of_fork",
+        "engines.exit_hooks",
         "engines.failed_item",
         "engines.failures",
         "engines.fork_server",

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline_executor.engines.exit_hooks import forget_hooks_of_the_parent, is_of_the_fork_server, run_exit_hooks
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
@@ -54,6 +55,8 @@ _held_lifeline: Lifeline | None = None  # of this process
 
 def _name_in_child(name: str, env: dict[str, str], lifeline: Lifeline | None) -> ProcessName:
     global _held_lifeline
+    if is_of_the_fork_server():
+        forget_hooks_of_the_parent()  # before `__main__` is imported here, which may register some
     if lifeline is not None:
         _leave_the_callers_group()
         lifeline.hold()
@@ -114,7 +117,8 @@ def run_child(launch: Launch) -> None:
     """The target of a replica's process."""
     _leave_the_callers_group()
     _forget_the_callers_thread_pools()
-    if launch.lifeline is not None:
+    if launch.lifeline is not None:  # by fork
+        forget_hooks_of_the_parent()
         launch.lifeline.hold()
     if launch.stack_file is not None:
         launch.stack_file.hold()
@@ -125,6 +129,7 @@ def run_child(launch: Launch) -> None:
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
     run_replica(launch.assignment, launch.load, launch.run)
+    run_exit_hooks()
 
 
 def _let_go_in_forks(launch: Launch) -> None:
@@ -152,3 +157,8 @@ def _forget_the_callers_thread_pools() -> None:
     threads = getattr(pools, "_threads_queues", None)
     if threads is not None:
         threads.clear()
+    # The same hook of process pools would write to the pipe on which the caller's pool is woken.
+    pools = sys.modules.get("concurrent.futures.process")
+    wakeups = getattr(pools, "_threads_wakeups", None)
+    if wakeups is not None:
+        wakeups.clear()

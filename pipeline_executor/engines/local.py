@@ -133,10 +133,19 @@ def _close_at_exit() -> None:
             run.close()
 
 
-# A run in a daemon thread, or results that nobody closed. Exit hooks run last registered first, and
-# multiprocessing's waits for every child: ours must come before it, so it is registered after
-# multiprocessing.util was imported.
-atexit.register(_close_at_exit)
+_hooked_pid = 0  # the process in which `_close_at_exit` is registered
+
+
+def _close_open_runs_at_exit() -> None:
+    """For a run in a daemon thread, or results that nobody closed.
+
+    Exit hooks run last registered first, and multiprocessing's waits for every child. So ours is registered after
+    multiprocessing.util was imported; and not at import, for a step's process forgets the hooks of the caller's.
+    """
+    global _hooked_pid
+    if _hooked_pid != os.getpid():
+        _hooked_pid = os.getpid()
+        atexit.register(_close_at_exit)
 
 
 class _LocalRun:
@@ -189,6 +198,7 @@ class _LocalRun:
 
     def start(self) -> None:
         _open_runs[self] = os.getpid()
+        _close_open_runs_at_exit()
         try:
             self._replicas.start()
         except BaseException:
