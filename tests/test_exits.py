@@ -76,6 +76,7 @@ def run_with(step: Callable[..., Any], constants: dict[str, Any], parallelism: s
     return caught.value
 
 
+@pytest.mark.thorough_where("process-forkserver")
 @pytest.mark.parametrize(
     "step",
     [exit_as_source, exit_as_worker, exit_as_sink, exit_in_finally, exit_on_a_loop, exit_in_a_task_of_its_own],

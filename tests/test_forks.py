@@ -107,6 +107,7 @@ def test_r6_fork_of_a_step_ends_with_its_own_exit_code(
 
 
 @pytest.mark.rule("R6")
+@pytest.mark.thorough_where("process-forkserver")
 @pytest.mark.parametrize("way", PARALLEL)
 def test_r6_fork_of_a_sink_ends_with_its_own_exit_code(core: str, way: str, tmp_path: Path) -> None:
     execute([task(steps.count, {"n": 10}), task(fork_each_end_first, {"errors": tmp_path / "errors"})], way)
@@ -185,6 +186,8 @@ async def fork_and_read_on_on_a_loop(items: AsyncIterable[int], errors: Path) ->
 
 
 @pytest.mark.rule("R6")
+@pytest.mark.thorough_where("process-forkserver")
+@pytest.mark.thorough_where("process-spawn", "True")
 @pytest.mark.parametrize("way", PARALLEL)
 @pytest.mark.parametrize(
     ("step", "forks_at"), [(fork_and_go_on, 5), (fork_and_read_on, 1), (fork_and_read_on_on_a_loop, 1)]
@@ -221,6 +224,17 @@ def terminate_a_child() -> Iterable[int | None]:
     child.terminate()
     child.join()
     yield child.exitcode
+
+
+def terminate_forks_at_once() -> Iterable[int | None]:
+    """Before they have run a line of Python."""
+    for _ in range(200):
+        pid = os.fork()
+        if pid == 0:
+            threading.Event().wait(5)
+            os._exit(0)
+        os.kill(pid, signal.SIGTERM)
+        yield exit_code_of(pid)
 
 
 def use_pools() -> Iterable[int | None]:
@@ -264,11 +278,13 @@ def use_a_pipeline_in_a_fork() -> Iterable[int | None]:
 
 
 @pytest.mark.rule("R6")
+@pytest.mark.thorough_where("process-forkserver")
 @pytest.mark.parametrize("way", PARALLEL)
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
         (terminate_a_child, [-signal.SIGTERM]),
+        (terminate_forks_at_once, [-signal.SIGTERM] * 200),
         (use_pools, [6] * 21),
         (use_preexec, [0, 0]),
         (use_a_terminal, [3]),

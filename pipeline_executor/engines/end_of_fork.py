@@ -62,7 +62,7 @@ def _print(error: BaseException) -> None:
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _BELOW_THE_STEP:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
-    sys.stderr.write(f"Process {current_process().name}, a fork of it:\n{text}")
+    sys.stderr.write(f"Process {os.getpid()}, forked by {current_process().name}:\n{text}")
 
 
 def _wait_for_what_it_has_started() -> None:
