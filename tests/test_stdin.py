@@ -75,6 +75,18 @@ def test_r4_step_that_reads_stdin_fails_in_place_of_reading_nothing(core: str) -
     assert "step 0 'read_lines'" in str(caught.value.__cause__)
 
 
+@pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
+def test_a_notebooks_questions_are_refused_too(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask_by_the_kernel(_prompt: str = "") -> str:
+        raise AssertionError("the kernel was asked")
+
+    ask_by_the_kernel.__module__ = "ipykernel.kernelbase"
+    monkeypatch.setattr("builtins.input", ask_by_the_kernel)
+    results = execute([task(read_in_each_way)], "process-fork")
+    assert results is not None
+    assert "belongs to the caller of execute()" in dict(results)["input"]
+
+
 WITH_A_DEBUGGER = """
 import pdb, sys
 from pipeline_executor import PipelineTask, execute

@@ -11,6 +11,7 @@ instead.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import os
@@ -66,8 +67,22 @@ def _refuse_breakpoint(*_arguments: Any, **_settings: Any) -> NoReturn:
     raise PipelineError(_NO_DEBUGGER)
 
 
+def _refuse_question(*_arguments: Any, **_settings: Any) -> NoReturn:
+    _refuse()
+
+
+def _ask_no_questions_of_a_notebook() -> None:
+    # A forked copy of a notebook's kernel would send its question on the kernel's own connection, and wait for ever.
+    for module in (builtins, sys.modules.get("getpass")):
+        for name in ("input", "getpass"):
+            function = getattr(module, name, None)
+            if getattr(function, "__module__", None) == "ipykernel.kernelbase":
+                setattr(module, name, _refuse_question)
+
+
 def leave_stdin_to_the_caller() -> None:
     """To be called in a step's process before any code of the step's."""
+    _ask_no_questions_of_a_notebook()
     if sys.stdin is not None:  # the caller may have none
         with contextlib.suppress(OSError, ValueError):  # multiprocessing could not open an empty file: it is closed
             raw = _NotReadable(sys.stdin.fileno(), closefd=False)
