@@ -373,6 +373,44 @@ def test_r4_crash_of_a_fork_is_not_shown_as_the_steps(core: str) -> None:
     assert caught.value.failures[0].stack is None
 
 
+def ignore_the_end_and_fork(
+    items: Iterable[int], taken: threading.Event, go_on: threading.Event, codes: list[int]
+) -> None:
+    for _ in items:
+        taken.set()
+        while not go_on.is_set():
+            with contextlib.suppress(BaseException):
+                go_on.wait(5)  # in C code, where no exception of ours reaches it
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(3)
+        codes.append(exit_code_of(pid))
+
+
+def fail_when_the_first_is_taken(taken: threading.Event) -> Iterable[int]:
+    yield 1
+    taken.wait()
+    raise ValueError("bad item")
+
+
+@pytest.mark.rule("R7")
+def test_r7_fork_of_a_thread_that_was_left_behind_is_no_part_of_the_run(core: str) -> None:
+    taken, go_on = threading.Event(), threading.Event()
+    codes: list[int] = []
+    constants = {"taken": taken, "go_on": go_on, "codes": codes}
+    threads = set(threading.enumerate())
+    with pytest.warns(RuntimeWarning, match="is left behind"), pytest.raises(ValueError, match="bad item"):
+        execute(
+            [task(fail_when_the_first_is_taken, {"taken": taken}), task(ignore_the_end_and_fork, constants)],
+            "thread",
+            shutdown_timeout=0.1,
+        )
+    go_on.set()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join()
+    assert codes == [3]
+
+
 # ---- forks of the caller
 
 

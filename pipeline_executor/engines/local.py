@@ -400,7 +400,6 @@ class _LocalRun:
             if self._replicas.alive:  # an interrupt has cut the shutdown short; who is left behind is to find out
                 self._run.abort(Cause.CLOSED, 0)
             self._ended = True
-            release(self._run)
             _open_runs.pop(self, None)
             books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
             self._results = None

@@ -23,6 +23,7 @@ from pipeline_executor.engines.stacks import StackFile, process_is_stopped
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import PipelineError
+from pipeline_executor.forks import release
 from pipeline_executor.interfaces import Cause, MessageCheck, Run, State
 from pipeline_executor.plan import Assignment, Plan
 
@@ -298,6 +299,10 @@ class Supervision:
         # Also those that an interrupt has kept from being waited for.
         self._threads_left += [replica for replica in self.alive.values() if isinstance(replica, ReplicaThread)]
         if self._threads_left:
-            close_after_the_last(self._threads_left, self._run.close)
+            close_after_the_last(self._threads_left, self._close_run)
         else:
-            self._run.close()
+            self._close_run()
+
+    def _close_run(self) -> None:
+        release(self._run)  # not before: a thread that is left behind may fork
+        self._run.close()
