@@ -209,6 +209,41 @@ def test_r6_fork_that_reads_or_yields_gets_an_error_and_the_step_nothing_less(
     assert printed.count("Traceback") == 1
 
 
+def wait_for_file(path: Path) -> Iterable[int]:
+    while not path.exists():
+        threading.Event().wait(0.01)
+    yield from range(10)
+
+
+def fork_while_it_waits(items: Iterable[int], path: Path, how: str) -> Iterable[Any]:
+    codes: list[int] = []
+
+    def fork(_number: int, _frame: object) -> None:
+        pid = os.fork()
+        if pid == 0:
+            end(how, path.with_suffix(".errors"))
+            return
+        codes.append(exit_code_of(pid))
+        path.touch()
+
+    signal.signal(signal.SIGALRM, fork)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    yield from items
+    yield codes
+
+
+@pytest.mark.rule("R6")
+@pytest.mark.parametrize(("how", "code"), [("sys.exit(3)", 3), ("returns", 1)])
+def test_r6_fork_that_a_handler_makes_while_the_step_waits_takes_nothing(
+    core: str, how: str, code: int, tmp_path: Path
+) -> None:
+    if core == "pure" and how == "returns":
+        pytest.skip("the system call in which it waits goes on in the fork")
+    constants = {"path": tmp_path / "go on"}
+    tasks = [task(wait_for_file, constants), task(fork_while_it_waits, {**constants, "how": how})]
+    assert results(tasks, "process-fork") == [*range(10), [code]]
+
+
 # ---- what a step uses that forks
 
 
@@ -490,12 +525,6 @@ def test_r6_awaited_results_are_refused_in_a_fork(core: str, tmp_path: Path) -> 
             os._exit(1)
         assert exit_code_of(pid) == 0
         (tmp_path / "go on").touch()
-        assert [item async for item in found] == [1]
+        assert [item async for item in found] == list(range(10))
 
     asyncio.run(read())
-
-
-def wait_for_file(path: Path) -> Iterable[int]:
-    while not path.exists():
-        threading.Event().wait(0.01)
-    yield 1
