@@ -71,6 +71,28 @@ def test_hooks_run_in_processes_that_fail_or_are_stopped(core: str, start_method
     assert (tmp_path / "stopped").read_text() == "hook\n"
 
 
+def hang_in_a_hook(items: Iterable[int], path: Path) -> Iterable[int]:
+    atexit.register(threading.Event().wait)
+    atexit.register(path.touch)
+    yield from items
+
+
+def fail_when_hooks_run(items: Iterable[int], path: Path) -> None:
+    for _ in items:
+        pass
+    while not path.exists():
+        threading.Event().wait(0.01)
+    raise ValueError("bad item")
+
+
+@pytest.mark.rule("R8")
+def test_r8_hook_that_hangs_ends_at_the_deadline(core: str, start_method: str, tmp_path: Path) -> None:
+    constants = {"path": tmp_path / "hooks run"}
+    tasks = [task(steps.count, {"n": 3}), task(hang_in_a_hook, constants), task(fail_when_hooks_run, constants)]
+    with pytest.raises(ValueError, match="bad item"):
+        execute(tasks, f"process-{start_method}", shutdown_timeout=0.3)
+
+
 OF_THE_CALLER = """
 import atexit, os, sys, tempfile, weakref
 from pipeline_executor import PipelineTask, execute
