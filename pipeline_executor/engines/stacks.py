@@ -35,7 +35,7 @@ _WORKER = _OUR_FOLDER + "worker.py"
 class StackFile:
     """Made by the caller before it starts a replica's process, which calls `hold`."""
 
-    _was_enabled = False  # in the replica's process: faulthandler, before `hold`
+    _was_enabled: bool | None = None  # in the replica's process: faulthandler, before `hold` was first called
 
     def __init__(self) -> None:
         self._descriptor = _anonymous_file()
@@ -46,7 +46,8 @@ class StackFile:
 
     def hold(self) -> None:
         """In the replica's process: write there from now on."""
-        self._was_enabled = faulthandler.is_enabled()
+        if self._was_enabled is None:
+            self._was_enabled = faulthandler.is_enabled()
         faulthandler.enable(self._descriptor, all_threads=True)
         if _ASK is not None:
             faulthandler.register(_ASK, self._descriptor, all_threads=True, chain=False)
