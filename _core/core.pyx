@@ -38,6 +38,8 @@ from libc.string cimport memcpy
 from native cimport *
 
 from pipeline_executor.descriptors import DescriptorForChild
+from pipeline_executor.errors import PipelineError
+from pipeline_executor.forks import NOT_A_PART, is_let_go
 from pipeline_executor.interfaces import (
     MOST_BYTES,
     MOST_PACKETS_IN_FLIGHT,

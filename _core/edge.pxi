@@ -39,6 +39,8 @@ cdef class Sender:
                 try:
                     item = next(iterator)
                 except StopIteration:
+                    if is_let_go(self.run):   # this is a fork of the step, and has come to its end
+                        return
                     self.run._open()
                     self.unreserve()
                     return
@@ -145,6 +147,7 @@ cdef class Sender:
                     region.control().arena.release(region.base, message.block)
                 return True
             check_wait(status, self.me)
+            self.run._open()   # a signal handler may have closed the run, or forked
             if not may_wait:
                 return False
             held = self.run._hold()   # a signal handler may have closed the run, or forked
@@ -235,6 +238,7 @@ cdef class Sender:
                     f"the {region.control().region_size} bytes of shared memory are full, and it has to wait for its turn",
                 )
             check_wait(status, self.me)
+            self.run._open()   # a signal handler may have closed the run, or forked
             if not may_wait:
                 return False
             held = self.run._hold()   # a signal handler may have closed the run, or forked

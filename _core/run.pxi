@@ -169,7 +169,7 @@ cdef class Run:
     cdef Region* _open(self) except NULL:
         """The memory, for what neither lets go of the GIL nor runs other code: the run might be closed meanwhile."""
         if self.access is None:
-            raise ValueError("the run is closed, or belongs to the process that this one is a fork of")
+            raise PipelineError(NOT_A_PART) if is_let_go(self) else ValueError("the run is closed")
         return &self.access.region
 
     cdef Access _hold(self):

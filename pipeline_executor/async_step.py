@@ -17,7 +17,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.async_items import AsyncItems, awaited, log_unless_aborted
+from pipeline_executor.engines.end_of_fork import end_fork
 from pipeline_executor.engines.waiting_threads import waiting_threads
+from pipeline_executor.errors import PipelineError
+from pipeline_executor.forks import NOT_A_PART, is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run, Sender
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ class AsyncStep:
             with asyncio.Runner() as runner:
                 try:
                     runner.run(self._main(step, constants))
+                except BaseException as error:  # of a task that the step has started: asyncio lets some through at once
+                    self._end_if_fork(error)
+                    raise
                 finally:
                     if self._task is not None and self._task.done() and not self._task.cancelled():
                         self._task.exception()  # known; asyncio is not to log it
@@ -77,11 +83,27 @@ class AsyncStep:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_unless_aborted)
         self._loop = loop
-        result = step(**constants) if self._input is None else step(self._input, **constants)
-        if self._sender is None:
-            await awaited(result)
-        else:
-            await self._drive(AsyncItems(result), self._sender)
+        try:
+            result = step(**constants) if self._input is None else step(self._input, **constants)
+            if self._sender is None:
+                await awaited(result)
+            else:
+                await self._drive(AsyncItems(result), self._sender)
+        except BaseException as error:
+            self._end_if_fork(error)
+            raise
+        self._end_if_fork(None)
+
+    def _end_if_fork(self, error: BaseException | None) -> None:
+        # At once: loop and fork share the descriptors by which the step's own loop is woken, and one more turn of the
+        # loop, or its end, would take what is meant for that.
+        if self.is_fork:
+            end_fork(error)
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether this process is one that the step has forked."""
+        return is_let_go(self._run)
 
     async def _drive(self, items: AsyncItems, sender: Sender) -> None:
         """As `Sender.drive`: an item is asked for only when there is a credit for it."""
@@ -90,7 +112,8 @@ class AsyncStep:
                 try:
                     item = await items.resume()
                 except StopAsyncIteration:
-                    sender.unreserve()
+                    if not self.is_fork:
+                        sender.unreserve()
                     return
                 if not sender.try_send(item):
                     await self._wait_for_room(items, sender.send_rest)
@@ -220,6 +243,8 @@ class _Input:
 
     async def __anext__(self) -> Any:
         step = self._step
+        if step.is_fork:  # it would wait for a thread that is not there
+            raise PipelineError(NOT_A_PART)
         if step.turn_is_over():
             await step.give_turn()
         try:

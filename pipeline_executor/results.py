@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from pipeline_executor.errors import PipelineError
 from pipeline_executor.interfaces import ResultStream
 
 # asyncio takes longer to import than all of this package, so whoever iterates asynchronously imports it.
@@ -38,6 +39,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._stream: ResultStream | None = stream
         self._awaited: _AwaitedResult[T] | None = None
         self._is_waiting = False  # a task waits in `__anext__`
+        self._owner_pid = os.getpid()
         # A finalizer can be called but once, and an interrupt may come while it is at work.
         self._close = functools.partial(_close, stream, os.getpid())
         self._finalizer = weakref.finalize(self, self._close)
@@ -48,6 +50,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     def __next__(self) -> T:
         if self._stream is None:
             raise StopIteration
+        self._refuse_in_a_fork()
         try:
             if self._awaited is not None:
                 awaited, self._awaited = self._awaited, None
@@ -67,6 +70,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     async def __anext__(self) -> T:
         import asyncio
 
+        self._refuse_in_a_fork()
         if self._is_waiting:  # both would get the same result
             raise RuntimeError("another task is already waiting for the next result")
         if self._stream is None:
@@ -98,6 +102,11 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
             await self.aclose()
             raise StopAsyncIteration
         return got[0]
+
+    def _refuse_in_a_fork(self) -> None:
+        """A thread that has been sent for the next result is not there in a fork."""
+        if self._awaited is not None and os.getpid() != self._owner_pid:
+            raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
 
     def close(self) -> None:
         """Stop the pipeline if it still runs. May be called more than once."""

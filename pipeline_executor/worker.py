@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.carried_exception import carry
 from pipeline_executor.engines.checked import CheckedSender
+from pipeline_executor.engines.end_of_fork import end_fork
+from pipeline_executor.forks import has_handler_of_its_own, is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ __all__ = [
     "FailureReport",
     "Interrupt",
     "ask_for_linked_steps",
+    "forget_step",
     "from_the_step",
     "interrupt_hook",
     "run_replica",
@@ -88,6 +92,14 @@ def set_thread_worker_info(info: WorkerInfo | None) -> WorkerInfo | None:
     return before
 
 
+def forget_step() -> None:
+    """In a fork of a step's process, or of its thread: this process is no step."""
+    global _worker_info
+    _worker_info = None
+    _in_thread.info = None
+    _interrupts.clear()
+
+
 def ask_for_linked_steps(running_step: Callable[[], WorkerInfo | None]) -> None:
     """Let `worker_info` ask for steps that are chained in one thread, too; see `interfaces.Core.running_step`."""
     global _linked_steps
@@ -129,7 +141,7 @@ def _interruptible(interrupt: Interrupt) -> Iterator[None]:
     try:
         yield
     finally:
-        del _interrupts[thread_id]
+        _interrupts.pop(thread_id, None)  # not there in a fork
 
 
 def run_replica(
@@ -184,6 +196,8 @@ def _run_replica(
             _run_async_step(assignment, load, receiver, sender, run, at_end)
         else:
             _run_step(load, receiver, sender)
+        if is_let_go(run):
+            end_fork(None)
         # A step can catch whatever was raised into it and return as if nothing had been.
         if run.aborted() or (receiver is not None and receiver.fault is not None):
             raise Aborted("the pipeline is being stopped")
@@ -195,11 +209,13 @@ def _run_replica(
             sender.finish()
         run.ledger.set_state(entry, State.FINISHED)
     except BaseException as error:
+        if is_let_go(run):
+            end_fork(error)
         del reserve
         fault = receiver.fault if receiver is not None else None
         if fault is None:
             fault = _fault_behind(error)
-        if fault is None and isinstance(error, Aborted) and (run.aborted() or assignment.is_unwanted(run)):
+        if fault is None and _is_how_it_stops(error) and (run.aborted() or assignment.is_unwanted(run)):
             at_end.close()  # a thread of the step's that waits would still say that the replica is stopping
             run.ledger.set_state(entry, State.STOPPED)
             return None
@@ -212,6 +228,12 @@ def _run_replica(
     finally:
         set_info(None)
     return None
+
+
+def _is_how_it_stops(error: BaseException) -> bool:
+    """What a step raises that has been told to stop: what it was told with, or what its own handler of SIGTERM makes
+    of that signal."""
+    return isinstance(error, Aborted) or (isinstance(error, SystemExit) and has_handler_of_its_own(signal.SIGTERM))
 
 
 def _fault_behind(error: BaseException | None) -> MessageFault | None:

@@ -398,7 +398,7 @@ def _differs(pipeline: Pipeline, fault: Fault, error: BaseException) -> str | No
 
 KIND_OF: dict[str, type[BaseException]] = {
     "ValueError": ValueError,
-    "SystemExit": SystemExit,
+    "SystemExit": TaskError,
     "unpicklable": TaskError,
     "returns": StoppedEarlyError,
     "yields what cannot be pickled": MessageError,

@@ -70,7 +70,6 @@ class UnpicklableError(Exception):
 RAISED: dict[str, tuple[type[BaseException], str]] = {
     "ValueError": (ValueError, "bad item"),
     "KeyError": (KeyError, "bad item"),
-    "SystemExit": (SystemExit, "7"),
     "KeyboardInterrupt": (KeyboardInterrupt, ""),
     "GeneratorExit": (GeneratorExit, ""),
 }

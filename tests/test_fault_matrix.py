@@ -47,7 +47,7 @@ class Fault:
 FAULTS = [
     Fault("ValueError", ValueError, "bad item", "ValueError"),
     Fault("KeyError", KeyError, "bad item", "KeyError"),
-    Fault("SystemExit", SystemExit, "7", "SystemExit"),
+    Fault("SystemExit", TaskError, "sys.exit(7)", "SystemExit"),
     Fault("KeyboardInterrupt", KeyboardInterrupt, "bad item", "KeyboardInterrupt"),
     Fault("GeneratorExit", GeneratorExit, "bad item", "GeneratorExit"),
     Fault("custom", TaskError, "steps.CustomInitError: 3: bad item", "steps.CustomInitError"),

@@ -18,6 +18,7 @@ ROWS: dict[str, list[str]] = {
         "test_rules::test_r4_odd_exceptions_arrive_in_some_form",
         "test_faults::test_r4_exception_that_cannot_take_a_note_arrives_with_its_cause",
         "test_faults::test_r4_stop_iteration_does_not_pass_for_the_end",
+        "test_exits::test_r4_exit_is_a_failure_that_names_the_step",
     ],
     "a process ends: os._exit(0), os._exit(3), SIGKILL, SIGSEGV, SIGABRT, SIGBUS, SIGTERM": [
         "test_fault_matrix::test_r4_fault_of_a_step_is_told_in_full",
@@ -117,6 +118,9 @@ ROWS: dict[str, list[str]] = {
     "a step has children of its own": [
         "test_faults::test_r7_children_of_a_step_go_with_it",
         "test_faults::test_r6_fork_of_a_step_cannot_use_its_stream",
+        "test_forks::test_r6_fork_of_a_step_ends_with_its_own_exit_code",
+        "test_forks::test_r6_fork_that_reads_or_yields_gets_an_error_and_the_step_nothing_less",
+        "test_forks::test_r6_what_a_step_uses_that_forks_works_as_in_a_plain_program",
         "test_rules::test_r7_children_of_a_failed_step_go_with_it",
     ],
 }

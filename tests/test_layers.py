@@ -23,7 +23,7 @@ NAME = PACKAGE.name
 
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
-    "leaf": {"pickling", "descriptors", "errors", "interfaces", "reducers"},
+    "leaf": {"descriptors", "errors", "forks", "interfaces", "pickling", "reducers"},
     "definition": {"task"},
     "check": {
         "typecheck",
@@ -66,6 +66,8 @@ LAYERS: dict[str, set[str]] = {
         "engines.carried_exception",
         "engines.checked",
         "engines.child",
+        "engines.end_of_fork",
+        "engines.exit_hooks",
         "engines.failed_item",
         "engines.failures",
         "engines.first_words",
@@ -87,6 +89,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.sequential",
         "engines.signals",
         "engines.stacks",
+        "engines.stdin",
         "engines.supervision",
         "engines.threads",
         "engines.waiting_threads",

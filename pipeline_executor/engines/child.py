@@ -10,15 +10,18 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline_executor.engines.exit_hooks import forget_hooks_of_the_parent, run_exit_hooks
 from pipeline_executor.engines.first_words import FirstWords, started
 from pipeline_executor.engines.process_group import has_own_group, leave_the_callers_group
 from pipeline_executor.engines.run_tracker import keep_trackers_out_of_the_group
 from pipeline_executor.engines.seeds import seed_process
 from pipeline_executor.engines.signals import set_child_signals
+from pipeline_executor.engines.stdin import leave_stdin_to_the_caller
+from pipeline_executor.forks import hold, hold_handler
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.pickling import share_main_names
 from pipeline_executor.plan import Assignment
-from pipeline_executor.worker import run_replica
+from pipeline_executor.worker import forget_step, run_replica
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload, SharedBytes
@@ -72,8 +75,9 @@ def run_child(launch: Launch) -> None:
     if words is None:
         words = started()
         share_main_names()
-    else:
+    else:  # by fork
         leave_the_callers_group()
+        forget_hooks_of_the_parent()
         words.lifeline.hold()
     _forget_how_this_process_was_started()
     if words.tracker is not None:
@@ -85,12 +89,23 @@ def run_child(launch: Launch) -> None:
     set_child_signals(launch.run, launch.assignment)
     if not has_own_group():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group, and is meant for the caller
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=launch.run.disown)
+    _let_go_in_forks(launch, words)
     os.environ.update(words.env)
+    leave_stdin_to_the_caller()
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
     run_replica(launch.assignment, launch.load, launch.run)
+    run_exit_hooks()
+
+
+def _let_go_in_forks(launch: Launch, words: FirstWords) -> None:
+    """What this process forks from now on is not the replica."""
+    hold(launch.run, launch.run.disown)
+    hold(forget_step, forget_step)
+    hold_handler(signal.SIGTERM)
+    for held in (words.lifeline, words.stack_file):
+        if held is not None:
+            hold(held, held.let_go)
 
 
 def _forget_how_this_process_was_started() -> None:
@@ -106,3 +121,8 @@ def _forget_the_callers_thread_pools() -> None:
     threads = getattr(pools, "_threads_queues", None)
     if threads is not None:
         threads.clear()
+    # The same hook of process pools would write to the pipe on which the caller's pool is woken.
+    pools = sys.modules.get("concurrent.futures.process")
+    wakeups = getattr(pools, "_threads_wakeups", None)
+    if wakeups is not None:
+        wakeups.clear()

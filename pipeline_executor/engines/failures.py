@@ -60,6 +60,11 @@ _OUT_OF_MEMORY = (
     "num_procs, packets_in_flight or max_buffer_bytes, or what the step itself keeps."
 )
 
+_EXIT_ADVICE = (
+    "A step cannot end the program: it ends by returning, and it fails by raising an error. To end the program, catch "
+    "this error where execute() is called, and exit there."
+)
+
 _bounded = reprlib.Repr()
 _bounded.maxstring = _bounded.maxother = 200
 
@@ -139,18 +144,31 @@ def error_of(
 def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> BaseException:
     """What the caller gets when a step raised: the original, explained, or a TaskError if it could not be carried."""
     first = failures[0]
+    called_exit = isinstance(original, SystemExit) or first.exception_type == "SystemExit"
     text = f"{first.where} raised {first.exception_type}: {first.exception_text}\n{first.progress}"
+    if called_exit:
+        text = f"{first.where} called {_exit_call(first, original)} {first.progress}\n{_EXIT_ADVICE}"
     text += _others(failures[1:])
     if first.traceback:
         text += f"\n\nthe step's own traceback:\n{first.traceback.rstrip()}"
     error = TaskError(text, failures)
     if original is None or isinstance(original, (StopIteration, StopAsyncIteration)):  # a loop takes them for the end
         return error
+    if called_exit:  # it would end the caller's program, in silence where the code is 0
+        error.__cause__ = original
+        return error
     add_note(original, f"raised in {first.where} {first.progress}")
     if original.__cause__ is not None:  # what it was raised from stays in the chain
         error.__cause__ = original.__cause__
     BaseException.__setattr__(original, "__cause__", error)
     return original
+
+
+def _exit_call(first: TaskFailure, original: BaseException | None) -> str:
+    """As it may stand in the step's code."""
+    if not isinstance(original, SystemExit):  # it could not be carried
+        return f"sys.exit({first.exception_text})"
+    return "sys.exit()" if original.code is None else f"sys.exit({bounded_repr(original.code)})"
 
 
 def thread_name(assignment: Assignment) -> str:

@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+from pipeline_executor.engines.exit_hooks import forget_hooks_of_the_parent, is_of_the_fork_server
 from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.process_group import leave_the_callers_group
 from pipeline_executor.engines.run_tracker import RunTracker
@@ -121,6 +122,8 @@ _hook_before: Callable[[type[BaseException], BaseException, TracebackType | None
 
 def _enter(name: str, env: dict[str, str], lifeline: Lifeline, stack_file: StackFile | None) -> str:
     global _words, _is_starting, _hook_before
+    if is_of_the_fork_server():
+        forget_hooks_of_the_parent()  # before `__main__` is imported here, which may register some
     leave_the_callers_group()
     lifeline.hold()
     _keep_descriptors_from_children()

@@ -42,6 +42,8 @@ if hasattr(os, "register_at_fork"):
 class Lifeline:
     """Made by the caller before it starts a run's processes; each of these calls `hold`."""
 
+    _own = -1  # in the child: the descriptor on whose hang-up the kernel acts; below 0: a thread waits for it
+
     def __init__(self) -> None:
         self._reader: Connection | None
         self._writer: Connection | None
@@ -56,8 +58,19 @@ class Lifeline:
     def hold(self) -> None:
         """In the child: from now on it does not outlive the caller."""
         assert self._reader is not None
-        if not sys.platform.startswith("linux") or not _kill_on_hangup(self._reader.fileno()):
+        if sys.platform.startswith("linux"):
+            self._own = _kill_on_hangup(self._reader.fileno())
+        if self._own < 0:
             threading.Thread(target=_wait_and_die, args=(self._reader,), name="lifeline", daemon=True).start()
+
+    def let_go(self) -> None:
+        """In a fork of the child, which goes with the child's group, as long as it belongs to that."""
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def close(self) -> None:
         """In the caller, once all children are gone."""
@@ -76,15 +89,18 @@ def _attach(reader: Connection) -> Lifeline:
     return line
 
 
-def _kill_on_hangup(descriptor: int) -> bool:
-    """Have the kernel send SIGKILL when the pipe's last writer is gone: to this process's group, if it is its own."""
+def _kill_on_hangup(descriptor: int) -> int:
+    """Have the kernel send SIGKILL when the pipe's last writer is gone: to this process's group, if it is its own.
+
+    Returns the descriptor for which it does that, or -1 where it cannot.
+    """
     import fcntl
 
     try:
         # A description of our own: flags and owner belong to the open file, which our siblings share.
         own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # no /proc here
-        return False
+        return -1
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid() if has_own_group() else os.getpid())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
@@ -93,7 +109,7 @@ def _kill_on_hangup(descriptor: int) -> bool:
     hangup.register(own, 0)
     if hangup.poll(0):
         die_with_own_group()
-    return True
+    return own
 
 
 def _wait_and_die(reader: Connection) -> None:

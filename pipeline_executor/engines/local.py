@@ -31,9 +31,11 @@ from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import MessageError, PipelineError
+from pipeline_executor.forks import hold, is_let_go, release
 from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, ResultStream
 from pipeline_executor.pickling import share_main_names
 from pipeline_executor.plan import Plan, StepPlan
+from pipeline_executor.worker import forget_step
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload
@@ -147,30 +149,19 @@ def _close_at_exit() -> None:
             run.close()
 
 
-# A run in a daemon thread, or results that nobody closed. Exit hooks run last registered first, and
-# multiprocessing's waits for every child: ours must come before it, so it is registered after
-# multiprocessing.util was imported.
-atexit.register(_close_at_exit)
-
-#: `run`: the one whose replicas this thread is forking right now.
-_starts = threading.local()
-
-#: The one that this process is a forked replica of. What its own forks let go of is `child`'s to see to.
-_replica_of: _LocalRun | None = None
+_hooked_pid = 0  # the process in which `_close_at_exit` is registered
 
 
-def _let_go_in_a_fork() -> None:
-    """In a process that was forked while runs were open: they are not its own."""
-    global _replica_of
-    _replica_of = getattr(_starts, "run", None) or _replica_of
-    _starts.run = None
-    for run in list(_open_runs):
-        if run is not _replica_of:
-            run.disown()
+def _close_open_runs_at_exit() -> None:
+    """For a run in a daemon thread, or results that nobody closed.
 
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_a_fork)
+    Exit hooks run last registered first, and multiprocessing's waits for every child. So ours is registered after
+    multiprocessing.util was imported; and not at import, for a step's process forgets the hooks of the caller's.
+    """
+    global _hooked_pid
+    if _hooked_pid != os.getpid():
+        _hooked_pid = os.getpid()
+        atexit.register(_close_at_exit)
 
 
 class _LocalRun:
@@ -198,6 +189,7 @@ class _LocalRun:
         # One thread at a time works on the run; another may only abort it, which wakes the first.
         self._turn = threading.RLock()
         self._run = core.open_run(plan.layout, context)
+        hold(self._run, self._let_go)
         try:
             self._results = (
                 None if plan.caller_entry is None else self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
@@ -206,25 +198,28 @@ class _LocalRun:
                 plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
             )
         except BaseException:
+            release(self._run)
             self._run.close()
             raise
+
+    def _let_go(self) -> None:
+        """In a fork of the calling process, whichever of its threads has forked."""
+        self._run.disown()
+        forget_step()
+        replicas = getattr(self, "_replicas", None)  # not there yet while the run is being made
+        if replicas is not None:
+            replicas.forget()
 
     # ---- what callers do
 
     def start(self) -> None:
         _open_runs[self] = os.getpid()
-        _starts.run = self
+        _close_open_runs_at_exit()
         try:
             self._replicas.start()
         except BaseException:
             self._abandon()
             raise
-        finally:
-            _starts.run = None
-
-    def disown(self) -> None:
-        """In a process that the caller has forked: keep nothing of the run's memory, and none of its files."""
-        self._replicas.disown()
 
     def wait(self) -> None:
         """Until everything has ended; raises what the run failed of."""
@@ -256,7 +251,7 @@ class _LocalRun:
             self._turn.release()
 
     def _refuse_in_a_fork(self) -> None:
-        if _open_runs.get(self, os.getpid()) != os.getpid():
+        if is_let_go(self._run):
             raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
 
     def _next_result(self) -> Any:
@@ -296,6 +291,8 @@ class _LocalRun:
         return self._ended
 
     def close(self) -> None:
+        if is_let_go(self._run):  # a fork: nothing of it is this process's
+            return
         with contextlib.suppress(ValueError):  # it has ended
             self._run.abort(Cause.CLOSED, 0)  # wakes a thread that waits for a result
         thread = threading.current_thread()
@@ -355,7 +352,7 @@ class _LocalRun:
 
     def _abandon(self) -> None:
         """End the run without a verdict: the caller wants no more, or an exception is on its way already."""
-        if self._ended:
+        if self._ended or is_let_go(self._run):  # a fork, made by a signal handler for one: an exception only passes
             return
         try:
             self._run.abort(Cause.CLOSED, 0)
@@ -411,6 +408,8 @@ class _LocalRun:
 
     def _end(self) -> None:
         """Leave nothing behind: all replicas are gone, but for threads that cannot be stopped."""
+        if is_let_go(self._run):
+            return
         with hold_signals():  # an interrupt must not leave it half done
             if self._ended:
                 return

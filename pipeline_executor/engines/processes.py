@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pipeline_executor.engines.child import Launch, run_child
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.engines.signals import interrupts_blocked
+from pipeline_executor.forks import forking_replica_of
 
 __all__ = ["ReplicaProcess", "start_method_left_open"]
 
@@ -48,7 +49,7 @@ class ReplicaProcess:
             if start_method == "forkserver"
             else interrupts_blocked(starts_tracker=start_method == "spawn")
         )
-        with start_method_left_open(), blocked:
+        with start_method_left_open(), blocked, forking_replica_of(launch.run):
             if start_method == "fork":
                 first_words.start_forked(self._process)
             else:
@@ -67,6 +68,10 @@ class ReplicaProcess:
             return os.pidfd_open(self.pid)
         except OSError:  # an old kernel, a sandbox, or already reaped by somebody who reaps every child
             return -1
+
+    def forget(self) -> None:
+        """In a fork of the calling process: it is no child of this one, whose exit is not to wait for it."""
+        getattr(multiprocessing.process, "_children", set()).discard(self._process)
 
     def interrupt(self) -> None:
         self._signal(signal.SIGTERM, group=False)

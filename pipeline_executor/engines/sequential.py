@@ -134,6 +134,7 @@ class _SequentialRun:
         self.message_check = message_check
         self._on_end = on_end
         self._started_at = time.monotonic()
+        self._owner_pid = os.getpid()
         self._over = False
         self.error: BaseException | None = None
         #: Of each step that yields, over which its items go to the next step or to the caller. Emptied at the end: the
@@ -148,6 +149,8 @@ class _SequentialRun:
         return self._links[step.index - 1] if step.index > 0 and self._links else None
 
     def failed(self, step: StepPlan, error: BaseException) -> None:
+        if self._is_in_a_fork():  # the program goes on there as it would without us: the error passes as it is
+            raise error
         if self.error is not None:  # what a step makes of being stopped, or an error in its `finally`
             return
         failure = self._failure(step, error)
@@ -159,6 +162,10 @@ class _SequentialRun:
         source = self.source_of(step)
         if self._kept_item_path is not None and source is not None and failure.item_index is not None:
             keep_failed_item(self._kept_item_path, verdict, step, failure, [source.item])
+
+    def _is_in_a_fork(self) -> bool:
+        """Whether this process is one that a step has forked."""
+        return os.getpid() != self._owner_pid
 
     def _abort(self, error: BaseException) -> None:
         self.error = error
@@ -280,7 +287,7 @@ class _SequentialRun:
     def _report(self) -> None:
         counts = [link.count for link in self._links]
         self._links.clear()
-        if self._on_end is None:
+        if self._on_end is None or self._is_in_a_fork():
             return
         books = [
             ReplicaBooks(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from pipeline_executor.forks import is_let_go
 from pipeline_executor.interfaces import Aborted, Run, State
 from pipeline_executor.plan import Assignment
 from pipeline_executor.worker import interrupt_hook
@@ -91,8 +92,9 @@ def set_child_signals(run: Run, assignment: Assignment) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_terminate(signal_number: int, frame: FrameType | None) -> None:
-        if run.aborted() is None and not assignment.is_unwanted(run):
-            # Somebody else's wish: end by the signal, so that the caller sees it.
+        if is_let_go(run) or (run.aborted() is None and not assignment.is_unwanted(run)):
+            # Somebody else's wish: end by the signal, so that the caller sees it. Or a fork of the step's, to which a
+            # handler of the step's has passed it on.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
             return

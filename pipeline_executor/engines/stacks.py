@@ -40,6 +40,8 @@ _WORKER = _OUR_FOLDER + "worker.py"
 class StackFile:
     """Made by the caller before it starts a replica's process, which calls `hold`."""
 
+    _was_enabled: bool | None = None  # in the replica's process: faulthandler, before `hold` was first called
+
     def __init__(self) -> None:
         self._descriptor = _anonymous_file()
 
@@ -48,9 +50,26 @@ class StackFile:
 
     def hold(self) -> None:
         """In the replica's process: write there from now on."""
+        if self._was_enabled is None:
+            self._was_enabled = faulthandler.is_enabled()
         faulthandler.enable(self._descriptor, all_threads=True)
         if _ASK is not None:
             faulthandler.register(_ASK, self._descriptor, all_threads=True, chain=False)
+
+    def let_go(self) -> None:
+        """In a fork of the replica's process: its crash is not the replica's, nor does it answer in its place.
+
+        faulthandler cannot be asked for the file that it writes to, which may be the step's own by now. So it is left
+        as it is, and what it writes to this file goes where it went before `hold`: to standard error, or nowhere.
+        """
+        if _ASK is not None and signal.getsignal(_ASK) is signal.SIG_DFL:  # else the step handles it itself
+            faulthandler.unregister(_ASK)
+        if self._was_enabled:
+            os.dup2(2, self._descriptor, inheritable=False)
+        else:
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, self._descriptor, inheritable=False)
+            os.close(nowhere)
 
     def ask(self, pid: int) -> bool:
         """Ask the process for its stack. False if it cannot be asked."""

@@ -25,6 +25,7 @@ from pipeline_executor.engines.stacks import StackFile, process_is_stopped
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import PipelineError
+from pipeline_executor.forks import release
 from pipeline_executor.interfaces import Cause, MessageCheck, Run, State
 from pipeline_executor.plan import Assignment, Plan
 
@@ -187,6 +188,14 @@ class Supervision:
         if report is not None:
             self._run.ledger.write_report(entry, report)
 
+    def forget(self) -> None:
+        """In a fork of the calling process: the replicas are not its own, nor are the files that they were given."""
+        for replica in self.alive.values():
+            if isinstance(replica, ReplicaProcess):
+                replica.forget()
+        self.alive.clear()
+        self._free()
+
     # ---- when some are stuck
 
     def stopped_by_a_signal(self, entries: Iterable[int]) -> set[int]:
@@ -289,11 +298,6 @@ class Supervision:
                 return
             self.attend(left)
 
-    def disown(self) -> None:
-        """In a process that was forked meanwhile: the run and its replicas are its parent's."""
-        self._run.disown()
-        self._free()
-
     def _free(self) -> None:
         self._supervisor.close()
         if self._lifeline is not None:
@@ -313,6 +317,10 @@ class Supervision:
         # Also those that an interrupt has kept from being waited for.
         self._threads_left += [replica for replica in self.alive.values() if isinstance(replica, ReplicaThread)]
         if self._threads_left:
-            close_after_the_last(self._threads_left, self._run.close)
+            close_after_the_last(self._threads_left, self._close_run)
         else:
-            self._run.close()
+            self._close_run()
+
+    def _close_run(self) -> None:
+        release(self._run)  # not before: a thread that is left behind may fork
+        self._run.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.fallback.codec import Encoder, type_name
 from pipeline_executor.fallback.edge import NOBODY
+from pipeline_executor.forks import is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Waiting
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Sender:
                 try:
                     item = next(iterator)
                 except StopIteration:
-                    self.unreserve()
+                    if not is_let_go(self._run):  # else this is a fork of the step, and has come to its end
+                        self.unreserve()
                     return
                 self.send(item)
                 item = None  # the item must not live longer than the step wants it to
@@ -137,6 +139,7 @@ class Sender:
         self._edge.stop()
 
     def finish(self) -> None:
+        self._run.check_open()
         with self._lock:
             self._edge.producer_left()
         self._run.ring_if_armed(self._edge)
@@ -195,6 +198,7 @@ class Receiver:
         """The message that was announced is not to be had, or not yet."""
 
     def _begin(self) -> None:
+        self._run.check_open()
         if not self._turn.acquire(blocking=False):  # as a generator says it
             raise ValueError("the input is already being read, by another thread or by a message's own code")
 
@@ -282,10 +286,12 @@ class Receiver:
             self._edge.order.give_back()
 
     def stop(self) -> None:
+        self._run.check_open()
         self._told_to_stop = True
         self._edge.stop()
 
     def finish(self) -> None:
+        self._run.check_open()
         self._release()
         edge = self._edge
         entitled = self.saw_end or self._told_to_stop

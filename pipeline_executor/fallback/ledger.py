@@ -54,8 +54,9 @@ class Entry:
         try:
             yield
         finally:
-            self._words[self._at + waits] = 0
-            self._words[self._at + counter] += time.monotonic_ns() - since
+            with contextlib.suppress(ValueError):  # a fork that a signal handler has made has let go of the memory
+                self._words[self._at + waits] = 0
+                self._words[self._at + counter] += time.monotonic_ns() - since
 
     def take_in_hand(self, edge: int, block: int, size: int) -> None:
         self._words[self._at + _HAND_EDGE] = edge

@@ -52,6 +52,7 @@ class OrderedSender(Sender):
         self._run.check_open()
 
     def send(self, item: Any) -> None:
+        self._run.check_open()
         # First of all: encoding runs Python code, and a step may have a thread that asks for the next input.
         place = self._places.begin()
         try:
@@ -60,6 +61,7 @@ class OrderedSender(Sender):
             self._end()
 
     def try_send(self, item: Any) -> bool:
+        self._run.check_open()
         place = self._places.begin()
         is_out = True
         try:

@@ -10,6 +10,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from pipeline_executor.descriptors import ConnectionForChild
+from pipeline_executor.errors import PipelineError
 from pipeline_executor.fallback.edge import Edge
 from pipeline_executor.fallback.ends import Receiver, Sender
 from pipeline_executor.fallback.ledger import Entry, Ledger
@@ -17,6 +18,7 @@ from pipeline_executor.fallback.locks import AbortableLock
 from pipeline_executor.fallback.order import Places
 from pipeline_executor.fallback.ordered import OrderedReceiver, OrderedSender
 from pipeline_executor.fallback.supervisor import Supervisor
+from pipeline_executor.forks import NOT_A_PART, is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, RunLayout, State
 
 __all__ = ["Run", "open_run"]
@@ -161,7 +163,7 @@ class Run:
 
     def check_open(self) -> None:
         if self._closed:
-            raise ValueError("the run is closed, or belongs to the process that this one is a fork of")
+            raise PipelineError(NOT_A_PART) if is_let_go(self) else ValueError("the run is closed")
 
     def disown(self) -> None:
         if self._closed:
