@@ -79,6 +79,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.signals",
         "engines.stacks",
         "engines.supervision",
+        "engines.termination",
         "engines.threads",
         "engines.waiting_threads",
         "engines.warn",
