@@ -98,6 +98,7 @@ LAYERS: dict[str, set[str]] = {
         "fallback.order",
         "fallback.ordered",
         "fallback.run",
+        "fallback.signals",
         "fallback.supervisor",
     },
     "accounting": {"fallback.ledger"},

@@ -24,7 +24,7 @@ from pipeline_executor.engines.failures import add_note, error_of, inactive, not
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.processes import start_method_left_open
-from pipeline_executor.engines.signals import hold_signals
+from pipeline_executor.engines.signals import hold_signals, set_handlers_by
 from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.engines.termination import OpenRun, give_back_default_actions
 from pipeline_executor.engines.waiting_threads import waiting_threads
@@ -73,6 +73,7 @@ def run_local(
     in_processes = [step for step in plan.steps if not step.in_threads]
     payloads = _prepare(in_processes, start_method)
     run = None
+    set_handlers_by(core.set_handler)
     open_run = OpenRun()  # before signals are held, which holds back the handlers that are there then
     try:
         with hold_signals():  # until the run is in somebody's hands

@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from pipeline_executor.engines.signals import restore_in_child
 from pipeline_executor.interfaces import Aborted
 
 __all__ = ["OpenRun", "give_back_default_actions"]
@@ -122,6 +123,7 @@ def _forget_in_child() -> None:
     global _received
     _open.clear()
     _received = None
+    restore_in_child()  # first: what stands in for our handler would not be known for it
     _set_default()
 
 
