@@ -1,4 +1,4 @@
-"""While signals are held back, and afterwards, all that the program has set for them outside of Python's handlers stays."""
+"""What the program has set for signals outside of Python's handlers stays while these are held back, and afterwards."""
 
 from __future__ import annotations
 

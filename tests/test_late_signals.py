@@ -86,7 +86,7 @@ def test_r8_signal_before_a_step_waits_for_an_item_is_handled(core: str, ordered
 
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("bound", [{"packets_in_flight": 2}, {"max_buffer_bytes": 100_000}])
-def test_r8_signal_before_a_step_waits_for_room_is_handled(core: str, bound: dict[str, int]) -> None:
+def test_r8_signal_before_a_step_waits_for_room_is_handled(core: str, bound: dict[str, Any]) -> None:
     handled = multiprocessing.get_context("fork").Event()
     execute(
         [
