@@ -63,6 +63,7 @@ class OpenRun:
     def release(self) -> None:
         """The run has ended and left nothing behind. May be called more than once, and from any thread."""
         _open.pop(self, None)
+        self.stop = None  # it holds the run, and the run holds this
         if _received is not None and not _open:
             _take_effect()
         give_back_default_actions()
