@@ -91,7 +91,8 @@ def _signals_of_ours() -> list[int]:
 
 def _before_fork() -> None:
     if hasattr(signal, "pthread_sigmask") and _handlers:
-        _of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _signals_of_ours())
+        # All of them: while the main thread holds signals back, something else stands in for a handler of ours.
+        _of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _handlers)
 
 
 def _unblock() -> None:

@@ -382,6 +382,11 @@ class Core(Protocol):
     def running_step(self) -> WorkerInfo | None:
         """Who the innermost step is whose code this thread runs over a link or by `run_as`; None outside of such."""
 
+    def set_handler(self, number: int, handler: Callable[..., Any]) -> None:
+        """Set what Python calls for a signal that it handles already, as `signal.signal` does, and leave all else as it
+        is: `signal.signal` would also undo `signal.siginterrupt` and what `faulthandler.register` has put before
+        Python's own handler in C."""
+
 
 #: What an engine calls once, when a run has ended, well or not: with the books of every replica, in the order of their
 #: ledger entries, and the seconds that the run took.

@@ -121,6 +121,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         import asyncio
 
         await asyncio.to_thread(self.close)
+        self._close()  # what is left to the main thread, if this is it: the handlers of signals
 
     def __enter__(self) -> PipelineResults[T]:
         return self

@@ -213,21 +213,6 @@ def test_r8_sigterm_that_the_caller_answers_by_its_exit_closes_the_steps(
     assert path.read_text() == "closed\nclosed\n"
 
 
-@pytest.mark.rule("R7")
-def test_r7_sigterm_without_a_handler_ends_the_caller_and_its_children(
-    core: str, start_method: str, tmp_path: Path
-) -> None:
-    with caller(tmp_path, f"process-{start_method}", str(tmp_path / "closed"), "none", "loop") as process:
-        wait_until(process, "works", 2)
-        children = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGTERM)
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGTERM
-        assert "Traceback" not in errors  # the interpreter's resource tracker may tell of the pure core's semaphores
-        _, alive = psutil.wait_procs(children, timeout=60)
-        assert not alive
-
-
 @pytest.mark.rule("R8")
 def test_r8_signal_that_another_thread_receives_reaches_the_caller(core: str) -> None:
     # It ends no system call of the main thread's: as one that comes in the moment before such a call.

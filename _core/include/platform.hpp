@@ -145,13 +145,14 @@ inline std::uint64_t physical_memory_bytes() noexcept {
 
 enum class ParkResult { woken, interrupted };
 
-// Sleeps while *word == expected, until somebody calls unpark_*. `interrupted` means that a signal handler
-// has to run. The operation is the shared kind (no FUTEX_PRIVATE_FLAG): the word lies in memory that several
+// Sleeps while *word == expected, until somebody calls unpark_* or the time is over. `interrupted` means that a signal
+// handler has to run, or may have to: the time is over. The operation is the shared kind (no FUTEX_PRIVATE_FLAG): the word lies in memory that several
 // processes map at different addresses.
-inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected) noexcept {
-  const long rc = syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT, expected, nullptr,
+inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept {
+  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000u), static_cast<long>(timeout_ns % 1'000'000'000u)};
+  const long rc = syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT, expected, &timeout,
                           nullptr, 0);
-  return rc == -1 && errno == EINTR ? ParkResult::interrupted : ParkResult::woken;
+  return rc == -1 && (errno == EINTR || errno == ETIMEDOUT) ? ParkResult::interrupted : ParkResult::woken;
 }
 
 inline void unpark(Atomic<std::uint32_t>* word, int how_many) noexcept {

@@ -26,8 +26,9 @@ from pipeline_executor.engines.failures import add_note, error_of, inactive, not
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.processes import start_method_left_open
-from pipeline_executor.engines.signals import hold_signals
+from pipeline_executor.engines.signals import hold_signals, set_handlers_by
 from pipeline_executor.engines.supervision import Supervision
+from pipeline_executor.engines.termination import OpenRun, give_back_default_actions
 from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import MessageError, PipelineError
@@ -77,6 +78,8 @@ def run_local(
     in_processes = [step for step in plan.steps if not step.in_threads]
     payloads = _prepare(in_processes, start_method, has_threads=len(in_processes) < len(plan.steps))
     run = None
+    set_handlers_by(core.set_handler)
+    open_run = OpenRun()  # before signals are held, which holds back the handlers that are there then
     try:
         with hold_signals():  # until the run is in somebody's hands
             if payloads and start_method == "forkserver":
@@ -93,6 +96,7 @@ def run_local(
                 inactivity_timeout_s,
                 kept_item_path,
                 on_end,
+                open_run,
             )
             run.start()
         if plan.caller_entry is not None:
@@ -105,6 +109,7 @@ def run_local(
         else:
             for payload in payloads.values():
                 payload.close()
+            open_run.release()
         raise
 
 
@@ -178,6 +183,7 @@ class _LocalRun:
         inactivity_timeout_s: float | None,
         kept_item_path: str | os.PathLike[str] | None,
         on_end: OnEnd | None,
+        open_run: OpenRun,
     ) -> None:
         self._plan = plan
         self._kept_item_path = kept_item_path
@@ -201,6 +207,8 @@ class _LocalRun:
             release(self._run)
             self._run.close()
             raise
+        self._open_run = open_run
+        open_run.stop = self._stop_for_signal
 
     def _let_go(self) -> None:
         """In a fork of the calling process, whichever of its threads has forked."""
@@ -302,6 +310,11 @@ class _LocalRun:
             return
         with self._turn:
             self._abandon()
+        give_back_default_actions()  # which the thread that has ended the run may not have been able to
+
+    def _stop_for_signal(self) -> bool:
+        self.close()
+        return False
 
     # ---- supervision
 
@@ -424,5 +437,8 @@ class _LocalRun:
             if self._on_end is not None:
                 self._on_end(books, time.monotonic() - self._started_at)
         finally:
-            for left in self._replicas.left_behind:
-                warn_caller(left, RuntimeWarning)
+            try:
+                for left in self._replicas.left_behind:
+                    warn_caller(left, RuntimeWarning)
+            finally:
+                self._open_run.release()

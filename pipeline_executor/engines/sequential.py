@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline_executor.engines.failed_item import keep_failed_item
 from pipeline_executor.engines.failures import bounded_repr, message_error, note_second, raised, stopped_early
+from pipeline_executor.engines.termination import OpenRun
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.interfaces import (
@@ -71,7 +72,10 @@ def run_sequential(
     run = _SequentialRun(plan, core, message_check, kept_item_path, on_end)
     if plan.caller_entry is not None:
         return run
-    run.consume()
+    try:
+        run.consume()
+    finally:
+        run.release()
     return None
 
 
@@ -142,6 +146,8 @@ class _SequentialRun:
         self._links: list[Link] = [
             core.open_link(_LinkedStep(self, step)) for step in plan.steps if step.output_edge is not None
         ]
+        self._open_run = OpenRun()
+        self._open_run.stop = self._stop_for_signal
 
     # ---- what linked steps ask and tell
 
@@ -256,19 +262,36 @@ class _SequentialRun:
             return False, None  # and `next_result` says so again
 
     def close(self) -> None:
-        if not self._over:
-            self._over = True
-            self._close_steps_before(len(self._plan.steps))
-            self._report()
+        try:
+            if not self._over:
+                self._over = True
+                self._close_steps_before(len(self._plan.steps))
+                self._report()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        self._open_run.release()
+
+    def _stop_for_signal(self) -> bool:
+        """See `OpenRun.stop`."""
+        if self._core.running_step() is None:
+            self.close()
+            return False
+        self._abort(Aborted("the program was told to end"))  # also for a step that swallows what unwinds it
+        return True
 
     def _finish(self) -> None:
         self._over = True
-        self._close_steps_before(len(self._plan.steps))
-        error = self.error
         try:
-            self._report()
-        except Exception as second:
-            note_second(error, second)
+            self._close_steps_before(len(self._plan.steps))
+            error = self.error
+            try:
+                self._report()
+            except Exception as second:
+                note_second(error, second)
+        finally:
+            self.release()
         self.error = None
         if error is not None:
             raise error

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -16,10 +16,23 @@ from pipeline_executor.interfaces import Aborted, Run, State
 from pipeline_executor.plan import Assignment
 from pipeline_executor.worker import interrupt_hook
 
-__all__ = ["hold_signals", "interrupts_blocked", "set_child_signals"]
+__all__ = ["hold_signals", "interrupts_blocked", "restore_in_child", "set_child_signals", "set_handlers_by"]
 
 #: All that a program may handle in Python; SIGCHLD must reach whoever reaps.
 _HELD = [int(number) for number in signal.valid_signals() if number != getattr(signal, "SIGCHLD", None)]
+
+#: Sets what Python calls for a signal; see `interfaces.Core.set_handler`.
+_set_handler: Callable[[int, Callable[..., Any]], object] = signal.signal
+
+#: The handlers that blocks of `hold_signals` stand in for, by signal, the outermost block first. Only the main thread
+#: writes it.
+_held: list[dict[int, Callable[..., Any]]] = []
+
+
+def set_handlers_by(set_handler: Callable[[int, Callable[..., Any]], object]) -> None:
+    """Have `hold_signals` set handlers by a core's function."""
+    global _set_handler
+    _set_handler = set_handler
 
 
 @contextlib.contextmanager
@@ -28,33 +41,57 @@ def hold_signals() -> Iterator[None]:
 
     After a fork the interpreter runs hooks, and drops what a signal handler raises there: a Ctrl-C at that moment
     would be lost. Blocking the signals does not help, since any thread may receive them for the main one.
+
+    Only what Python calls is exchanged. What the system calls stays, and with it what `faulthandler.register` or
+    `signal.siginterrupt` have set there. Afterwards the handlers are called, not the signals sent again: an event loop
+    has been told of each by its wake-up descriptor already.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     arrived: list[int] = []
-    held: dict[int, Callable[..., Any]] = {}
-    if threading.current_thread() is threading.main_thread():
+    handlers: dict[int, Callable[..., Any]] = {}
+    try:
+        _held.append(handlers)
         for number in _HELD:
             handler = signal.getsignal(number)
             if callable(handler):  # not the system's own reactions, nor a handler set in C
-                held[number] = handler
-                signal.signal(number, lambda received, _frame: arrived.append(received))
-    try:
+                handlers[number] = handler
+                _set_handler(number, lambda received, _frame: arrived.append(received))
         yield
     finally:
-        _restore(list(held.items()), arrived)
+        called = dict(handlers)
+        _restore(handlers, arrived, called)
 
 
-def _restore(held: list[tuple[int, Callable[..., Any]]], arrived: list[int]) -> None:
+def _restore(
+    handlers: dict[int, Callable[..., Any]], arrived: list[int], called: Mapping[int, Callable[..., Any]]
+) -> None:
     """Put the handlers back and give each its signals, whatever one of them raises meanwhile."""
     try:
-        while held:
-            number, handler = held[-1]
-            signal.signal(number, handler)
-            held.pop()
+        while handlers:
+            number = next(reversed(handlers))
+            _set_handler(number, handlers[number])
+            del handlers[number]
+        if _held and _held[-1] is handlers:
+            _held.pop()
         while arrived:
-            signal.raise_signal(arrived.pop(0))
+            number = arrived.pop(0)
+            called[number](number, sys._getframe())
     finally:
-        if held or arrived:
-            _restore(held, arrived)
+        if handlers or arrived:
+            _restore(handlers, arrived, called)
+
+
+def restore_in_child() -> None:
+    """In a process that was forked inside a block, whose end it never reaches. May be called more than once."""
+    while _held:
+        for number, handler in _held.pop().items():
+            _set_handler(number, handler)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=restore_in_child)
 
 
 @contextlib.contextmanager

@@ -36,8 +36,9 @@ __all__ = ["Supervision"]
 
 #: Seconds after which the thread that waits looks whether it is to be interrupted. The system call that it sleeps in
 #: ends when a signal comes, but not when one has come just before the call, or to another thread; nor when the waiting
-#: thread is itself a step's, which is interrupted by an exception that the interpreter raises in it.
-_LOOK_S = 0.25
+#: thread is itself a step's, which is interrupted by an exception that the interpreter raises in it. The first sleep of
+#: a wait is short, and each that follows takes four times as long, up to the second figure.
+_FIRST_LOOK_S, _LOOK_S = 0.001, 0.25
 
 #: Seconds after SIGKILL until a process is given up. Only a process inside a system call that cannot be interrupted
 #: (a dead network file system) takes so long.
@@ -84,6 +85,7 @@ class Supervision:
         self._stack_files: dict[int, StackFile] = {}
         self._tracker: RunTracker | None = None
         self._supervisor = run.supervisor()
+        self._look_s = _FIRST_LOOK_S
         self._lifeline = None if all(step.in_threads for step in plan.steps) else Lifeline()
 
     # ---- the start
@@ -158,7 +160,7 @@ class Supervision:
 
     def attend(self, timeout_s: float | None) -> None:
         """Sleep until there is news, or for some time, and see to it."""
-        ended = self._supervisor.wait(_LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S))
+        ended = self._wait(timeout_s)
         # A copy, here and below: a signal handler may close the run meanwhile.
         ended += [entry for entry, replica in list(self.alive.items()) if replica.handle is None and replica.ended]
         for entry in ended:
@@ -195,6 +197,14 @@ class Supervision:
                 replica.forget()
         self.alive.clear()
         self._free()
+
+    def _wait(self, timeout_s: float | None) -> list[int]:
+        look_s = self._look_s
+        began_at = time.monotonic()
+        ended = self._supervisor.wait(look_s if timeout_s is None else min(timeout_s, look_s))
+        nothing_came = time.monotonic() - began_at >= look_s
+        self._look_s = min(look_s * 4, _LOOK_S) if nothing_came else _FIRST_LOOK_S
+        return ended
 
     # ---- when some are stuck
 

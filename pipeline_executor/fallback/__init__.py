@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pipeline_executor.fallback.link import open_link, run_as, running_step
 from pipeline_executor.fallback.run import open_run
+from pipeline_executor.fallback.signals import set_handler
 
-__all__ = ["NAME", "open_link", "open_run", "run_as", "running_step"]
+__all__ = ["NAME", "open_link", "open_run", "run_as", "running_step", "set_handler"]
 
 NAME = "pure"

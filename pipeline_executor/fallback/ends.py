@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.fallback.codec import Encoder, type_name
 from pipeline_executor.fallback.edge import NOBODY
+from pipeline_executor.fallback.locks import acquire
 from pipeline_executor.forks import is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Waiting
 
@@ -54,7 +55,7 @@ class Sender:
             return False
         if not self._edge.room.acquire(block=False):
             with self._me.waiting(Waiting.ROOM):
-                self._edge.room.acquire()
+                acquire(self._edge.room)
             return not self._heed()
         return True
 
@@ -99,7 +100,7 @@ class Sender:
     def _wait_and_hand_over(self, pieces: list[Any], item: Any) -> None:
         while True:
             with self._me.waiting(Waiting.ROOM):
-                self._edge.space.acquire()
+                acquire(self._edge.space)
             if self._heed() or self._hand_over(pieces, item):
                 return  # or nobody wants it; the next reserve says so
 
@@ -183,7 +184,8 @@ class Receiver:
                 self._has_token = self._has_token or self._edge.items.acquire(block=False)
                 if not self._has_token:
                     with self._me.waiting(Waiting.INPUT):
-                        self._has_token = self._edge.items.acquire()
+                        acquire(self._edge.items)
+                        self._has_token = True
                     self._run.check(self._me)
                 with self._lock:
                     self._has_token = False

@@ -1,8 +1,9 @@
-"""A lock between processes that does not outlive its holder's run."""
+"""Waiting between processes: a lock that does not outlive its holder's run, and semaphores that do not miss signals."""
 
 from __future__ import annotations
 
-from multiprocessing.synchronize import Lock
+import sys
+from multiprocessing.synchronize import Lock, Semaphore
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,30 @@ from pipeline_executor.interfaces import Aborted
 if TYPE_CHECKING:
     from pipeline_executor.fallback.run import Run
 
-__all__ = ["AbortableLock"]
+__all__ = ["AbortableLock", "acquire"]
 
 #: Seconds between two looks at the abort word while the lock is taken. Not a delay of any ordinary wait: it matters
 #: only when the holder died inside, and then the supervisor aborts the run.
 _LOOK_S = 0.02
+
+#: Seconds of the first and of the longest sleep for a semaphore; each takes four times as long as the one before.
+_FIRST_SLEEP_S, _LONGEST_SLEEP_S = 0.001, 1.0
+
+
+def acquire(semaphore: Semaphore) -> None:
+    """Take a token, as soon as there is one, and have signals handled meanwhile.
+
+    A signal ends the system call, but not one that has come just before it: its handler would run with the next token.
+    So the calls are short at first, and the interpreter looks for signals after each.
+    """
+    if sys.platform in ("win32", "darwin"):
+        # On Windows an interrupt is one of the things that the call waits for. On macOS a call with a time limit is a
+        # loop of short sleeps, which would make every wait late.
+        semaphore.acquire()
+        return
+    sleep_s = _FIRST_SLEEP_S
+    while not semaphore.acquire(timeout=sleep_s):
+        sleep_s = min(sleep_s * 4, _LONGEST_SLEEP_S)
 
 
 class AbortableLock:

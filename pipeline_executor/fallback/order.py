@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING
 
+from pipeline_executor.fallback.locks import acquire
+
 if TYPE_CHECKING:
     from pipeline_executor.fallback.edge import Edge
 
@@ -121,7 +123,7 @@ class Order:
         return bed
 
     def sleep(self, bed: int) -> None:
-        self._beds[bed].acquire()
+        acquire(self._beds[bed])
 
     @property
     def turn(self) -> int:

@@ -13,7 +13,8 @@ namespace pipeline_executor {
 
 enum class ParkResult { woken, interrupted };
 
-inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected) noexcept {
+// The time never ends here: it ends a sleep as a signal does, which the model has, and must not hide a lost wake-up.
+inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected, std::uint64_t) noexcept {
   return model::park(word, expected) ? ParkResult::interrupted : ParkResult::woken;
 }
 inline void unpark(Atomic<std::uint32_t>* word, int how_many) noexcept { model::unpark(word, how_many); }

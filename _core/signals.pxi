@@ -1,0 +1,17 @@
+# Python's handlers of signals, without the system's (see `interfaces.Core.set_handler`).
+
+import signal
+
+cdef extern from "<signal.h>" nogil:
+    struct sigaction_t "sigaction":
+        pass
+    int sigaction(int number, const sigaction_t* new, sigaction_t* old)
+
+
+def set_handler(int number, handler):
+    cdef sigaction_t before
+    if sigaction(number, NULL, &before) != 0:
+        raise OSError(errno, os.strerror(errno))
+    signal.signal(number, handler)
+    if sigaction(number, &before, NULL) != 0:
+        raise OSError(errno, os.strerror(errno))
