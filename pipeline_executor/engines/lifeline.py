@@ -93,8 +93,10 @@ def _kill_on_hangup(descriptor: int) -> bool:
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    # The caller may have died before the kernel was told.
-    if select.select([own], [], [], 0)[0]:
+    # The caller may have died before the kernel was told. Not `select.select`, which refuses descriptors above 1,023.
+    hangup = select.poll()
+    hangup.register(own, 0)
+    if hangup.poll(0):
         _die()
     return True
 
