@@ -111,8 +111,11 @@ def run_child(launch: Launch) -> None:
     """The target of a replica's process."""
     _leave_the_callers_group()
     _forget_the_callers_thread_pools()
+    lifeline = launch.lifeline or _held_lifeline
     if launch.lifeline is not None:
         launch.lifeline.hold()
+    if lifeline is not None:
+        lifeline.tell_multiprocessing()
     if launch.stack_file is not None:
         launch.stack_file.hold()
     set_child_signals(launch.run, launch.assignment)

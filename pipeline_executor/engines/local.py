@@ -26,6 +26,7 @@ from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.processes import start_method_left_open
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.engines.supervision import Supervision
+from pipeline_executor.engines.system_limits import descriptors_refused
 from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import MessageError, PipelineError
@@ -161,17 +162,25 @@ class _LocalRun:
         self._ended = False
         # One thread at a time works on the run; another may only abort it, which wakes the first.
         self._turn = threading.RLock()
-        self._run = core.open_run(plan.layout, context)
         try:
-            self._results = (
-                None if plan.caller_entry is None else self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
-            )
-            self._replicas = Supervision(
-                plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
-            )
-        except BaseException:
-            self._run.close()
-            raise
+            self._run = core.open_run(plan.layout, context)
+            try:
+                self._results = (
+                    None
+                    if plan.caller_entry is None
+                    else self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
+                )
+                self._replicas = Supervision(
+                    plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
+                )
+            except BaseException:
+                self._run.close()
+                raise
+        except OSError as error:
+            refused = descriptors_refused(error)
+            if refused is None:
+                raise
+            raise refused from error
 
     # ---- what callers do
 

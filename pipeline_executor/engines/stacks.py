@@ -17,10 +17,17 @@ from multiprocessing.context import assert_spawning
 from multiprocessing.reduction import DupFd
 from typing import Any
 
-__all__ = ["StackFile", "process_is_stopped"]
+__all__ = ["ASK", "HAS_SLOTS", "StackFile", "StackFiles"]
 
 #: Asks a replica's process for its stack. A step that handles the signal itself is not asked.
-_ASK = getattr(signal, "SIGUSR2", None)
+ASK = getattr(signal, "SIGUSR2", None)
+
+#: Whether the replicas of a run share one file, of which each has a part. Each must be able to open it anew, so that it
+#: has its own place to write at, although the file has no name.
+HAS_SLOTS = sys.platform.startswith("linux") and os.path.exists("/proc/self/fd")
+
+#: Enough for what faulthandler writes at most: 100 threads with 100 frames each. What is not written takes no memory.
+_SLOT_BYTES = 2**22
 
 _MOST_READ = 200_000  # bytes
 _MOST_FRAMES = 40  # of a thread
@@ -33,49 +40,61 @@ _WORKER = _OUR_FOLDER + "worker.py"
 
 
 class StackFile:
-    """Made by the caller before it starts a replica's process, which calls `hold`."""
+    """One replica's part of a run's file. The replica's process calls `hold`."""
 
-    def __init__(self) -> None:
-        self._descriptor = _anonymous_file()
+    def __init__(self, descriptor: int, slot: int) -> None:
+        self._descriptor = descriptor
+        self._start = slot * _SLOT_BYTES
 
     def __reduce__(self) -> tuple[Callable[..., StackFile], tuple[Any, ...]]:
         assert_spawning(self)
-        return _attach, (DupFd(self._descriptor),)
+        return _attach, (DupFd(self._descriptor), self._start)
 
     def hold(self) -> None:
         """In the replica's process: write there from now on."""
-        faulthandler.enable(self._descriptor, all_threads=True)
-        if _ASK is not None:
-            faulthandler.register(_ASK, self._descriptor, all_threads=True, chain=False)
-
-    def ask(self, pid: int) -> bool:
-        """Ask the process for its stack. False if it cannot be asked."""
-        if _ASK is None:
-            return False
-        try:
-            os.kill(pid, _ASK)
-        except ProcessLookupError:
-            return False
-        return True
+        own = self._descriptor
+        if HAS_SLOTS:
+            # A description of our own: the place to write at belongs to the open file, which our siblings share.
+            own = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+            os.lseek(own, self._start, os.SEEK_SET)
+        faulthandler.enable(own, all_threads=True)
+        if ASK is not None:
+            faulthandler.register(ASK, own, all_threads=True, chain=False)
 
     @property
     def written(self) -> bool:
-        return os.fstat(self._descriptor).st_size > 0
+        return os.pread(self._descriptor, 1, self._start) not in (b"", b"\0")
 
     def read(self) -> str | None:
         """The stack as the traceback of an exception would show it, most recent call last; None if nothing was
         written."""
-        text = os.pread(self._descriptor, _MOST_READ, 0).decode(errors="replace")
-        return _readable(text) or None
+        data, _, _ = os.pread(self._descriptor, _MOST_READ, self._start).partition(b"\0")
+        return _readable(data.decode(errors="replace")) or None
+
+
+class StackFiles:
+    """Made by the caller before it starts a run's processes: one file for all of them, where that can be done."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+        self._slots = 0
+
+    def new(self) -> StackFile:
+        """For one more replica."""
+        if not self._descriptors or not HAS_SLOTS:
+            self._descriptors.append(_anonymous_file())
+        slot = self._slots if HAS_SLOTS else 0
+        self._slots += 1
+        return StackFile(self._descriptors[-1], slot)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
 
 
-def _attach(duplicate: Any) -> StackFile:
-    file = StackFile.__new__(StackFile)
-    file._descriptor = duplicate.detach()
-    return file
+def _attach(duplicate: Any, start: int) -> StackFile:
+    return StackFile(duplicate.detach(), start // _SLOT_BYTES)
 
 
 def _anonymous_file() -> int:
@@ -107,15 +126,3 @@ def _with_source(file: str, line: int, name: str) -> str:
     """The frame as a traceback shows it."""
     source = linecache.getline(file, line).strip()
     return f'  File "{file}", line {line}, in {name}' + (f"\n    {source}" if source else "")
-
-
-def process_is_stopped(pid: int) -> bool:
-    """Whether the process is stopped, as by SIGSTOP or a debugger. False where the system does not tell."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            state = file.read().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state in ("T", "t")

@@ -9,7 +9,7 @@ import multiprocessing.context
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline_executor.engines.child import Launch
@@ -19,7 +19,8 @@ from pipeline_executor.engines.processes import ReplicaProcess
 from pipeline_executor.engines.replica import ExitStatus, Replica
 from pipeline_executor.engines.seeds import draw_seed
 from pipeline_executor.engines.signals import hold_signals
-from pipeline_executor.engines.stacks import StackFile, process_is_stopped
+from pipeline_executor.engines.stacks import ASK, StackFile, StackFiles
+from pipeline_executor.engines.system_limits import check_descriptor_limit, processes_refused
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import PipelineError
@@ -78,6 +79,7 @@ class Supervision:
         self.raised: dict[int, BaseException] = {}
         self.left_behind: list[str] = []
         self._threads_left: list[ReplicaThread] = []
+        self._files_of_stacks = StackFiles()
         self._stack_files: dict[int, StackFile] = {}
         self._supervisor = run.supervisor()
         self._lifeline = None if all(step.in_threads for step in plan.steps) else Lifeline()
@@ -99,9 +101,10 @@ class Supervision:
             check = self._message_check(limit) if by_reference and limit is not None else None
             self.alive[assignment.entry] = ReplicaThread(assignment, self._run, (step.function, step.constants), check)
 
-    def _start_processes(self, assignments: Iterable[Assignment]) -> None:
+    def _start_processes(self, assignments: Sequence[Assignment]) -> None:
         assert self._lifeline is not None
         method = self._context.get_start_method()
+        check_descriptor_limit(len(assignments), method)
         others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
         if method == "fork" and others:
             warn_caller(
@@ -130,7 +133,7 @@ class Supervision:
     def _stack_file(self, entry: int) -> StackFile | None:
         if sys.platform == "win32":  # a descriptor cannot be passed on there
             return None
-        self._stack_files[entry] = StackFile()
+        self._stack_files[entry] = self._files_of_stacks.new()
         return self._stack_files[entry]
 
     def _start_process(self, launch: Launch) -> ReplicaProcess:
@@ -142,6 +145,11 @@ class Supervision:
                 f"step {launch.assignment.step} {launch.assignment.task!r} could not be started: the fork server ended "
                 f"while it imported the main script. What it printed to standard error says why. {GUARD_HINT}"
             ) from error
+        except OSError as error:
+            refused = processes_refused(error, launch.assignment)
+            if refused is None:
+                raise
+            raise refused from error
 
     # ---- while they run
 
@@ -185,7 +193,7 @@ class Supervision:
         return {
             entry
             for entry, replica in replicas.items()
-            if not isinstance(replica, ReplicaThread) and process_is_stopped(replica.pid)
+            if isinstance(replica, ReplicaProcess) and replica.process.is_stopped()
         }
 
     def ask_for_stacks(self, entries: Iterable[int]) -> dict[int, str]:
@@ -203,9 +211,9 @@ class Supervision:
                 if stack is not None:
                     of_threads[entry] = stack
             # Before it has reached our code the signal that asks would end it.
-            elif replica is not None and self._run.ledger.books(entry).state is not State.CREATED:
+            elif isinstance(replica, ReplicaProcess) and self._run.ledger.books(entry).state is not State.CREATED:
                 file = self._stack_files.get(entry)
-                if file is not None and file.ask(replica.pid):
+                if file is not None and ASK is not None and replica.process.send(ASK):
                     asked.append(file)
         answer_until = time.monotonic() + _ANSWER_S
         while self.alive and time.monotonic() < answer_until and not all(file.written for file in asked):
@@ -284,8 +292,7 @@ class Supervision:
         self._supervisor.close()
         if self._lifeline is not None:
             self._lifeline.close()
-        for file in self._stack_files.values():
-            file.close()
+        self._files_of_stacks.close()
         for payload in self._payloads.values():
             payload.close()
         # Also those that an interrupt has kept from being waited for.
