@@ -72,6 +72,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.local",
         "engines.memory_pressure",
         "engines.payload",
+        "engines.preparation",
         "engines.process_handle",
         "engines.processes",
         "engines.replica",
@@ -84,6 +85,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.threads",
         "engines.waiting_threads",
         "engines.warn",
+        "engines.watch",
     },
     "transport": {
         "_core",

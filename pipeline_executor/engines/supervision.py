@@ -1,6 +1,6 @@
 """The replicas of one run, from their start until the last is gone, as the calling process sees them.
 
-There is no thread for it: whoever waits for the run attends to its replicas meanwhile.
+One thread at a time attends to them: whoever waits for the run, or the run's watch (`watch.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from pipeline_executor.engines.child import Launch
@@ -22,7 +23,9 @@ from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.engines.stacks import ASK, StackFile, StackFiles
 from pipeline_executor.engines.system_limits import check_descriptor_limit, processes_refused
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
+from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
+from pipeline_executor.engines.watch import watches_paused
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.interfaces import Cause, MessageCheck, Run, State
 from pipeline_executor.plan import Assignment, Plan
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload
 
 __all__ = ["Supervision"]
+
+#: Stands for no replica.
+_WAKE = 2**32 - 1
 
 #: Seconds after which the thread that waits looks whether it is to be interrupted. The system call that it sleeps in
 #: ends when a signal comes, but not when one has come just before the call, or to another thread; nor when the waiting
@@ -57,6 +63,8 @@ class Supervision:
         died: how those ended that had not finished.
         raised: what steps in threads raised.
         left_behind: threads that did not stop in time, in words: which, and what they are doing.
+        in_background: the run's watch attends to the replicas; the bell is for the caller alone.
+        handing_over: who attends to them is to leave at once, because another thread waits to go on with it.
     """
 
     def __init__(
@@ -78,6 +86,8 @@ class Supervision:
         self.died: dict[int, ExitStatus] = {}
         self.raised: dict[int, BaseException] = {}
         self.left_behind: list[str] = []
+        self.in_background = self.handing_over = False
+        self._notice_by = self._stop_by = 0.0  # once the shutdown has begun
         self._threads_left: list[ReplicaThread] = []
         self._files_of_stacks = StackFiles()
         self._stack_files: dict[int, StackFile] = {}
@@ -102,17 +112,28 @@ class Supervision:
             self.alive[assignment.entry] = ReplicaThread(assignment, self._run, (step.function, step.constants), check)
 
     def _start_processes(self, assignments: Sequence[Assignment]) -> None:
-        assert self._lifeline is not None
         method = self._context.get_start_method()
         check_descriptor_limit(len(assignments), method)
-        others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
-        if method == "fork" and others:
+        if method == "fork":
+            with watches_paused():
+                self._warn_of_other_threads()
+                self._start_each(assignments)
+        else:
+            self._start_each(assignments)
+
+    def _warn_of_other_threads(self) -> None:
+        ours = {threading.current_thread(), *waiting_threads}
+        others = [thread.name for thread in threading.enumerate() if thread not in ours]
+        if others:
             warn_caller(
                 f"execute() forks this process, which has other threads ({', '.join(map(repr, others[:5]))}): a lock "
                 "that one of them holds at this moment stays locked for ever in the step's process. "
                 "Use parallelism='process-forkserver' or 'process-spawn', or call execute() before they are started.",
                 RuntimeWarning,
             )
+
+    def _start_each(self, assignments: Iterable[Assignment]) -> None:
+        assert self._lifeline is not None
         seed = draw_seed()
         for assignment in assignments:
             step = self._plan.steps[assignment.step]
@@ -158,17 +179,25 @@ class Supervision:
         return any(isinstance(replica, ReplicaThread) and replica.is_thread(thread) for replica in replicas)
 
     def arm(self) -> None:
-        """Have the next result end the wait of `attend`."""
+        """Have the next result end the wait of `attend`, or of `wait_for_the_bell`."""
         self._supervisor.arm()
+
+    def wait_for_the_bell(self, timeout_s: float | None) -> None:
+        """Sleep until there is a result or the run is aborted, or for some time, while another thread attends."""
+        self._supervisor.wait(_LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S), processes=False)
+
+    def watch_for_wake(self, handle: Connection) -> None:
+        """Have what is sent there end the wait of `attend`."""
+        self._supervisor.watch(_WAKE, handle if sys.platform == "win32" else handle.fileno())
 
     def attend(self, timeout_s: float | None) -> None:
         """Sleep until there is news, or for some time, and see to it."""
-        ended = self._supervisor.wait(_LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S))
-        # A copy, here and below: a signal handler may close the run meanwhile.
-        ended += [entry for entry, replica in list(self.alive.items()) if replica.handle is None and replica.ended]
+        timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
+        ended = self._supervisor.wait(timeout_s, bell=not self.in_background)
+        ended += [entry for entry, replica in self.alive.items() if replica.handle is None and replica.ended]
         for entry in ended:
             replica = self.alive.get(entry)
-            if replica is None:  # a signal handler has closed the run meanwhile
+            if replica is None:  # woken
                 continue
             with hold_signals():  # from here on the replica is known as reaped, or not at all
                 replica.kill_descendants()
@@ -233,7 +262,8 @@ class Supervision:
         try:
             self._ask_to_stop()
         finally:
-            self._kill()
+            if not self.handing_over:
+                self._kill()
 
     def _watch_all(self) -> None:
         """Again, for one may have been forgotten: an interrupt can come when the supervisor has just named it."""
@@ -246,11 +276,15 @@ class Supervision:
         for entry, replica in list(self.alive.items()):
             if self._run.ledger.books(entry).state is State.CREATED:
                 replica.kill()  # nothing of the user's has begun that could be closed
-        deadline = time.monotonic() + self._shutdown_timeout_s
-        self._attend_until(min(time.monotonic() + _NOTICE_S, deadline))
+        if not self._stop_by:  # one deadline, also for who takes over
+            self._stop_by = time.monotonic() + self._shutdown_timeout_s
+            self._notice_by = min(time.monotonic() + _NOTICE_S, self._stop_by)
+        self._attend_until(self._notice_by)
+        if self.handing_over:
+            return
         for replica in list(self.alive.values()):
             replica.interrupt()
-        self._attend_until(deadline)
+        self._attend_until(self._stop_by)
 
     def _kill(self) -> None:
         self._watch_all()
@@ -260,6 +294,8 @@ class Supervision:
         # comes to its end.
         self._attend_until(time.monotonic() + _NOTICE_S)
         self._attend_until(time.monotonic() + _KILL_PATIENCE_S, self._is_about_to_end)
+        if self.handing_over:
+            return
         for entry, replica in list(self.alive.items()):
             step = self._plan.step_of(entry)
             if isinstance(replica, ReplicaThread):
@@ -283,7 +319,7 @@ class Supervision:
     def _attend_until(self, deadline: float, waits_for: Callable[[int], bool] = lambda entry: True) -> None:
         while any(waits_for(entry) for entry in list(self.alive)):
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self.handing_over:
                 return
             self.attend(left)
 
