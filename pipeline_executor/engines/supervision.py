@@ -192,7 +192,8 @@ class Supervision:
 
     def attend(self, timeout_s: float | None) -> None:
         """Sleep until there is news, or for some time, and see to it."""
-        timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
+        if not self.in_background:  # where nobody can be interrupted
+            timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
         ended = self._supervisor.wait(timeout_s, bell=not self.in_background)
         ended += [entry for entry, replica in self.alive.items() if replica.handle is None and replica.ended]
         for entry in ended:

@@ -34,12 +34,12 @@ __all__ = ["Watch", "watches_paused"]
 
 #: Seconds between two looks at the abort word. A replica that fails aborts the run, and its process may yet stay: a
 #: thread of the step's keeps it. R4 promises half a second.
-_LOOK_S = 0.25
+_LOOK_S = 0.4
 
 #: The thread must get no signal, or the main thread's system call would not be interrupted by it. A crash is another
 #: matter: faulthandler is to see it.
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
-_BLOCKED = signal.valid_signals() - {getattr(signal, name) for name in _CRASHES if hasattr(signal, name)}
+_BLOCKED = {int(number) for number in signal.valid_signals()} - {getattr(signal, name, 0) for name in _CRASHES}
 
 
 class Watch:
@@ -76,12 +76,19 @@ class Watch:
         self._is_told_to_stop = self._is_acting = self._replicas.handing_over = False
         self._replicas.in_background = True
         self._replicas.watch_for_wake(self._reader)
+        takes_no_signals = threading.Event()
         # A daemon: the interpreter waits for other threads before it runs our exit hook, which ends this one.
-        thread = threading.Thread(target=self._work, name="pipeline_executor-watch", daemon=True)
+        thread = threading.Thread(
+            target=self._work, args=(takes_no_signals,), name="pipeline_executor-watch", daemon=True
+        )
         waiting_threads.add(thread)
-        with _signals_blocked():
+        self._thread = thread  # before it runs: an interrupt may come
+        try:
             thread.start()
-        self._thread = thread
+        except RuntimeError:  # the system gives no more threads
+            self._thread = None
+            raise
+        takes_no_signals.wait()
 
     def stop(self) -> None:
         """From when this returns, the caller attends to the replicas itself."""
@@ -104,8 +111,8 @@ class Watch:
             if self._thread is thread:
                 self._thread = None
                 self._replicas.in_background = self._replicas.handing_over = False
-                while self._reader.poll():
-                    self._reader.recv_bytes()
+                if self._is_told_to_stop:
+                    self._reader.recv_bytes()  # the one byte
 
     def pause(self) -> None:
         """Before a fork."""
@@ -130,7 +137,12 @@ class Watch:
 
     # ---- in the thread
 
-    def _work(self) -> None:
+    def _work(self, takes_no_signals: threading.Event) -> None:
+        try:
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        finally:
+            takes_no_signals.set()
         try:
             while self._replicas.alive and not self._is_told_to_stop:
                 self._replicas.attend(_LOOK_S)
@@ -144,18 +156,6 @@ class Watch:
         except BaseException as error:  # the caller raises it
             self.error = error
             self._run.abort(Cause.CLOSED, 0)
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ---- forks
