@@ -113,15 +113,19 @@ def test_a_result_that_closes_the_results_while_it_is_unpickled_ends_them(core: 
 
 def test_a_result_asked_for_by_a_handler_within_next_is_refused(core: str, handle: Set) -> None:
     seen: list[BaseException] = []
+    opened: list[PipelineResults[Any]] = []
 
     def ask() -> None:
+        if not opened:
+            return
         try:
-            next(results)
+            next(opened[0])
         except BaseException as error:
             seen.append(error)
 
     handle(ask)
     results = results_of([PipelineTask(tell_and_wait, {"caller": os.getpid()})])
+    opened.append(results)
     assert list(results) == []  # who asked has closed them, as after any other error
     assert isinstance(seen[0], PipelineError)
 
