@@ -12,6 +12,7 @@ import pytest
 import steps
 
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, execute
+from pipeline_executor.engines.local import _LocalRun
 from pipeline_executor.engines.supervision import Supervision
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal is needed that a program may use")
@@ -38,29 +39,43 @@ def handle(request: pytest.FixtureRequest) -> Callable[[Callable[[], object]], N
 
 Set = Callable[[Callable[[], object]], None]
 
-#: Where a signal may find the run at work: (method, before or after it).
+#: Where a signal may find the run at work: (class, method, before or after it).
 PLACES = [
-    (name, moment)
-    for name in ("attend", "wait_for_the_bell", "arm", "shut_down", "close")
+    (kind, name, moment)
+    for kind, name in [
+        (_LocalRun, "_do"),
+        (Supervision, "attend"),
+        (Supervision, "wait_for_the_bell"),
+        (Supervision, "arm"),
+        (Supervision, "shut_down"),
+        (Supervision, "close"),
+    ]
     for moment in ("before", "after")
 ]
 
 
-@pytest.mark.parametrize(("name", "moment"), PLACES)
+@pytest.mark.parametrize(("kind", "name", "moment"), PLACES)
 @pytest.mark.parametrize("ending", ["ends", "fails", "is closed"])
 def test_handler_that_closes_the_results_ends_them_quietly_wherever_it_comes(
-    core: str, handle: Set, monkeypatch: pytest.MonkeyPatch, name: str, moment: str, ending: str
+    core: str, handle: Set, monkeypatch: pytest.MonkeyPatch, kind: type[Any], name: str, moment: str, ending: str
 ) -> None:
-    step = getattr(Supervision, name)
+    step = getattr(kind, name)
 
-    def interrupted(replicas: Supervision, *arguments: Any) -> Any:
-        by_the_caller = threading.current_thread() is threading.main_thread()
-        if by_the_caller and moment == "before":
-            signal.raise_signal(signal.SIGUSR1)
-        returned = step(replicas, *arguments)
-        if by_the_caller and moment == "after":
-            signal.raise_signal(signal.SIGUSR1)
+    def interrupted(*arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() or within:
+            return step(*arguments)
+        within.append(name)  # the handler itself comes by here, too
+        try:
+            if moment == "before":
+                signal.raise_signal(signal.SIGUSR1)
+            returned = step(*arguments)
+            if moment == "after":
+                signal.raise_signal(signal.SIGUSR1)
+        finally:
+            within.pop()
         return returned
+
+    within: list[str] = []
 
     how = {"how": "ValueError" if ending == "fails" else "nothing", "moment": "mid-item"}
     tasks: list[PipelineTask[Any, Any]] = [PipelineTask(steps.count, {"n": 3})]
@@ -68,7 +83,7 @@ def test_handler_that_closes_the_results_ends_them_quietly_wherever_it_comes(
         tasks.append(PipelineTask(steps.failing_worker, how))
     results = results_of(tasks)
     handle(results.close)
-    monkeypatch.setattr(Supervision, name, interrupted)
+    monkeypatch.setattr(kind, name, interrupted)
     if ending == "is closed":
         next(results, None)
         results.close()

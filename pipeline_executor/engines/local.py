@@ -194,9 +194,7 @@ class _LocalRun:
     def next_result(self) -> Any:
         self._refuse_in_a_fork()
         with self._turn:
-            if self._ended:
-                raise StopIteration
-            if self._is_at_work:
+            if self._is_at_work and not self._ended:
                 raise PipelineError("a signal handler or a result's own code has called next() within next()")
             return self._do(self._next_result)
 
@@ -205,9 +203,7 @@ class _LocalRun:
         if not self._turn.acquire(blocking=False):
             return False, None
         try:
-            if self._ended or self._is_at_work or self._run.aborted() is not None:
-                return False, None
-            return self._do(self._poll_result)
+            return (False, None) if self._is_at_work else self._do(self._poll_result)
         except (StopIteration, Aborted):  # which `next_result` sees to; it may take its time
             return False, None
         finally:
@@ -228,7 +224,10 @@ class _LocalRun:
                 self._do(self._abandon)
 
     def _do(self, work: Callable[[], _T]) -> _T:
-        """Do some work on the run, which is not interrupted by other work on it. The turn must be this thread's."""
+        """Do some work on the run that other work on it cannot interrupt. The turn must be this thread's.
+
+        Up to the first line a signal handler may end the run, so the work has to look whether it has.
+        """
         self._is_at_work = True
         try:
             return work()
@@ -242,8 +241,9 @@ class _LocalRun:
             raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
 
     def _next_result(self) -> Any:
+        if self._ended or self._results is None:
+            raise StopIteration
         results = self._results
-        assert results is not None
         try:
             if self._inactivity is not None:
                 self._inactivity.restart()
@@ -273,7 +273,8 @@ class _LocalRun:
         raise StopIteration  # closed meanwhile: by another thread, a signal handler, a result's own code
 
     def _poll_result(self) -> tuple[bool, Any]:
-        assert self._results is not None
+        if self._ended or self._results is None or self._run.aborted() is not None:
+            return False, None
         found, item = self._results.poll()
         return (False, None) if self._is_to_be_closed else (found, item)
 
