@@ -86,7 +86,7 @@ def run_local(
             if payloads and start_method == "forkserver":
                 from pipeline_executor.engines.fork_server import start_fork_server
 
-                start_fork_server(in_processes)
+                start_fork_server(in_processes, core.NAME)
             run = _LocalRun(
                 plan,
                 core,
