@@ -17,7 +17,7 @@ from pipeline_executor.engines.process_handle import ProcessHandle
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.engines.signals import interrupts_blocked
 
-__all__ = ["ReplicaProcess", "start_method_left_open"]
+__all__ = ["ReplicaProcess", "start_method_left_open", "starting"]
 
 
 @contextlib.contextmanager
@@ -32,6 +32,20 @@ def start_method_left_open() -> Iterator[None]:
             multiprocessing.set_start_method(None, force=True)
 
 
+@contextlib.contextmanager
+def starting(start_method: str) -> Iterator[None]:
+    """Start processes inside the block. A Ctrl-C waits until it is over, and does not reach a process before it is
+    ready for one."""
+    # What the caller blocks means nothing to a child of the fork server.
+    blocked = (
+        contextlib.nullcontext()
+        if start_method == "forkserver"
+        else interrupts_blocked(starts_tracker=start_method == "spawn")
+    )
+    with start_method_left_open(), blocked:
+        yield
+
+
 def fork_server_pid() -> int:
     """The number of this program's fork server; 0 if it cannot be had."""
     from multiprocessing.forkserver import _forkserver
@@ -40,7 +54,7 @@ def fork_server_pid() -> int:
 
 
 class ReplicaProcess:
-    """See `replica.Replica`.
+    """See `replica.Replica`. To be made within `starting`.
 
     Attributes:
         process: how to signal it.
@@ -55,18 +69,11 @@ class ReplicaProcess:
             target=run_child, args=(launch,), name=name
         )
         start_method = context.get_start_method()
-        # What the caller blocks means nothing to a child of the fork server.
-        blocked = (
-            contextlib.nullcontext()
-            if start_method == "forkserver"
-            else interrupts_blocked(starts_tracker=start_method == "spawn")
-        )
-        with start_method_left_open(), blocked:
-            try:
-                self._process.start()
-            except OSError as error:
-                _close_pipes_of_failed_start(error)
-                raise
+        try:
+            self._process.start()
+        except OSError as error:
+            _close_pipes_of_failed_start(error)
+            raise
         _leave_to_us(self._process)
         self.pid: int = self._process.pid or 0
         self.ordered_to_die = False

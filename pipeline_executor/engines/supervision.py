@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline_executor.engines.child import Launch
 from pipeline_executor.engines.failures import GUARD_HINT
 from pipeline_executor.engines.lifeline import Lifeline
-from pipeline_executor.engines.processes import ReplicaProcess
+from pipeline_executor.engines.processes import ReplicaProcess, starting
 from pipeline_executor.engines.replica import ExitStatus, Replica
 from pipeline_executor.engines.seeds import draw_seed
 from pipeline_executor.engines.signals import hold_signals
@@ -115,11 +115,12 @@ class Supervision:
         method = self._context.get_start_method()
         check_descriptor_limit(len(assignments), method)
         if method == "fork":
-            with watches_paused():
+            with watches_paused(), starting(method):
                 self._warn_of_other_threads()
                 self._start_each(assignments)
         else:
-            self._start_each(assignments)
+            with starting(method):
+                self._start_each(assignments)
 
     def _warn_of_other_threads(self) -> None:
         ours = {threading.current_thread(), *waiting_threads}
@@ -135,21 +136,24 @@ class Supervision:
     def _start_each(self, assignments: Iterable[Assignment]) -> None:
         assert self._lifeline is not None
         seed = draw_seed()
-        for assignment in assignments:
-            step = self._plan.steps[assignment.step]
-            launch = Launch(
+        # All of it before the first fork: what the caller writes to afterwards, each page of it, is copied once more.
+        launches = [
+            Launch(
                 assignment,
                 self._run,
                 self._lifeline,
-                step.env,
+                (step := self._plan.steps[assignment.step]).env,
                 (step.function, step.constants),
                 self._payloads.get(step.index),
                 self._stack_file(assignment.entry),
                 seed,
             )
+            for assignment in assignments
+        ]
+        for launch in launches:
             process = self._start_process(launch)
-            self.alive[assignment.entry] = process
-            self._supervisor.watch(assignment.entry, process.handle)
+            self.alive[launch.assignment.entry] = process
+            self._supervisor.watch(launch.assignment.entry, process.handle)
 
     def _stack_file(self, entry: int) -> StackFile | None:
         if sys.platform == "win32":  # a descriptor cannot be passed on there
