@@ -117,9 +117,10 @@ def test_r4_a_death_comes_before_results_that_are_there(core: str, start_method:
                 pass
 
 
-def fail_but_stay(items: Iterable[int], failed: Path) -> Iterable[int]:
+def fail_but_stay(items: Iterable[int], failed: Path, next_step: Path) -> Iterable[int]:
     for item in items:
         yield item
+        eventually(lambda: bool(pids_in(next_step)))  # or it would be ended before it has begun
         # The process stays for as long as this thread does, and so says nothing by its end.
         threading.Thread(target=stay, args=(failed,)).start()
         raise ValueError("bad item")
@@ -139,12 +140,12 @@ def test_r4_a_failed_step_whose_process_stays_is_noticed_while_the_caller_does_n
     folder.mkdir()
     tasks = [
         PipelineTask(steps.count_for_ever),
-        PipelineTask(fail_but_stay, {"failed": failed}),
+        PipelineTask(fail_but_stay, {"failed": failed, "next_step": folder}),
         PipelineTask(note_pid_and_pass, {"folder": folder}),
     ]
     with results_of(tasks, "process", shutdown_timeout=0.2) as results:
         eventually(failed.exists)
-        eventually(lambda: bool(pids_in(folder)) and has_ended(pids_in(folder)[0]))
+        eventually(lambda: has_ended(pids_in(folder)[0]))
         with pytest.raises(ValueError, match="bad item"):
             for _ in results:
                 pass
