@@ -10,8 +10,8 @@ left. The caller takes over as soon as the results have ended, the run is aborte
 This thread then leaves at once, also in the middle of a shutdown; the caller goes on with it under the same deadline.
 
 At a fork by the program the thread is stopped before and started again after it, so that the program is not
-told that it forks with threads (CPython 3.12), and the child inherits no lock that it holds. Only a thread that is just
-shutting a failed run down is left alone.
+told that it forks with threads, and the child inherits no lock that it holds. (CPython warns of threads from 3.12 on;
+3.13 counts them only when this one is there again.) A thread that is just shutting a failed run down is left alone.
 """
 
 from __future__ import annotations
@@ -120,8 +120,13 @@ class Watch:
             self._pauses += 1
             if self._is_acting:
                 return
+            thread = self._thread
             self._tell_to_stop()
         self._join()
+        if thread is not None and thread.native_id is not None:
+            # `join` returns a moment before the system's thread is gone, and the interpreter counts those.
+            while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+                os.sched_yield()
 
     def go_on(self) -> None:
         """After the fork."""
