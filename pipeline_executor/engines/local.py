@@ -159,13 +159,15 @@ class _LocalRun:
             self._watch: Watch | None = None
             self._results: Receiver | None = None
             try:
+                if plan.caller_entry is not None:
+                    self._results = self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
+                    self._watch = Watch(self._run)
                 self._replicas = Supervision(
                     plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
                 )
-                if plan.caller_entry is not None:
-                    self._results = self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
-                    self._watch = Watch(self._replicas, self._run)
             except BaseException:
+                if self._watch is not None:
+                    self._watch.close()
                 self._run.close()
                 raise
         except OSError as error:
@@ -181,7 +183,7 @@ class _LocalRun:
         try:
             self._replicas.start()
             if self._watch is not None:
-                self._watch.start()
+                self._watch.start(self._replicas)
         except BaseException:
             self._abandon()
             raise

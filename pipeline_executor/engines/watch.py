@@ -49,9 +49,10 @@ class Watch:
         error: what the thread has ended of, if it was not by order: a defect of ours, or no memory.
     """
 
-    def __init__(self, replicas: Supervision, run: Run) -> None:
+    _replicas: Supervision
+
+    def __init__(self, run: Run) -> None:
         self.error: BaseException | None = None
-        self._replicas = replicas
         self._run = run
         self._lock = threading.RLock()  # over the next four; a signal handler may come while this thread holds it
         self._thread: threading.Thread | None = None
@@ -67,8 +68,10 @@ class Watch:
         """Whether the thread attends to the replicas, or will again when a fork is over."""
         return self in _on
 
-    def start(self) -> None:
+    def start(self, replicas: Supervision) -> None:
+        """When all replicas have been started."""
         with self._lock:
+            self._replicas = replicas
             self._start_thread()
             _on.add(self)
 
