@@ -52,14 +52,13 @@ class StackFile:
 
     def hold(self) -> None:
         """In the replica's process: write there from now on."""
-        own = self._descriptor
         if HAS_SLOTS:
             # A description of our own: the place to write at belongs to the open file, which our siblings share.
-            own = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
-            os.lseek(own, self._start, os.SEEK_SET)
-        faulthandler.enable(own, all_threads=True)
+            self._descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+            os.lseek(self._descriptor, self._start, os.SEEK_SET)
+        faulthandler.enable(self._descriptor, all_threads=True)
         if ASK is not None:
-            faulthandler.register(ASK, own, all_threads=True, chain=False)
+            faulthandler.register(ASK, self._descriptor, all_threads=True, chain=False)
 
     @property
     def written(self) -> bool:
