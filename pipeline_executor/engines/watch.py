@@ -121,7 +121,8 @@ class Watch:
         """Before a fork."""
         with self._lock:
             self._pauses += 1
-            if self._is_acting:
+            # The collector may have run a finalizer in the thread itself, and that forks.
+            if self._is_acting or self._thread is threading.current_thread():
                 return
             thread = self._thread
             self._tell_to_stop()
