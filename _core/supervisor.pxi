@@ -27,16 +27,16 @@ cdef class Supervisor:
     def arm(self):
         self.run._open().arm_bell()
 
-    def wait(self, timeout_s):
+    def wait(self, timeout_s, *, bint bell=True, bint processes=True):
         cdef Access held = self.run._hold()   # the bell stays open while anybody polls it
-        cdef nfds_t count = len(self.handles) + 1, index
+        entries = list(self.handles) if processes else []
+        cdef nfds_t count = len(entries) + 1, index
         cdef int ready, error, timeout_ms = -1
         cdef pollfd* polled = <pollfd*> malloc(count * sizeof(pollfd))
         if polled == NULL:
             raise MemoryError
         try:
-            polled[0].fd = held.region.bell
-            entries = list(self.handles)
+            polled[0].fd = held.region.bell if bell else -1   # which poll leaves out
             for index, entry in enumerate(entries):
                 polled[index + 1].fd = self.handles[entry]
             for index in range(count):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
     from multiprocessing.context import BaseContext
 
 __all__ = [
@@ -276,17 +277,23 @@ class Receiver(Protocol):
 
 
 class Supervisor(Protocol):
-    """Waits, in the calling process, for whatever needs its attention."""
+    """Waits, in the calling process, for whatever needs its attention. Two threads may wait at once, one for the bell,
+    one for processes."""
 
-    def watch(self, entry: int, handle: int) -> None:
-        """Watch a process by a handle that becomes readable (is signalled) when the process ends."""
+    def watch(self, entry: int, handle: int | Connection) -> None:
+        """Watch a process by a handle that becomes readable (is signalled) when the process ends. A handle of anything
+        else does, too, under a number that is no entry."""
 
     def arm(self) -> None:
         """Ask to be woken by the next message or the end on the edge that the caller reads. Look there once more
         between this and `wait`."""
 
-    def wait(self, timeout_s: float | None) -> list[int]:
+    def wait(self, timeout_s: float | None, *, bell: bool = True, processes: bool = True) -> list[int]:
         """Sleep until a watched process ends, the run is aborted, an armed edge has news, or time is up.
+
+        Arguments:
+            bell: wait for the abort and the armed edge.
+            processes: wait for what is watched.
 
         Returns the entries whose processes ended; each is returned once.
         """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.interfaces import ResultStream
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["PipelineResults"]
 
 T = TypeVar("T")
+
+#: Seconds for which results that are there are handed to a task before the event loop runs its others.
+_TURN_S = 0.001
 
 
 class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
@@ -37,11 +42,13 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
 
     def __init__(self, stream: ResultStream) -> None:
         self._stream: ResultStream | None = stream
-        self._awaited: _AwaitedResult[T] | None = None
+        self._reader: _Reader[T] = _Reader(stream)
+        self._awaited: Future[tuple[T] | None] | None = None  # the reader is waiting for it
         self._is_waiting = False  # a task waits in `__anext__`
         self._owner_pid = os.getpid()
+        self._turn_ends = 0.0  # by when the event loop is to run its other tasks
         # A finalizer can be called but once, and an interrupt may come while it is at work.
-        self._close = functools.partial(_close, stream, os.getpid())
+        self._close = functools.partial(_close, stream, self._reader, os.getpid())
         self._finalizer = weakref.finalize(self, self._close)
 
     def __iter__(self) -> PipelineResults[T]:
@@ -54,7 +61,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         try:
             if self._awaited is not None:
                 awaited, self._awaited = self._awaited, None
-                found = awaited.future.result()
+                found = awaited.result()
                 if found is None:
                     raise StopIteration
                 return found[0]
@@ -75,29 +82,45 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
             raise RuntimeError("another task is already waiting for the next result")
         if self._stream is None:
             raise StopAsyncIteration
+        self._is_waiting = True
         try:
             if self._awaited is None:
-                found, result = self._stream.poll_result()
+                if time.monotonic() >= self._turn_ends:
+                    # However many results are there, the loop's other tasks have their turn between them.
+                    await asyncio.sleep(0)
+                    self._turn_ends = time.monotonic() + _TURN_S
+                    if self._stream is None:  # closed meanwhile
+                        raise StopAsyncIteration
+                found, result = self._poll()
                 if found:
-                    return result  # type: ignore[no-any-return]
-                self._awaited = _AwaitedResult(self._stream)
+                    return result
+                self._awaited = self._reader.fetch()
+            return await self._result_of(self._awaited)
+        finally:
+            self._is_waiting = False
+
+    def _poll(self) -> tuple[bool, T]:
+        assert self._stream is not None
+        try:
+            return self._stream.poll_result()
         except BaseException:
             self.close()
             raise
-        awaited = self._awaited
-        self._is_waiting = True
+
+    async def _result_of(self, awaited: Future[tuple[T] | None]) -> T:
+        import asyncio
+
         try:
-            got = await asyncio.wrap_future(awaited.future)
+            got = await asyncio.wrap_future(awaited)
         except BaseException as error:
-            is_the_steps = awaited.future.done() and awaited.future.exception() is error
+            is_the_steps = awaited.done() and awaited.exception() is error
             if isinstance(error, asyncio.CancelledError) and not is_the_steps:
                 raise  # only the wait is over; the next call goes on with it
             await self.aclose()
             raise
-        finally:
-            self._is_waiting = False
         if self._awaited is awaited:
             self._awaited = None
+        self._turn_ends = time.monotonic() + _TURN_S  # the loop has just run the others
         if got is None:
             await self.aclose()
             raise StopAsyncIteration
@@ -113,8 +136,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._stream = None
         self._close()
         self._finalizer.detach()
-        if self._awaited is not None:
-            self._awaited.thread.join()
+        self._reader.join()
 
     async def aclose(self) -> None:
         """As `close`, the event loop being free until the pipeline has stopped."""
@@ -140,39 +162,57 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         await self.aclose()
 
 
-class _AwaitedResult(Generic[T]):
-    """The next result, for which a thread has been sent.
+class _Reader(Generic[T]):
+    """Waits for results in the place of an event loop, in one thread that is started with the first wait.
 
     A thread of its own, not of the event loop's pool: the loop waits for its pool when it ends, and a pipeline may have
     no result for a long time. The thread ends when the results are closed, and does not keep them from being collected.
-
-    Attributes:
-        future: the result in a tuple; None if there is no more.
     """
 
     def __init__(self, stream: ResultStream) -> None:
+        self._stream = stream
+        self._wanted: SimpleQueue[Future[tuple[T] | None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def fetch(self) -> Future[tuple[T] | None]:
+        """Have the thread wait for the next result. What is returned will hold it in a tuple; None if there is no
+        more."""
         from concurrent.futures import Future
 
-        self.future: Future[tuple[T] | None] = Future()
-        self.future.set_running_or_notify_cancel()  # from here on nobody who waits for it can cancel it
-        self.thread = threading.Thread(
-            target=_fetch, args=(stream, self.future), name="pipeline_executor-next-result", daemon=True
-        )
-        self.thread.start()
+        future: Future[tuple[T] | None] = Future()
+        future.set_running_or_notify_cancel()  # from here on nobody who waits for it can cancel it
+        if self._thread is None:
+            from pipeline_executor.engines.waiting_threads import waiting_threads
+
+            self._thread = threading.Thread(target=self._work, name="pipeline_executor-next-result", daemon=True)
+            waiting_threads.add(self._thread)
+            self._thread.start()
+        self._wanted.put(future)
+        return future
+
+    def _work(self) -> None:
+        while (future := self._wanted.get()) is not None:
+            try:
+                future.set_result((self._stream.next_result(),))
+            except StopIteration:
+                future.set_result(None)
+            except BaseException as error:
+                future.set_exception(error)
+            del future  # which holds the result
+
+    def end(self) -> None:
+        """Have the thread end, once the stream is closed."""
+        self._wanted.put(None)
+
+    def join(self) -> None:
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
 
-def _fetch(stream: ResultStream, future: Future[tuple[T] | None]) -> None:
-    try:
-        result: tuple[T] | None = (stream.next_result(),)
-    except StopIteration:
-        result = None
-    except BaseException as error:
-        future.set_exception(error)
-        return
-    future.set_result(result)
-
-
-def _close(stream: ResultStream, owner_pid: int) -> None:
+def _close(stream: ResultStream, reader: _Reader[Any], owner_pid: int) -> None:
     # A process that was forked while the pipeline ran has a copy of this object; the pipeline is not its own.
     if owner_pid == os.getpid():
-        stream.close()
+        try:
+            stream.close()
+        finally:
+            reader.end()

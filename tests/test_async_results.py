@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,114 @@ def test_r4_stop_async_iteration_of_a_step_does_not_pass_for_the_end(parallelism
 
     with pytest.raises(TaskError, match="StopAsyncIteration"):
         asyncio.run(main())
+
+
+# ---- the event loop's other tasks, and the threads that wait in its place
+
+
+class AlwaysThere:
+    """A stream that never runs out of results."""
+
+    def next_result(self) -> int:
+        raise AssertionError("nobody has to wait")
+
+    def poll_result(self) -> tuple[bool, int]:
+        return True, 1
+
+    def close(self) -> None:
+        pass
+
+
+def test_event_loop_runs_other_tasks_while_results_are_there() -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(other())
+        results: PipelineResults[int] = PipelineResults(AlwaysThere())
+        async for _ in results:
+            if turns == 3:
+                break
+        task.cancel()
+        results.close()
+
+    asyncio.run(main())
+
+
+def test_two_tasks_cannot_take_turns_within_one_result() -> None:
+    async def main() -> None:
+        results: PipelineResults[int] = PipelineResults(AlwaysThere())
+        first = asyncio.ensure_future(anext(results))
+        await asyncio.sleep(0)  # it lets the loop run others
+        with pytest.raises(RuntimeError, match="already waiting"):
+            await anext(results)
+        assert await first == 1
+        results.close()
+
+    asyncio.run(main())
+
+
+def test_results_closed_while_the_loop_runs_others_have_ended() -> None:
+    async def main() -> None:
+        results: PipelineResults[int] = PipelineResults(AlwaysThere())
+        first = asyncio.ensure_future(anext(results, None))
+        await asyncio.sleep(0)
+        results.close()
+        assert await first is None
+
+    asyncio.run(main())
+
+
+def yield_when_told(told: Any) -> Iterable[object]:
+    while told.get():
+        yield Something()
+
+
+class Something:
+    pass
+
+
+def threads_that_wait() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "pipeline_executor-next-result"}
+
+
+def test_one_thread_waits_for_all_results_and_keeps_none(core: str) -> None:
+    told: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    async def main() -> None:
+        results = results_of([PipelineTask(yield_when_told, {"told": told}, num_threads=1)])
+        seen: set[threading.Thread] = set()
+        kept: list[weakref.ref[object]] = []
+        for _ in range(5):
+            waiting = asyncio.ensure_future(anext(results))
+            while not waiting.done() and not threads_that_wait():
+                await asyncio.sleep(0)
+            seen |= threads_that_wait()
+            told.put(True)
+            kept.append(weakref.ref(await waiting))
+            del waiting
+        assert len(seen) == 1
+        # The last one is kept until the next is asked for; the thread lets go of it in its own time.
+        while any(result() is not None for result in kept[:-1]):
+            await asyncio.sleep(0.001)
+        told.put(False)
+        assert await anext(results, None) is None
+        assert not threads_that_wait()
+
+    asyncio.run(main())
+
+
+def test_results_go_on_in_another_event_loop(core: str) -> None:
+    results = results_of([PipelineTask(steps.count, {"n": 2000}), PipelineTask(steps.double)])
+
+    async def take(how_many: int) -> list[int]:
+        return [await anext(results) for _ in range(how_many)]
+
+    got = [item for _ in range(4) for item in asyncio.run(take(500))]
+    assert got == [2 * item for item in range(2000)]
+    assert list(results) == []

@@ -18,6 +18,7 @@ import pytest
 import steps
 
 from pipeline_executor import InactivityError, MessageError, PipelineTask, execute, worker_info
+from pipeline_executor.engines.process_handle import ProcessHandle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
 
@@ -89,16 +90,16 @@ def test_r8_there_is_one_deadline_for_all(core: str, start_method: str, monkeypa
 
     busy, hour_s = 4, 3600.0
     asked: set[int] = set()
-    real_kill, real_clock = os.kill, time.monotonic
+    real_send, real_clock = ProcessHandle.send, time.monotonic
 
-    def kill(pid: int, number: int) -> None:
+    def send(process: ProcessHandle, number: int) -> bool:
         if number == signal.SIGTERM:
-            asked.add(pid)
-        real_kill(pid, number)
+            asked.add(process.pid)
+        return real_send(process, number)
 
     started = multiprocessing.get_context(start_method).Semaphore(0)
     pids = multiprocessing.get_context(start_method).RawArray("i", busy)
-    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(ProcessHandle, "send", send)
     monkeypatch.setattr(time, "monotonic", lambda: real_clock() + (2 * hour_s if asked.issuperset(pids) else 0))
     tasks: list[PipelineTask[Any, Any]] = [
         PipelineTask(fail_when_all_are_busy, {"busy": busy, "started": started}),

@@ -84,6 +84,7 @@ def run_child(launch: Launch) -> None:
         words.tracker.use()
     keep_trackers_out_of_the_group(words.tracker)
     _forget_the_callers_thread_pools()
+    words.lifeline.tell_multiprocessing()
     if words.stack_file is not None:
         words.stack_file.hold()  # again: `__main__` may have directed faulthandler elsewhere while it was imported
     set_child_signals(launch.run, launch.assignment)

@@ -23,18 +23,24 @@ __all__ = ["start_fork_server"]
 #: multiprocessing's own list.
 _DEFAULT = ["__main__"]
 
-#: What every replica's process imports.
-_OURS = ["pipeline_executor.engines.child", "pipeline_executor.backend"]
+#: What every replica's process imports: of ours, and of multiprocessing's.
+_OURS = ["pipeline_executor.engines.child", "pipeline_executor.backend", "multiprocessing.popen_forkserver", "runpy"]
+
+#: And of each core.
+_CORES = {"compiled": "pipeline_executor._core", "pure": "pipeline_executor.fallback"}
 
 _UNBLOCKS_INTERRUPTS = "pipeline_executor.engines.in_fork_server"
 _FLUSHES = "pipeline_executor.engines.flush_in_fork_server"
 
 
-def start_fork_server(steps: Sequence[StepPlan]) -> None:
+def start_fork_server(steps: Sequence[StepPlan], core: str) -> None:
     """Start the fork server, if it does not run yet, and have it import what the processes of these steps will need.
 
     Where a step has an `env`, neither the steps' modules nor the main script are imported there: what they import must
     find the step's environment, not the server's.
+
+    Arguments:
+        core: the name of the core that the run uses.
     """
     # There is no public way to ask for either.
     from multiprocessing.forkserver import _forkserver
@@ -46,9 +52,9 @@ def start_fork_server(steps: Sequence[StepPlan]) -> None:
     if chosen != _DEFAULT:
         modules = chosen
     elif any(step.env for step in steps):
-        modules = _OURS
+        modules = [*_OURS, _CORES[core]]
     else:
-        modules = [*_DEFAULT, *_OURS, *sorted(_modules_of(steps))]
+        modules = [*_DEFAULT, *_OURS, _CORES[core], *sorted(_modules_of(steps))]
     try:
         context = multiprocessing.get_context("forkserver")
     except ValueError:  # no fork server on this system; starting a process says so

@@ -10,6 +10,7 @@ Source of the facts: pipe(7), fcntl(2) under F_SETOWN, F_SETSIG and O_ASYNC.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import select
 import signal
@@ -71,6 +72,13 @@ class Lifeline:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+    def tell_multiprocessing(self) -> None:
+        """In the child: have `multiprocessing.parent_process()` watch this pipe instead of its own, whose other end the
+        caller does not keep."""
+        parent = multiprocessing.parent_process()
+        if parent is not None and self._reader is not None and sys.platform != "win32":
+            os.dup2(self._reader.fileno(), parent.sentinel, inheritable=False)
 
     def close(self) -> None:
         """In the caller, once all children are gone."""

@@ -1,7 +1,11 @@
 """The engine of one machine: each replica a process or a thread of the caller's, connected by a core's queues.
 
-`_LocalRun` is the caller's side of a run. It has no thread of its own: it sleeps until a replica ends, the run is
-aborted, or (when the last step yields to the caller) a result is there.
+`_LocalRun` is the caller's side of a run. `execute` that waits for the end attends to the replicas itself. Where the
+last step yields to the caller, a thread does (`watch.py`), until the results end, the run is aborted or closed.
+
+One thread at a time works on a run, and never from within: who closes the run from a signal handler, a finalizer or a
+result's own code, while the same thread is at work on it further out, only aborts it and says that it is to be closed.
+The work further out ends it then. So nothing that works on a run finds it closed under its feet.
 
 The one way out of a run, whatever happened, is `_end`: all replicas gone, then the shared memory freed.
 """
@@ -14,34 +18,36 @@ import multiprocessing
 import multiprocessing.context
 import multiprocessing.util
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_executor.engines.books import check_books
 from pipeline_executor.engines.failed_item import keep_item_of_failed_replica
 from pipeline_executor.engines.failures import add_note, error_of, inactive, note_second
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
-from pipeline_executor.engines.processes import start_method_left_open
+from pipeline_executor.engines.preparation import prepare
 from pipeline_executor.engines.signals import hold_signals, set_handlers_by
 from pipeline_executor.engines.supervision import Supervision
+from pipeline_executor.engines.system_limits import descriptors_refused
 from pipeline_executor.engines.termination import OpenRun, give_back_default_actions
 from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
+from pipeline_executor.engines.watch import Watch
 from pipeline_executor.errors import MessageError, PipelineError
 from pipeline_executor.forks import hold, is_let_go, release
-from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, ResultStream
-from pipeline_executor.pickling import share_main_names
-from pipeline_executor.plan import Plan, StepPlan
+from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, Receiver, ResultStream
+from pipeline_executor.plan import Plan
 from pipeline_executor.worker import forget_step
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload
 
 __all__ = ["run_local"]
+
+_T = TypeVar("_T")
 
 #: Seconds that no clock or system call finds too many.
 _LONGEST_S = 1e6
@@ -76,7 +82,7 @@ def run_local(
     """
     context = multiprocessing.get_context(start_method)
     in_processes = [step for step in plan.steps if not step.in_threads]
-    payloads = _prepare(in_processes, start_method, has_threads=len(in_processes) < len(plan.steps))
+    payloads = prepare(in_processes, start_method, has_threads=len(in_processes) < len(plan.steps))
     run = None
     set_handlers_by(core.set_handler)
     open_run = OpenRun()  # before signals are held, which holds back the handlers that are there then
@@ -85,7 +91,7 @@ def run_local(
             if payloads and start_method == "forkserver":
                 from pipeline_executor.engines.fork_server import start_fork_server
 
-                start_fork_server(in_processes)
+                start_fork_server(in_processes, core.NAME)
             run = _LocalRun(
                 plan,
                 core,
@@ -111,37 +117,6 @@ def run_local(
                 payload.close()
             open_run.release()
         raise
-
-
-def _prepare(steps: list[StepPlan], start_method: str, *, has_threads: bool) -> dict[int, Payload]:
-    """What has to be done for steps that run in processes before the first is started."""
-    # `payload` is imported where there is something to pickle: it and cloudpickle take as long as all of a short run.
-    if not steps:
-        return {}
-    if start_method != "fork":
-        from pipeline_executor.engines.payload import names_that_children_import, payloads_of
-
-        with start_method_left_open():
-            payloads = payloads_of(steps)
-            if has_threads:  # which send to processes from here
-                share_main_names(names_that_children_import())
-        return payloads
-    share_main_names()
-    unnamed = [step.function for step in steps if _uses_what_has_no_name(step.function)]
-    if unnamed:
-        from pipeline_executor.engines.payload import introduce
-
-        introduce(unnamed)
-    return {}
-
-
-def _uses_what_has_no_name(function: Callable[..., Any]) -> bool:
-    """Whether it is defined inside another function, or in a script that is no module (`python -m cProfile`)."""
-    if "<locals>" in getattr(function, "__qualname__", ""):
-        return True
-    return getattr(function, "__module__", None) == "__main__" and getattr(function, "__globals__", None) is not vars(
-        sys.modules["__main__"]
-    )
 
 
 #: Each run that has not ended, and the process that it belongs to.
@@ -194,19 +169,31 @@ class _LocalRun:
         self._ended = False
         # One thread at a time works on the run; another may only abort it, which wakes the first.
         self._turn = threading.RLock()
-        self._run = core.open_run(plan.layout, context)
-        hold(self._run, self._let_go)
+        self._is_at_work = False  # whoever has the turn; so if one gets the turn and finds it set, it is itself
+        self._is_to_be_closed = False
         try:
-            self._results = (
-                None if plan.caller_entry is None else self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
-            )
-            self._replicas = Supervision(
-                plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
-            )
-        except BaseException:
-            release(self._run)
-            self._run.close()
-            raise
+            self._run = core.open_run(plan.layout, context)
+            hold(self._run, self._let_go)
+            self._watch: Watch | None = None
+            self._results: Receiver | None = None
+            try:
+                if plan.caller_entry is not None:
+                    self._results = self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
+                    self._watch = Watch(self._run)
+                self._replicas = Supervision(
+                    plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
+                )
+            except BaseException:
+                if self._watch is not None:
+                    self._watch.close()
+                release(self._run)
+                self._run.close()
+                raise
+        except OSError as error:
+            refused = descriptors_refused(error)
+            if refused is None:
+                raise
+            raise refused from error
         self._open_run = open_run
         open_run.stop = self._stop_for_signal
 
@@ -225,6 +212,8 @@ class _LocalRun:
         _close_open_runs_at_exit()
         try:
             self._replicas.start()
+            if self._watch is not None:
+                self._watch.start(self._replicas)
         except BaseException:
             self._abandon()
             raise
@@ -232,71 +221,25 @@ class _LocalRun:
     def wait(self) -> None:
         """Until everything has ended; raises what the run failed of."""
         with self._turn:
-            try:
-                while self._replicas.alive and self._run.aborted() is None:
-                    self._attend_while_it_moves(self._patience_s())
-            except BaseException:
-                self._abandon()
-                raise
-            self._finish()
+            self._do(self._wait)
 
     def next_result(self) -> Any:
         self._refuse_in_a_fork()
         with self._turn:
-            return self._next_result()
+            if self._is_at_work and not self._ended:
+                raise PipelineError("a signal handler or a result's own code has called next() within next()")
+            return self._do(self._next_result)
 
     def poll_result(self) -> tuple[bool, Any]:
         self._refuse_in_a_fork()
         if not self._turn.acquire(blocking=False):
             return False, None
         try:
-            if self._ended or self._results is None or self._run.aborted() is not None:
-                return False, None
-            return self._results.poll()
+            return (False, None) if self._is_at_work else self._do(self._poll_result)
         except (StopIteration, Aborted):  # which `next_result` sees to; it may take its time
             return False, None
         finally:
             self._turn.release()
-
-    def _refuse_in_a_fork(self) -> None:
-        if is_let_go(self._run):
-            raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
-
-    def _next_result(self) -> Any:
-        if self._ended or self._results is None:
-            raise StopIteration
-        try:
-            results = self._results
-            if self._inactivity is not None:
-                self._inactivity.restart()
-            while not self._is_over() and self._run.aborted() is None:
-                found, item = results.poll()
-                if not found:
-                    self._replicas.arm()
-                    found, item = results.poll()
-                if found:
-                    return item
-                self._attend_while_it_moves(None)
-        except StopIteration:
-            self.wait()
-            raise
-        except Aborted:
-            if (fault := results.fault) is not None and not self._is_over():
-                self._abandon()
-                last = self._plan.steps[-1]
-                raise MessageError(
-                    f"a result of step {last.index} {last.name!r} cannot be unpickled in the calling process: "
-                    f"{fault.detail}\nThe class of the result must be importable here."
-                ) from fault.__cause__
-        except BaseException:
-            self._abandon()
-            raise
-        if not self._is_over():
-            self._finish()
-        raise StopIteration  # closed meanwhile: by another thread, a signal handler, a result's own code
-
-    def _is_over(self) -> bool:
-        return self._ended
 
     def close(self) -> None:
         if is_let_go(self._run):  # a fork: nothing of it is this process's
@@ -309,22 +252,98 @@ class _LocalRun:
             threading.Thread(target=self.close, name="pipeline_executor-close", daemon=True).start()
             return
         with self._turn:
-            self._abandon()
+            if self._is_at_work:
+                self._is_to_be_closed = True
+            else:
+                self._do(self._abandon)
         give_back_default_actions()  # which the thread that has ended the run may not have been able to
 
     def _stop_for_signal(self) -> bool:
         self.close()
         return False
 
+    def _do(self, work: Callable[[], _T]) -> _T:
+        """Do some work on the run that other work on it cannot interrupt. The turn must be this thread's.
+
+        Up to the first line a signal handler may end the run, so the work has to look whether it has.
+        """
+        self._is_at_work = True
+        try:
+            return work()
+        finally:
+            self._is_at_work = False
+            if self._is_to_be_closed and not self._ended:
+                self._do(self._abandon)
+
+    def _refuse_in_a_fork(self) -> None:
+        if is_let_go(self._run):
+            raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
+
+    def _next_result(self) -> Any:
+        if self._ended or self._results is None:
+            raise StopIteration
+        results = self._results
+        try:
+            if self._inactivity is not None:
+                self._inactivity.restart()
+            while self._run.aborted() is None:
+                found, item = results.poll()
+                if not found:
+                    self._replicas.arm()
+                    found, item = results.poll()
+                if found and not self._is_to_be_closed:
+                    return item
+                self._wait_while_it_moves(None)
+        except StopIteration:
+            self._wait()
+            raise
+        except Aborted:
+            if (fault := results.fault) is not None:
+                self._abandon()
+                last = self._plan.steps[-1]
+                raise MessageError(
+                    f"a result of step {last.index} {last.name!r} cannot be unpickled in the calling process: "
+                    f"{fault.detail}\nThe class of the result must be importable here."
+                ) from fault.__cause__
+        except BaseException:
+            self._abandon()
+            raise
+        self._finish()
+        raise StopIteration  # closed meanwhile: by another thread, a signal handler, a result's own code
+
+    def _poll_result(self) -> tuple[bool, Any]:
+        if self._ended or self._results is None or self._run.aborted() is not None:
+            return False, None
+        found, item = self._results.poll()
+        return (False, None) if self._is_to_be_closed else (found, item)
+
+    def _wait(self) -> None:
+        try:
+            self._take_over()
+            while self._replicas.alive and self._run.aborted() is None:
+                self._wait_while_it_moves(self._patience_s())
+        except BaseException:
+            self._abandon()
+            raise
+        self._finish()
+
     # ---- supervision
 
-    def _attend_while_it_moves(self, timeout_s: float | None) -> None:
+    def _take_over(self) -> None:
+        """From here on this thread attends to the replicas."""
+        if self._watch is not None:
+            with hold_signals():  # it takes no time, and must not be left half done
+                self._watch.stop()
+
+    def _wait_while_it_moves(self, timeout_s: float | None) -> None:
         """Sleep until there is news, and see to it. Raises InactivityError when nothing has moved for too long."""
+        watched = self._watch is not None and self._watch.is_on
+        wait = self._replicas.wait_for_the_bell if watched else self._replicas.attend
         if self._inactivity is None:
-            self._replicas.attend(timeout_s)
+            wait(timeout_s)
             return
         interval_s = self._inactivity.interval_s
-        self._replicas.attend(interval_s if timeout_s is None else min(timeout_s, interval_s))
+        wait(interval_s if timeout_s is None else min(timeout_s, interval_s))
         books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
         if self._replicas.alive and self._run.aborted() is None and self._inactivity.is_over(books):
             raise self._inactive(stuck_entries(books))
@@ -332,6 +351,7 @@ class _LocalRun:
     def _inactive(self, entries: list[int]) -> BaseException:
         """Ask those that are stuck for their stacks, stop everything, and say who was stuck where."""
         assert self._inactivity is not None
+        self._take_over()
         books = {entry: self._run.ledger.books(entry) for entry in entries}  # as they are now
         stopped = self._replicas.stopped_by_a_signal(entries)
         stacks = self._replicas.ask_for_stacks(entry for entry in entries if entry not in stopped)
@@ -369,6 +389,7 @@ class _LocalRun:
             return
         try:
             self._run.abort(Cause.CLOSED, 0)
+            self._take_over()
             self._replicas.shut_down()
         finally:
             self._end()
@@ -377,11 +398,13 @@ class _LocalRun:
         """End the run and raise what it failed of, if it did."""
         error: BaseException | None = None
         try:
+            self._take_over()
             aborted = self._run.aborted()
             if aborted is not None and aborted[0] is Cause.CLOSED:
-                error = (
-                    None if self._results is not None else PipelineError("the pipeline was stopped: the program ends")
-                )
+                if self._watch is not None:
+                    error = self._watch.error
+                else:
+                    error = PipelineError("the pipeline was stopped: the program ends")
                 self._abandon()
             elif aborted is not None:
                 self._replicas.shut_down()
@@ -426,6 +449,7 @@ class _LocalRun:
         with hold_signals():  # an interrupt must not leave it half done
             if self._ended:
                 return
+            self._take_over()
             if self._replicas.alive:  # an interrupt has cut the shutdown short; who is left behind is to find out
                 self._run.abort(Cause.CLOSED, 0)
             self._ended = True
@@ -433,6 +457,8 @@ class _LocalRun:
             books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
             self._results = None
             self._replicas.close()
+            if self._watch is not None:
+                self._watch.close()
         try:
             if self._on_end is not None:
                 self._on_end(books, time.monotonic() - self._started_at)

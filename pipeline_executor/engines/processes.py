@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.process
 import os
 import signal
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from pipeline_executor.engines.child import Launch, run_child
+from pipeline_executor.engines.process_handle import ProcessHandle
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.engines.signals import interrupts_blocked
 from pipeline_executor.forks import forking_replica_of
 
-__all__ = ["ReplicaProcess", "start_method_left_open"]
+__all__ = ["ReplicaProcess", "start_method_left_open", "starting"]
 
 
 @contextlib.contextmanager
@@ -30,8 +33,33 @@ def start_method_left_open() -> Iterator[None]:
             multiprocessing.set_start_method(None, force=True)
 
 
+@contextlib.contextmanager
+def starting(start_method: str) -> Iterator[None]:
+    """Start processes inside the block. A Ctrl-C waits until it is over, and does not reach a process before it is
+    ready for one."""
+    # What the caller blocks means nothing to a child of the fork server.
+    blocked = (
+        contextlib.nullcontext()
+        if start_method == "forkserver"
+        else interrupts_blocked(starts_tracker=start_method == "spawn")
+    )
+    with start_method_left_open(), blocked:
+        yield
+
+
+def fork_server_pid() -> int:
+    """The number of this program's fork server; 0 if it cannot be had."""
+    from multiprocessing.forkserver import _forkserver
+
+    return getattr(_forkserver, "_forkserver_pid", None) or 0
+
+
 class ReplicaProcess:
-    """See `replica.Replica`."""
+    """See `replica.Replica`. To be made within `starting`.
+
+    Attributes:
+        process: how to signal it.
+    """
 
     ended = False  # its handle tells
 
@@ -43,65 +71,70 @@ class ReplicaProcess:
             target=run_child, args=(launch,), name=f"{assignment.task}-{assignment.replica}"
         )
         start_method = context.get_start_method()
-        # What the caller blocks means nothing to a child of the fork server.
-        blocked = (
-            contextlib.nullcontext()
-            if start_method == "forkserver"
-            else interrupts_blocked(starts_tracker=start_method == "spawn")
-        )
-        with start_method_left_open(), blocked, forking_replica_of(launch.run):
-            if start_method == "fork":
-                first_words.start_forked(self._process)
-            else:
-                first_words.start(self._process)
+        try:
+            with forking_replica_of(launch.run):
+                if start_method == "fork":
+                    first_words.start_forked(self._process)
+                else:
+                    first_words.start(self._process)
+        except OSError as error:
+            _close_pipes_of_failed_start(error)
+            raise
+        _leave_to_us(self._process)
         self.pid: int = self._process.pid or 0
         self.ordered_to_die = False
-        self._pidfd = self._open_pidfd(start_method)
-        self.handle: int = self._pidfd if self._pidfd >= 0 else self._process.sentinel
+        server_pid = fork_server_pid() if start_method == "forkserver" else None
+        self.process = ProcessHandle(self.pid, server_pid, self._process.sentinel)
+        self._own_sentinel = self._give_up_pipes(start_method)
+        self.handle: int = self._process.sentinel
 
-    def _open_pidfd(self, start_method: str) -> int:
-        # multiprocessing's own handle under fork and spawn is a pipe that the step's children inherit, and then it
-        # outlives the step. Under forkserver it is the server's word, and the process is not our child.
-        if start_method == "forkserver" or not hasattr(os, "pidfd_open"):
-            return -1
-        try:
-            return os.pidfd_open(self.pid)
-        except OSError:  # an old kernel, a sandbox, or already reaped by somebody who reaps every child
-            return -1
+    def _give_up_pipes(self, start_method: str) -> int | None:
+        """Keep one descriptor, under forkserver two, of the three or four that there are by now.
+
+        multiprocessing's sentinel under fork and spawn is a pipe that the step's children inherit, and then it outlives
+        the step: the pidfd takes its place. Under forkserver it brings the exit code. By the other pipe the process
+        could see its parent's end; there, our lifeline takes its place (`child.run_child`).
+
+        Returns:
+            what has to be closed in the end.
+        """
+        if self.process.descriptor is None:
+            return None
+        started: Any = self._process._popen  # type: ignore[attr-defined]
+        own = os.dup(started.sentinel) if start_method == "forkserver" else None
+        # There is no public way to either. Whatever else the program does with the process goes on to work.
+        started.finalizer()
+        started.sentinel = self._process._sentinel = (  # type: ignore[attr-defined]
+            self.process.descriptor if own is None else own
+        )
+        return own
 
     def forget(self) -> None:
-        """In a fork of the calling process: it is no child of this one, whose exit is not to wait for it."""
-        getattr(multiprocessing.process, "_children", set()).discard(self._process)
+        """In a fork of the calling process: the replica is none of its business."""
+        self._close_descriptors()
 
     def interrupt(self) -> None:
-        self._signal(signal.SIGTERM, group=False)
+        self.ordered_to_die = True
+        if hasattr(os, "killpg"):
+            self.process.send(signal.SIGTERM)
+        else:
+            self._process.kill()
 
     def kill(self) -> None:
-        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM), group=True)
-
-    def _signal(self, number: int, *, group: bool) -> None:
         self.ordered_to_die = True
-        if not hasattr(os, "killpg"):
+        if hasattr(os, "killpg"):
+            self.process.send(signal.SIGKILL)
+            self.process.kill_group()
+        else:
             self._process.kill()
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self.pid, number)
-        if group:
-            self.kill_descendants()
 
     def kill_descendants(self) -> None:
-        # Its group: the process itself must not have been reaped.
         if hasattr(os, "killpg"):
-            # Not there: it never came so far as to make a group.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self.process.kill_group()
 
     def reap(self) -> ExitStatus:
         self._process.join()
         code = self._process.exitcode
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
         if code is None:
             status = ExitStatus(None, None)
         elif code < 0:
@@ -113,7 +146,39 @@ class ReplicaProcess:
             self._process._popen.returncode = 255  # type: ignore[attr-defined]
             self._process.join()
         self._process.close()
+        self._close_descriptors()
         return status
+
+    def _close_descriptors(self) -> None:
+        self.process.close()
+        if self._own_sentinel is not None:
+            os.close(self._own_sentinel)
+            self._own_sentinel = None
+
+
+def _close_pipes_of_failed_start(error: OSError) -> None:
+    """Where `os.fork` fails, multiprocessing leaves open the two pipes that it has made for the child."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "_launch":
+            found = trace.tb_frame.f_locals
+            for names in (("parent_r", "child_w"), ("child_r", "parent_w")):
+                ends = [end for name in names if isinstance(end := found.get(name), int)]
+                # Where it has closed them, and their numbers are others' by now, these are not two ends of one pipe.
+                with contextlib.suppress(OSError):
+                    if len(ends) == 2 and os.path.samestat(os.fstat(ends[0]), os.fstat(ends[1])):
+                        os.close(ends[0])
+                        os.close(ends[1])
+        trace = trace.tb_next
+
+
+def _leave_to_us(process: BaseProcess) -> None:
+    """Take the process from the list of those that multiprocessing asks after whenever any process is started.
+
+    So 1,000 replicas would cost 500,000 system calls. And somebody else's start of a process, in another thread, could
+    take a replica's exit status away from under us.
+    """
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
 
 
 def _signal_name(number: int) -> str:

@@ -19,10 +19,17 @@ from typing import Any
 
 from pipeline_executor.descriptors import DescriptorForChild
 
-__all__ = ["StackFile", "process_is_stopped"]
+__all__ = ["ASK", "HAS_SLOTS", "StackFile", "StackFiles"]
 
 #: Asks a replica's process for its stack. A step that handles the signal itself is not asked.
-_ASK = getattr(signal, "SIGUSR2", None)
+ASK = getattr(signal, "SIGUSR2", None)
+
+#: Whether the replicas of a run share one file, of which each has a part. Each must be able to open it anew, so that it
+#: has its own place to write at, although the file has no name.
+HAS_SLOTS = sys.platform.startswith("linux") and os.path.exists("/proc/self/fd")
+
+#: Enough for what faulthandler writes at most: 100 threads with 100 frames each. What is not written takes no memory.
+_SLOT_BYTES = 2**22
 
 _MOST_READ = 200_000  # bytes
 _MOST_TEXT = 20_000  # characters of an error, and of its traceback: together less than what is read
@@ -38,23 +45,29 @@ _WORKER = _OUR_FOLDER + "worker.py"
 
 
 class StackFile:
-    """Made by the caller before it starts a replica's process, which calls `hold`."""
+    """One replica's part of a run's file. The replica's process calls `hold`."""
 
     _was_enabled: bool | None = None  # in the replica's process: faulthandler, before `hold` was first called
 
-    def __init__(self) -> None:
-        self._descriptor = _anonymous_file()
+    def __init__(self, descriptor: int, slot: int) -> None:
+        self._descriptor = descriptor
+        self._slot = slot
+        self._start = slot * _SLOT_BYTES
 
     def __reduce__(self) -> tuple[Callable[..., StackFile], tuple[Any, ...]]:
-        return _attach, (DescriptorForChild(self._descriptor),)
+        return StackFile, (DescriptorForChild(self._descriptor), self._slot)
 
     def hold(self) -> None:
-        """In the replica's process: write there from now on."""
+        """In the replica's process: write there from now on. May be called again, if something else was done since."""
         if self._was_enabled is None:
             self._was_enabled = faulthandler.is_enabled()
+            if HAS_SLOTS:
+                # A description of our own: the place to write at belongs to the open file, which our siblings share.
+                self._descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+                os.lseek(self._descriptor, self._start, os.SEEK_SET)
         faulthandler.enable(self._descriptor, all_threads=True)
-        if _ASK is not None:
-            faulthandler.register(_ASK, self._descriptor, all_threads=True, chain=False)
+        if ASK is not None:
+            faulthandler.register(ASK, self._descriptor, all_threads=True, chain=False)
 
     def let_go(self) -> None:
         """In a fork of the replica's process: its crash is not the replica's, nor does it answer in its place.
@@ -62,8 +75,8 @@ class StackFile:
         faulthandler cannot be asked for the file that it writes to, which may be the step's own by now. So it is left
         as it is, and what it writes to this file goes where it went before `hold`: to standard error, or nowhere.
         """
-        if _ASK is not None and signal.getsignal(_ASK) is signal.SIG_DFL:  # else the step handles it itself
-            faulthandler.unregister(_ASK)
+        if ASK is not None and signal.getsignal(ASK) is signal.SIG_DFL:  # else the step handles it itself
+            faulthandler.unregister(ASK)
         if self._was_enabled:
             os.dup2(2, self._descriptor, inheritable=False)
         else:
@@ -71,25 +84,15 @@ class StackFile:
             os.dup2(nowhere, self._descriptor, inheritable=False)
             os.close(nowhere)
 
-    def ask(self, pid: int) -> bool:
-        """Ask the process for its stack. False if it cannot be asked."""
-        if _ASK is None:
-            return False
-        try:
-            os.kill(pid, _ASK)
-        except ProcessLookupError:
-            return False
-        return True
-
     @property
     def written(self) -> bool:
-        return os.fstat(self._descriptor).st_size > 0
+        return os.pread(self._descriptor, 1, self._start) not in (b"", b"\0")
 
     def read(self) -> str | None:
         """The stack as the traceback of an exception would show it, most recent call last; None if nothing was
         written."""
-        text = os.pread(self._descriptor, _MOST_READ, 0).decode(errors="replace")
-        return _readable(text) or None
+        data, _, _ = os.pread(self._descriptor, _MOST_READ, self._start).partition(b"\0")
+        return _readable(data.decode(errors="replace")) or None
 
     def write_error(self, error: BaseException, trace: TracebackType | None) -> None:
         """In a process that ends by this error before it has reached the run's ledger, where errors are reported."""
@@ -106,17 +109,29 @@ class StackFile:
 
     def read_error(self) -> bytes | None:
         """The same as a pickled `FailureReport`; None if there was no such error."""
-        _, found, report = os.pread(self._descriptor, _MOST_READ, 0).rpartition(_ERROR_FOLLOWS)
-        return report if found else None
+        _, found, report = os.pread(self._descriptor, _MOST_READ, self._start).rpartition(_ERROR_FOLLOWS)
+        return report.rstrip(b"\0") if found else None  # behind it there is nothing, up to the next replica's part
+
+
+class StackFiles:
+    """Made by the caller before it starts a run's processes: one file for all of them, where that can be done."""
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+        self._slots = 0
+
+    def new(self) -> StackFile:
+        """For one more replica."""
+        if not self._descriptors or not HAS_SLOTS:
+            self._descriptors.append(_anonymous_file())
+        slot = self._slots if HAS_SLOTS else 0
+        self._slots += 1
+        return StackFile(self._descriptors[-1], slot)
 
     def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def _attach(descriptor: int) -> StackFile:
-    file = StackFile.__new__(StackFile)
-    file._descriptor = descriptor
-    return file
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
 
 
 def _anonymous_file() -> int:
@@ -148,15 +163,3 @@ def _with_source(file: str, line: int, name: str) -> str:
     """The frame as a traceback shows it."""
     source = linecache.getline(file, line).strip()
     return f'  File "{file}", line {line}, in {name}' + (f"\n    {source}" if source else "")
-
-
-def process_is_stopped(pid: int) -> bool:
-    """Whether the process is stopped, as by SIGSTOP or a debugger. False where the system does not tell."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            state = file.read().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state in ("T", "t")

@@ -1,6 +1,6 @@
 """The replicas of one run, from their start until the last is gone, as the calling process sees them.
 
-There is no thread for it: whoever waits for the run attends to its replicas meanwhile.
+One thread at a time attends to them: whoever waits for the run, or the run's watch (`watch.py`).
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ import multiprocessing.context
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from pipeline_executor.engines.child import Launch
 from pipeline_executor.engines.failures import GUARD_HINT
 from pipeline_executor.engines.first_words import FirstWords
 from pipeline_executor.engines.lifeline import Lifeline
-from pipeline_executor.engines.processes import ReplicaProcess
+from pipeline_executor.engines.processes import ReplicaProcess, starting
 from pipeline_executor.engines.replica import ExitStatus, Replica
 from pipeline_executor.engines.run_tracker import RunTracker, tracker_of_forked_steps
 from pipeline_executor.engines.seeds import load_generators
 from pipeline_executor.engines.signals import hold_signals
-from pipeline_executor.engines.stacks import StackFile, process_is_stopped
+from pipeline_executor.engines.stacks import ASK, StackFile, StackFiles
+from pipeline_executor.engines.system_limits import check_descriptor_limit, processes_refused
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
+from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
+from pipeline_executor.engines.watch import watches_paused
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import release
 from pipeline_executor.interfaces import Cause, MessageCheck, Run, State
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload
 
 __all__ = ["Supervision"]
+
+#: Stands for no replica.
+_WAKE = 2**32 - 1
 
 #: Seconds after which the thread that waits looks whether it is to be interrupted. The system call that it sleeps in
 #: ends when a signal comes, but not when one has come just before the call, or to another thread; nor when the waiting
@@ -60,6 +67,8 @@ class Supervision:
         died: how those ended that had not finished.
         raised: what steps in threads raised.
         left_behind: threads that did not stop in time, in words: which, and what they are doing.
+        in_background: the run's watch attends to the replicas; the bell is for the caller alone.
+        handing_over: who attends to them is to leave at once, because another thread waits to go on with it.
     """
 
     def __init__(
@@ -81,7 +90,10 @@ class Supervision:
         self.died: dict[int, ExitStatus] = {}
         self.raised: dict[int, BaseException] = {}
         self.left_behind: list[str] = []
+        self.in_background = self.handing_over = False
+        self._notice_by = self._stop_by = 0.0  # once the shutdown has begun
         self._threads_left: list[ReplicaThread] = []
+        self._files_of_stacks = StackFiles()
         self._stack_files: dict[int, StackFile] = {}
         self._tracker: RunTracker | None = None
         self._supervisor = run.supervisor()
@@ -105,37 +117,58 @@ class Supervision:
             check = self._message_check(limit) if by_reference and limit is not None else None
             self.alive[assignment.entry] = ReplicaThread(assignment, self._run, (step.function, step.constants), check)
 
-    def _start_processes(self, assignments: Iterable[Assignment]) -> None:
-        assert self._lifeline is not None
+    def _start_processes(self, assignments: Sequence[Assignment]) -> None:
         method = self._context.get_start_method()
-        others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
-        if method == "fork" and others:
+        check_descriptor_limit(len(assignments), method)
+        if method == "fork":
+            with watches_paused(), starting(method):
+                self._warn_of_other_threads()
+                self._start_each(assignments)
+        else:
+            with starting(method):
+                self._start_each(assignments)
+
+    def _warn_of_other_threads(self) -> None:
+        ours = {threading.current_thread(), *waiting_threads}
+        others = [thread.name for thread in threading.enumerate() if thread not in ours]
+        if others:
             warn_caller(
                 f"execute() forks this process, which has other threads ({', '.join(map(repr, others[:5]))}): a lock "
                 "that one of them holds at this moment stays locked for ever in the step's process. "
                 "Use parallelism='process-forkserver' or 'process-spawn', or call execute() before they are started.",
                 RuntimeWarning,
             )
-        if method == "fork":
+
+    def _start_each(self, assignments: Iterable[Assignment]) -> None:
+        assert self._lifeline is not None
+        if self._context.get_start_method() == "fork":
             self._tracker = tracker_of_forked_steps()
         load_generators()
-        for assignment in assignments:
-            step = self._plan.steps[assignment.step]
-            launch = Launch(
+        # All of it before the first fork: what the caller writes to afterwards, each page of it, is copied once more.
+        launches = [
+            Launch(
                 assignment,
                 self._run,
-                FirstWords(step.env, self._lifeline, self._stack_file(assignment.entry), self._tracker),
+                FirstWords(
+                    (step := self._plan.steps[assignment.step]).env,
+                    self._lifeline,
+                    self._stack_file(assignment.entry),
+                    self._tracker,
+                ),
                 (step.function, step.constants),
                 self._payloads.get(step.index),
             )
+            for assignment in assignments
+        ]
+        for launch in launches:
             process = self._start_process(launch)
-            self.alive[assignment.entry] = process
-            self._supervisor.watch(assignment.entry, process.handle)
+            self.alive[launch.assignment.entry] = process
+            self._supervisor.watch(launch.assignment.entry, process.handle)
 
     def _stack_file(self, entry: int) -> StackFile | None:
         if sys.platform == "win32":  # a descriptor cannot be passed on there
             return None
-        self._stack_files[entry] = StackFile()
+        self._stack_files[entry] = self._files_of_stacks.new()
         return self._stack_files[entry]
 
     def _start_process(self, launch: Launch) -> ReplicaProcess:
@@ -147,6 +180,11 @@ class Supervision:
                 f"step {launch.assignment.step} {launch.assignment.task!r} could not be started: the fork server ended "
                 f"while it imported the main script. What it printed to standard error says why. {GUARD_HINT}"
             ) from error
+        except OSError as error:
+            refused = processes_refused(error, launch.assignment)
+            if refused is None:
+                raise
+            raise refused from error
 
     # ---- while they run
 
@@ -155,17 +193,27 @@ class Supervision:
         return any(isinstance(replica, ReplicaThread) and replica.is_thread(thread) for replica in replicas)
 
     def arm(self) -> None:
-        """Have the next result end the wait of `attend`."""
+        """Have the next result end the wait of `attend`, or of `wait_for_the_bell`."""
         self._supervisor.arm()
+
+    def wait_for_the_bell(self, timeout_s: float | None) -> None:
+        """Sleep until there is a result or the run is aborted, or for some time, while another thread attends."""
+        self._wait(timeout_s, processes=False)
+
+    def watch_for_wake(self, handle: Connection) -> None:
+        """Have what is sent there end the wait of `attend`."""
+        self._supervisor.watch(_WAKE, handle if sys.platform == "win32" else handle.fileno())
 
     def attend(self, timeout_s: float | None) -> None:
         """Sleep until there is news, or for some time, and see to it."""
-        ended = self._wait(timeout_s)
-        # A copy, here and below: a signal handler may close the run meanwhile.
-        ended += [entry for entry, replica in list(self.alive.items()) if replica.handle is None and replica.ended]
+        if self.in_background:  # where nobody can be interrupted
+            ended = self._supervisor.wait(timeout_s, bell=False)
+        else:
+            ended = self._wait(timeout_s)
+        ended += [entry for entry, replica in self.alive.items() if replica.handle is None and replica.ended]
         for entry in ended:
             replica = self.alive.get(entry)
-            if replica is None:  # a signal handler has closed the run meanwhile
+            if replica is None:  # woken
                 continue
             with hold_signals():  # from here on the replica is known as reaped, or not at all
                 replica.kill_descendants()
@@ -198,10 +246,10 @@ class Supervision:
         self.alive.clear()
         self._free()
 
-    def _wait(self, timeout_s: float | None) -> list[int]:
+    def _wait(self, timeout_s: float | None, *, processes: bool = True) -> list[int]:
         look_s = self._look_s
         began_at = time.monotonic()
-        ended = self._supervisor.wait(look_s if timeout_s is None else min(timeout_s, look_s))
+        ended = self._supervisor.wait(look_s if timeout_s is None else min(timeout_s, look_s), processes=processes)
         nothing_came = time.monotonic() - began_at >= look_s
         self._look_s = min(look_s * 4, _LOOK_S) if nothing_came else _FIRST_LOOK_S
         return ended
@@ -214,7 +262,7 @@ class Supervision:
         return {
             entry
             for entry, replica in replicas.items()
-            if not isinstance(replica, ReplicaThread) and process_is_stopped(replica.pid)
+            if isinstance(replica, ReplicaProcess) and replica.process.is_stopped()
         }
 
     def ask_for_stacks(self, entries: Iterable[int]) -> dict[int, str]:
@@ -232,9 +280,9 @@ class Supervision:
                 if stack is not None:
                     of_threads[entry] = stack
             # Before it has reached our code the signal that asks would end it.
-            elif replica is not None and self._run.ledger.books(entry).state is not State.CREATED:
+            elif isinstance(replica, ReplicaProcess) and self._run.ledger.books(entry).state is not State.CREATED:
                 file = self._stack_files.get(entry)
-                if file is not None and file.ask(replica.pid):
+                if file is not None and ASK is not None and replica.process.send(ASK):
                     asked.append(file)
         answer_until = time.monotonic() + _ANSWER_S
         while self.alive and time.monotonic() < answer_until and not all(file.written for file in asked):
@@ -254,7 +302,8 @@ class Supervision:
         try:
             self._ask_to_stop()
         finally:
-            self._kill()
+            if not self.handing_over:
+                self._kill()
 
     def _watch_all(self) -> None:
         """Again, for one may have been forgotten: an interrupt can come when the supervisor has just named it."""
@@ -267,11 +316,15 @@ class Supervision:
         for entry, replica in list(self.alive.items()):
             if self._run.ledger.books(entry).state is State.CREATED:
                 replica.kill()  # nothing of the user's has begun that could be closed
-        deadline = time.monotonic() + self._shutdown_timeout_s
-        self._attend_until(min(time.monotonic() + _NOTICE_S, deadline))
+        if not self._stop_by:  # one deadline, also for who takes over
+            self._stop_by = time.monotonic() + self._shutdown_timeout_s
+            self._notice_by = min(time.monotonic() + _NOTICE_S, self._stop_by)
+        self._attend_until(self._notice_by)
+        if self.handing_over:
+            return
         for replica in list(self.alive.values()):
             replica.interrupt()
-        self._attend_until(deadline)
+        self._attend_until(self._stop_by)
 
     def _kill(self) -> None:
         self._watch_all()
@@ -281,6 +334,8 @@ class Supervision:
         # comes to its end.
         self._attend_until(time.monotonic() + _NOTICE_S)
         self._attend_until(time.monotonic() + _KILL_PATIENCE_S, self._is_about_to_end)
+        if self.handing_over:
+            return
         for entry, replica in list(self.alive.items()):
             step = self._plan.step_of(entry)
             if isinstance(replica, ReplicaThread):
@@ -304,7 +359,7 @@ class Supervision:
     def _attend_until(self, deadline: float, waits_for: Callable[[int], bool] = lambda entry: True) -> None:
         while any(waits_for(entry) for entry in list(self.alive)):
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self.handing_over:
                 return
             self.attend(left)
 
@@ -314,8 +369,7 @@ class Supervision:
             self._lifeline.close()
         if self._tracker is not None:
             self._tracker.close()
-        for file in self._stack_files.values():
-            file.close()
+        self._files_of_stacks.close()
         self._stack_files.clear()
         for payload in self._payloads.values():
             payload.close()

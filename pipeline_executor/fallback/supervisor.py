@@ -21,10 +21,10 @@ class Supervisor:
     def __init__(self, run: Run, bell: Connection) -> None:
         self._run = run
         self._bell = bell
-        self._entries: dict[int, int] = {}  # handle -> entry
+        self._entries: dict[int | Connection, int] = {}  # handle -> entry
         self._armed = False
 
-    def watch(self, entry: int, handle: int) -> None:
+    def watch(self, entry: int, handle: int | Connection) -> None:
         self._entries[handle] = entry
 
     def arm(self) -> None:
@@ -33,19 +33,27 @@ class Supervisor:
         # processor, so `wait` does not rely on it: after an arm it looks again after a while.
         self._armed = True
 
-    def wait(self, timeout_s: float | None) -> list[int]:
+    def wait(self, timeout_s: float | None, *, bell: bool = True, processes: bool = True) -> list[int]:
         self._run.check_open()
-        if self._run.take_retry():
+        if not bell:
+            pass
+        elif self._run.take_retry():
             timeout_s = _RETRY_S if timeout_s is None else min(timeout_s, _RETRY_S)
         elif self._armed:
             timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
-        self._armed = False
-        ready = wait([self._bell, *self._entries], timeout_s)
+        if bell:
+            self._armed = False
+        watched = [*([self._bell] if bell else []), *(self._entries if processes else [])]
+        ready = wait(watched, timeout_s)
         if self._run.closed:  # by a signal handler, or by another thread
             return []
-        while self._bell.poll():
+        while bell and self._bell.poll():
             self._bell.recv_bytes()
-        return [self._entries.pop(handle) for handle in ready if isinstance(handle, int)]
+        return [
+            self._entries.pop(handle)
+            for handle in ready
+            if handle is not self._bell and isinstance(handle, (int, Connection))
+        ]
 
     def close(self) -> None:
         self._entries.clear()

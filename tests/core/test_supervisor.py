@@ -334,3 +334,29 @@ def test_two_runs_do_not_wake_each_other(core: str) -> None:
         since = time.monotonic()
         assert second.wait(0.05) == []
         assert time.monotonic() - since >= 0.05
+
+
+# ---- two threads that wait, one for the bell and one for processes
+
+
+def test_who_waits_for_processes_alone_leaves_the_bell_to_the_other(core: str) -> None:
+    with supervised() as (run, supervisor, _):
+        supervisor.arm()
+        put(run.sender(0, 0, None), 1)
+        since = time.monotonic()
+        assert supervisor.wait(0.05, bell=False) == []
+        assert time.monotonic() - since >= 0.05
+        assert supervisor.wait(None, processes=False) == []  # at once
+
+
+def test_who_waits_for_the_bell_alone_leaves_processes_to_the_other(core: str) -> None:
+    with supervised() as (_, supervisor, started):
+        gate, theirs = started.pipe()
+        process = started.start(until_told, theirs)
+        supervisor.watch(2, process.sentinel)
+        gate.send("end")
+        process.join()
+        since = time.monotonic()
+        assert supervisor.wait(0.05, processes=False) == []
+        assert time.monotonic() - since >= 0.05
+        assert supervisor.wait(None, bell=False) == [2]
