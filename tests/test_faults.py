@@ -18,7 +18,8 @@ import psutil
 import pytest
 import steps
 
-from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, execute
+from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, TaskFailure, execute
+from pipeline_executor.engines.failures import raised
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
@@ -508,3 +509,27 @@ def test_r8_step_that_is_interrupted_while_it_reports_its_failure_prints_nothing
     with pytest.raises(ValueError, match="bad item"):
         execute(tasks, "process-fork", shutdown_timeout=30)
     assert capfd.readouterr().err == ""
+
+
+# ---- many that fail alike
+
+
+def failure_of(replica: int, step: int = 1, **how: Any) -> TaskFailure:
+    return TaskFailure(step, "w", replica, 250, pid=4711, **how)
+
+
+def test_r4_many_replicas_that_fail_alike_are_told_in_one_line() -> None:
+    failures = [failure_of(replica, exception_type="ValueError", exception_text="no server") for replica in range(247)]
+    failures.insert(1, failure_of(247, exit_code=1))
+    failures += [failure_of(replica, exit_code=1) for replica in range(248, 250)]
+    failures.append(failure_of(0, 2, signal_name="SIGKILL"))
+    error = raised(failures, None)
+    lines = str(error).splitlines()
+    assert lines[0] == "247 replicas of step 1 'w' raised ValueError: no server; the first of them:"
+    assert lines[1] == "step 1 'w' (replica 0 of 250, pid 4711) raised ValueError: no server"
+    assert lines[3:] == [
+        "also failed: 3 replicas of step 1 'w': exited with code 1",
+        "also failed: step 2 'w' (replica 0 of 250, pid 4711): was killed by SIGKILL",
+    ]
+    assert isinstance(error, TaskError)
+    assert len(error.failures) == 251

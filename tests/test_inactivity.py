@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import steps
@@ -306,3 +308,54 @@ def test_an_asynchronous_step_that_waits_for_input_is_not_named_when_its_wait_fo
     with pytest.raises(InactivityError) as caught:
         execute(tasks, inactivity_timeout=TIMEOUT_S)
     assert [failure.task for failure in caught.value.failures] == ["yield_three_then_sleep"]
+
+
+# ---- what is done and does not end
+
+
+def leave_a_thread() -> Iterable[int]:
+    yield 1
+    threading.Thread(target=wait_for_ever).start()
+
+
+def leave_a_child() -> Iterable[int]:
+    yield 1
+    multiprocessing.get_context("fork").Process(target=wait_for_ever).start()
+
+
+def wait_for_ever() -> None:
+    threading.Event().wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="one of the steps forks")
+@pytest.mark.parametrize("source", [leave_a_thread, leave_a_child])
+def test_a_step_that_is_done_but_whose_process_stays_is_named(core: str, source: Callable[[], Iterable[int]]) -> None:
+    with pytest.raises(InactivityError) as caught:
+        execute([PipelineTask(source), PipelineTask(steps.swallow)], inactivity_timeout=1)
+    text = str(caught.value)
+    assert f"step 0 {source.__name__!r}" in text
+    assert "has done its work, but its process does not end: a thread that is no daemon, or a child process" in text
+    assert "raise inactivity_timeout" not in text
+    if source is leave_a_thread:
+        assert "in wait_for_ever" in text
+    assert [failure.step for failure in caught.value.failures] == [0]
+
+
+class Table:
+    def __repr__(self) -> str:
+        return "   a  b\n0  1  2\n1  3  4"
+
+
+def yield_tables() -> Iterable[Any]:
+    yield Table()
+
+
+def hang_on(items: Iterable[Any]) -> None:
+    for _ in items:
+        wait_for_ever()
+
+
+def test_an_item_is_shown_on_one_line(core: str) -> None:
+    tasks = [PipelineTask(yield_tables), PipelineTask(hang_on)]
+    with pytest.raises(InactivityError, match="holding its item 0: a b 0 1 2 1 3 4\n"):
+        execute(tasks, inactivity_timeout=1, type_check_pipeline=False)

@@ -65,14 +65,21 @@ _EXIT_ADVICE = (
     "this error where execute() is called, and exit there."
 )
 
+#: A replica that has ended while its process has not.
+_STAYS = (
+    "has done its work, but its process does not end: a thread that is no daemon, or a child process that "
+    "multiprocessing waits for, keeps it alive. Join or stop what the step starts before it returns, or start it with "
+    "daemon=True. It stopped"
+)
+
 _bounded = reprlib.Repr()
 _bounded.maxstring = _bounded.maxother = 200
 
 
 def bounded_repr(item: object) -> str:
-    """The item in at most some hundred characters, whatever its own __repr__ does."""
+    """The item on one line of at most some hundred characters, whatever its own __repr__ does."""
     try:
-        return _bounded.repr(item)
+        return " ".join(_bounded.repr(item).split())  # a table or an array takes many lines
     except Exception as error:
         return f"<cannot be shown: {type(error).__name__}>"
 
@@ -137,18 +144,20 @@ def error_of(
         if original is None and report.exception is not None:
             original = unpack(report.exception)
         return raised(failures, original)
+    alike, others = _split(failures)
     text = _died_text(failures[0], died.get(culprit), ledger.books(culprit).state, out_of_memory)
-    return TaskDied(text + _others(failures[1:]), failures)
+    return TaskDied(_counted(alike, text) + _others(others), failures)
 
 
 def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> BaseException:
     """What the caller gets when a step raised: the original, explained, or a TaskError if it could not be carried."""
     first = failures[0]
     called_exit = isinstance(original, SystemExit) or first.exception_type == "SystemExit"
+    alike, others = _split(failures)
     text = f"{first.where} raised {first.exception_type}: {first.exception_text}\n{first.progress}"
     if called_exit:
         text = f"{first.where} called {_exit_call(first, original)} {first.progress}\n{_EXIT_ADVICE}"
-    text += _others(failures[1:])
+    text = _counted(alike, text) + _others(others)
     if first.traceback:
         text += f"\n\nthe step's own traceback:\n{first.traceback.rstrip()}"
     error = TaskError(text, failures)
@@ -253,6 +262,8 @@ def inactive(
             what = "is stopped by a signal, as SIGSTOP or a debugger do it,"
         elif books.pid == 0:
             what = "has not reached its step: its process is still starting"
+        elif books.state >= State.STOPPED:
+            what = _STAYS
         elif books.waiting is not Waiting.NOTHING:
             what = f"waits for {'input' if books.waiting is Waiting.INPUT else 'the step after it'}"
         else:
@@ -260,7 +271,8 @@ def inactive(
         lines.append(f"{failure.where} {what} {failure.progress}")
         if failure.stack:
             lines.append(f"its Python stack (most recent call last):\n{failure.stack}")
-    lines.append("If an item may take this long, raise inactivity_timeout.")
+    if any(books.state < State.STOPPED for books in stuck.values()):
+        lines.append("If an item may take this long, raise inactivity_timeout.")
     return InactivityError("\n".join(lines), failures)
 
 
@@ -291,16 +303,47 @@ def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Pl
 
 
 def _others(failures: Sequence[TaskFailure]) -> str:
-    lines = [
-        f"\nalso failed: {failure.where}: "
-        + (
-            f"{failure.exception_type}: {failure.exception_text}"
-            if failure.exception_type
-            else f"{ExitStatus(failure.exit_code, failure.signal_name)}"
-        )
-        for failure in failures
-    ]
-    return "".join(lines)
+    """A line for each that failed beside the first, and one line for all that failed alike."""
+    groups: dict[object, list[TaskFailure]] = {}
+    for failure in failures:
+        groups.setdefault(_kind(failure), []).append(failure)
+    return "".join(
+        f"\nalso failed: {group[0].where if len(group) == 1 else _replicas_of(group)}: {_how(group[0])}"
+        for group in groups.values()
+    )
+
+
+def _how(failure: TaskFailure) -> str:
+    if failure.exception_type:
+        return f"{failure.exception_type}: {failure.exception_text}"
+    return str(ExitStatus(failure.exit_code, failure.signal_name))
+
+
+def _kind(failure: TaskFailure) -> tuple[int, str]:
+    """What replicas have in common that failed alike."""
+    return failure.step, _how(failure)
+
+
+def _split(failures: Sequence[TaskFailure]) -> tuple[list[TaskFailure], list[TaskFailure]]:
+    """Those that failed like the first, itself included, and the others."""
+    first = _kind(failures[0])
+    return (
+        [failure for failure in failures if _kind(failure) == first],
+        [failure for failure in failures if _kind(failure) != first],
+    )
+
+
+def _replicas_of(alike: Sequence[TaskFailure]) -> str:
+    """Several failures in words: "247 replicas of step 1 'w'"."""
+    return f"{len(alike):,} replicas of step {alike[0].step} {alike[0].task!r}"
+
+
+def _counted(alike: Sequence[TaskFailure], text: str) -> str:
+    """What is told of the first failure, and how many others failed in the same way."""
+    if len(alike) == 1:
+        return text
+    how = f"raised {_how(alike[0])}" if alike[0].exception_type else _how(alike[0])
+    return f"{_replicas_of(alike)} {how}; the first of them:\n{text}"
 
 
 def _report(ledger: Ledger, entry: int) -> FailureReport | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipeline_executor.interfaces import ReplicaBooks, State, Waiting
 
@@ -41,8 +41,12 @@ class InactivityWatch:
         return time.monotonic() - self._since >= self.timeout_s
 
 
-def stuck_entries(books: Sequence[ReplicaBooks]) -> list[int]:
-    """Those that keep the others waiting: the replicas that have not ended and wait for nobody. All that have not ended
-    if each waits."""
+def stuck_entries(books: Sequence[ReplicaBooks], alive: Collection[int]) -> list[int]:
+    """Those that keep the others waiting: the replicas that have not ended and wait for nobody; all that have not ended
+    if each waits; and if all have ended, those whose processes have not.
+
+    Arguments:
+        alive: the entries of the replicas whose processes have not ended.
+    """
     running = [entry for entry, book in enumerate(books) if book.state < State.STOPPED]
-    return [entry for entry in running if books[entry].waiting is Waiting.NOTHING] or running
+    return [entry for entry in running if books[entry].waiting is Waiting.NOTHING] or running or sorted(alive)

@@ -346,7 +346,7 @@ class _LocalRun:
         wait(interval_s if timeout_s is None else min(timeout_s, interval_s))
         books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
         if self._replicas.alive and self._run.aborted() is None and self._inactivity.is_over(books):
-            raise self._inactive(stuck_entries(books))
+            raise self._inactive(stuck_entries(books, self._replicas.alive))
 
     def _inactive(self, entries: list[int]) -> BaseException:
         """Ask those that are stuck for their stacks, stop everything, and say who was stuck where."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import linecache
+import multiprocessing.process
 import os
 import pickle
 import re
@@ -42,6 +43,7 @@ _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)
 _THREAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+")
 _OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _WORKER = _OUR_FOLDER + "worker.py"
+_PROCESS = multiprocessing.process.__file__  # under a process that is at its end, when the replica has done its work
 
 
 class StackFile:
@@ -152,8 +154,8 @@ def _readable(text: str) -> str:
             outside = False
         elif not outside and (frame := _FRAME.match(line)):
             # The most recent call comes first. What called the replica's work is how its process was started.
-            outside = frame["file"] == _WORKER
-            if not frame["file"].startswith(_OUR_FOLDER):
+            outside = frame["file"] in (_WORKER, _PROCESS)
+            if not frame["file"].startswith(_OUR_FOLDER) and frame["file"] != _PROCESS:
                 threads[-1].append(_with_source(frame["file"], int(frame["line"]), frame["name"]))
     shown = ["\n".join(reversed(frames[:_MOST_FRAMES])) for frames in threads]
     return "\nanother thread:\n".join([stack for stack in shown if stack][:_MOST_THREADS])
