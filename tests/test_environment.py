@@ -214,3 +214,39 @@ def test_the_caller_may_keep_every_array_that_it_was_given(core: str, parallelis
     kept = list(results)
     del results
     check_kept(kept, n)
+
+
+# ---- a working directory that is gone
+
+GONE = """
+import os, shutil, sys, tempfile
+from collections.abc import Iterable
+from pipeline_executor import PipelineTask, execute
+
+def source() -> Iterable[str]:
+    yield os.path.abspath("data")
+
+def sink(items: Iterable[str]) -> None:
+    for _ in items:
+        pass
+
+if __name__ == "__main__":
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    shutil.rmtree(folder)
+    execute([PipelineTask(source), PipelineTask(sink)], sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a directory that is used cannot be deleted")
+@pytest.mark.parametrize("way", ["sequential", "thread", *PROCESS_PARALLELISMS])
+def test_working_directory_that_was_deleted_is_named(way: str, tmp_path: Path) -> None:
+    script = tmp_path / "app.py"
+    script.write_text(GONE, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, str(script), way], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-3:]
+    assert any("this program's working directory has been deleted" in line for line in last), ended.stderr
+    assert "cannot be pickled" not in ended.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -185,3 +186,74 @@ def test_replay_says_what_is_wrong_with_its_arguments(
     named = {"FILE": str(path), "OTHER": str(other)}
     assert main(["replay", *(named.get(argument, argument) for argument in arguments)]) == 2
     assert why in capsys.readouterr().err
+
+
+# ---- the command that the error prints
+
+PROGRAM = """
+from collections.abc import Iterable
+from pipeline_executor import PipelineTask, execute
+FUNCTOOLS
+
+class Item:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+def source() -> Iterable[Item]:
+    yield Item(0)
+
+def work(items: Iterable[Item], dividend: int = 1) -> Iterable[float]:
+    for item in items:
+        assert isinstance(item, Item)
+        yield dividend / item.number
+
+def sink(numbers: Iterable[float]) -> None:
+    list(numbers)
+
+GUARD
+    execute([PipelineTask(source), PipelineTask(STEP), PipelineTask(sink)], keep_failed_item="the failed item's.pkl")
+"""
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a script without a guard needs fork")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "script",
+        pytest.param("script without a guard", marks=needs_fork),
+        pytest.param("-c", marks=needs_fork),
+        "module of a package",
+        "partial",
+        pytest.param("lambda", marks=needs_fork),
+    ],
+)
+def test_the_printed_command_reproduces_the_error(how: str, tmp_path: Path) -> None:
+    guard = "if True:" if how in ("script without a guard", "-c") else 'if __name__ == "__main__":'
+    step = {"partial": "functools.partial(work, dividend=2)", "lambda": "lambda items: work(items)"}.get(how, "work")
+    program = PROGRAM.replace("GUARD", guard).replace("STEP", step).replace("FUNCTOOLS", "import functools")
+    if how == "lambda":
+        program = program.replace("keep_failed_item=", "type_check_pipeline=False, keep_failed_item=")
+    if how == "module of a package":
+        (tmp_path / "package").mkdir()
+        (tmp_path / "package" / "__init__.py").write_text("")
+        (tmp_path / "package" / "app.py").write_text(program)
+        command = ["-m", "package.app"]
+    elif how == "-c":
+        command = ["-c", program]
+    else:
+        (tmp_path / "app.py").write_text(program)
+        command = ["app.py"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    failed = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert failed.stderr.count("ZeroDivisionError: ") >= 1, failed.stderr
+    printed = failed.stderr.strip().splitlines()[-1].strip()
+    assert printed.startswith("python -m pipeline_executor replay ")
+    words = [sys.executable, *shlex.split(printed)[1:]]
+    assert words.pop() == "--pdb"
+    replayed = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert replayed.returncode == 1, replayed.stderr
+    assert "ZeroDivisionError: division by zero" in replayed.stderr
+    assert "in work" in replayed.stderr

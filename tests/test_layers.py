@@ -79,6 +79,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.lifeline",
         "engines.local",
         "engines.memory_pressure",
+        "engines.open_runs",
         "engines.payload",
         "engines.process_group",
         "engines.preparation",
@@ -98,6 +99,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.waiting_threads",
         "engines.warn",
         "engines.watch",
+        "engines.working_directory",
     },
     "transport": {
         "_core",

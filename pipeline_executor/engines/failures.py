@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from pipeline_executor.engines.carried_exception import unpack
 from pipeline_executor.engines.replica import ExitStatus
+from pipeline_executor.engines.working_directory import lacks_working_directory
 from pipeline_executor.errors import (
     InactivityError,
     MessageError,
@@ -166,6 +167,8 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
     if called_exit:  # it would end the caller's program, in silence where the code is 0
         error.__cause__ = original
         return error
+    if lacks_working_directory(original):
+        add_note(original, "this program's working directory has been deleted; relative paths start there")
     add_note(original, f"raised in {first.where} {first.progress}")
     if original.__cause__ is not None:  # what it was raised from stays in the chain
         error.__cause__ = original.__cause__

@@ -12,7 +12,6 @@ The one way out of a run, whatever happened, is `_end`: all replicas gone, then 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.context
@@ -28,6 +27,7 @@ from pipeline_executor.engines.failed_item import keep_item_of_failed_replica
 from pipeline_executor.engines.failures import add_note, error_of, inactive, note_second
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
+from pipeline_executor.engines.open_runs import close_at_exit, has_ended
 from pipeline_executor.engines.preparation import prepare
 from pipeline_executor.engines.signals import hold_signals, set_handlers_by
 from pipeline_executor.engines.supervision import Supervision
@@ -119,31 +119,6 @@ def run_local(
         raise
 
 
-#: Each run that has not ended, and the process that it belongs to.
-_open_runs: dict[_LocalRun, int] = {}
-
-
-def _close_at_exit() -> None:
-    for run, owner_pid in list(_open_runs.items()):
-        if owner_pid == os.getpid():
-            run.close()
-
-
-_hooked_pid = 0  # the process in which `_close_at_exit` is registered
-
-
-def _close_open_runs_at_exit() -> None:
-    """For a run in a daemon thread, or results that nobody closed.
-
-    Exit hooks run last registered first, and multiprocessing's waits for every child. So ours is registered after
-    multiprocessing.util was imported; and not at import, for a step's process forgets the hooks of the caller's.
-    """
-    global _hooked_pid
-    if _hooked_pid != os.getpid():
-        _hooked_pid = os.getpid()
-        atexit.register(_close_at_exit)
-
-
 class _LocalRun:
     """One run; see the module."""
 
@@ -208,8 +183,7 @@ class _LocalRun:
     # ---- what callers do
 
     def start(self) -> None:
-        _open_runs[self] = os.getpid()
-        _close_open_runs_at_exit()
+        close_at_exit(self)
         try:
             self._replicas.start()
             if self._watch is not None:
@@ -453,7 +427,7 @@ class _LocalRun:
             if self._replicas.alive:  # an interrupt has cut the shutdown short; who is left behind is to find out
                 self._run.abort(Cause.CLOSED, 0)
             self._ended = True
-            _open_runs.pop(self, None)
+            has_ended(self)
             books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
             self._results = None
             self._replicas.close()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.processes import start_method_left_open
+from pipeline_executor.engines.working_directory import working_directory_is_gone
+from pipeline_executor.errors import PipelineError
 from pipeline_executor.pickling import share_main_names
 from pipeline_executor.plan import StepPlan
 
@@ -27,6 +29,12 @@ def prepare(steps: list[StepPlan], start_method: str, *, has_threads: bool) -> d
     if not steps:
         return {}
     if start_method != "fork":
+        if working_directory_is_gone():
+            raise PipelineError(
+                "this program's working directory has been deleted, and the start methods spawn and forkserver start a "
+                "process there. Call os.chdir() with a directory that exists, or use parallelism='process-fork', "
+                "'thread' or 'sequential'."
+            )
         from pipeline_executor.engines.payload import names_that_children_import, payloads_of
 
         with start_method_left_open():
