@@ -50,7 +50,7 @@ FAULTS = [
     Fault("SystemExit", TaskError, "sys.exit(7)", "SystemExit"),
     Fault("KeyboardInterrupt", KeyboardInterrupt, "bad item", "KeyboardInterrupt"),
     Fault("GeneratorExit", GeneratorExit, "bad item", "GeneratorExit"),
-    Fault("custom", TaskError, "steps.CustomInitError: 3: bad item", "steps.CustomInitError"),
+    Fault("custom", steps.CustomInitError, "3: bad item", "steps.CustomInitError"),
     Fault("unpicklable", TaskError, "steps.UnpicklableError: holds a generator", "steps.UnpicklableError"),
     Fault("recursive", (ValueError, TaskError), "recursive", "ValueError"),
     Fault("huge", (ValueError, TaskError), "xxxxxxxx", "ValueError"),
