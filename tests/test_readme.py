@@ -269,3 +269,14 @@ def test_changelog_has_an_unreleased_section() -> None:
     assert re.search(r"^## \[Unreleased\]$", text, flags=re.MULTILINE)
     kinds = re.findall(r"^### (.*)$", text.partition("## [Unreleased]")[2].partition("\n## ")[0], flags=re.MULTILINE)
     assert "Added" in kinds
+
+
+# ---- the other pages
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
+def test_links_of_the_pages_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for link in re.findall(r"\]\(([^)#\s]+)\)", path.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (path.parent / unquote(link)).exists(), f"{page} links to {link}"
