@@ -47,7 +47,8 @@ ROWS: dict[str, list[str]] = {
         "test_interrupted_caller::test_r8_handler_of_the_caller_that_raises_reaches_its_except",
         "test_interrupted_caller::test_r8_handler_of_the_caller_that_returns_leaves_the_run_alone",
         "test_interrupted_caller::test_r8_sigterm_that_the_caller_answers_by_its_exit_closes_the_steps",
-        "test_interrupted_caller::test_r7_sigterm_without_a_handler_ends_the_caller_and_its_children",
+        "test_told_to_end::test_r8_sigterm_closes_the_steps_and_then_kills",
+        "test_told_to_end::test_r8_second_sigterm_kills_at_once",
     ],
     "the caller is killed": [
         "test_killed_caller::test_r7_whatever_steps_do_they_go_with_the_caller",

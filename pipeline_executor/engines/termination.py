@@ -11,9 +11,10 @@ open that was begun in the main thread, a handler of ours stands in for the defa
 
 A handler that the program has set, SIG_IGN included, is never replaced, neither at the start nor at the end.
 
-Who does what: only the main thread installs, runs and removes the handler, because the interpreter lets no other.
-Any thread may end a run, and the one that ends the last run after the signal came sends it again. A process that is
-forked while a run is open has none of it: a hook gives it the default action back.
+Who does what: only the main thread installs, runs and removes the handler, because the interpreter lets no other. A
+thread that ends the last run asks the main thread to remove it. Any thread may end a run, and the one that ends the
+last run after the signal came sends it again. A process that is forked while a run is open has none of it: a hook gives
+it the default action back.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from pipeline_executor.engines.signals import restore_in_child
 from pipeline_executor.forks import hold, hold_handler
@@ -71,10 +73,37 @@ class OpenRun:
 
 
 def give_back_default_actions() -> None:
-    """Remove the handler if no run needs it any more. Where another thread has ended the last run this is left to the
-    main thread: until then the handler finds no run, and has the default action's effect."""
-    if threading.current_thread() is threading.main_thread() and not any(run.needs_handler for run in list(_open)):
+    """Remove the handler if no run needs it any more. Where another thread has ended the last run the main thread is
+    asked to: until it comes to it the handler finds no run, and has the default action's effect."""
+    if any(run.needs_handler for run in list(_open)):
+        return
+    if threading.current_thread() is threading.main_thread():
         _set_default()
+    elif any(signal.getsignal(number) is _on_signal for number in _ENDING):
+        _ask_main_thread()
+
+
+_asked: Any = None  # what the interpreter is to call: it keeps no reference of its own
+
+
+def _ask_main_thread() -> None:
+    """Have the main thread call `give_back_default_actions` between two of its instructions.
+
+    Source: Py_AddPendingCall in https://docs.python.org/3/c-api/init.html
+    """
+    global _asked
+    try:
+        import ctypes
+    except ImportError:  # an interpreter built without it: the handler goes when the main thread next ends a run
+        return
+    if _asked is None:
+        _asked = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_on_pending_call)
+    ctypes.pythonapi.Py_AddPendingCall(_asked, None)
+
+
+def _on_pending_call(_: object) -> int:
+    give_back_default_actions()
+    return 0
 
 
 def _install() -> None:
