@@ -1,7 +1,8 @@
 // An edge: the bounded queue between the replicas of one step and the replicas of the next.
 //
 // Three parts, explained in docs/protocol.md:
-//   * a ring of cells after D. Vyukov's bounded MPMC queue (1024cores.net): a cell's `turn` says whose it is;
+//   * a ring of cells after D. Vyukov's bounded MPMC queue (1024cores.net): a cell's `turn` says whose it is, counted so
+//     that zeroed memory is an empty ring, and a run's start touches no cell;
 //   * credits: a producer takes one before it makes an item, a consumer gives it back when it asks for the
 //     item after. So acquired - released counts the items made, queued or consumed at the moment, which
 //     is what packets_in_flight bounds; and because there are at least as many cells as credits, a producer
@@ -86,7 +87,7 @@ struct Region {
 };
 
 struct alignas(cache_line) Cell {
-  // turn == p: the producer at position p may write; turn == p + 1: the consumer at p may read.
+  // With l = Edge::lap(p): turn == l: the producer at position p may write; turn == l + 1: the consumer at p may read.
   Atomic<std::uint64_t> turn;
   Message message;
 };
@@ -121,8 +122,16 @@ struct Edge {
   Atomic<std::uint32_t> stopped;        // 1: the consumers want no more (may_stop_early)
   Atomic<std::uint64_t> quit_position;  // `tail` when it returned; `never`: nobody has
 
+  // The first position of the lap around the ring that `position` belongs to.
+  std::uint64_t lap(std::uint64_t position) const noexcept { return position & ~mask; }
   Cell* cell(const Region& region, std::uint64_t position) const noexcept {
     return reinterpret_cast<Cell*>(region.base + cells_offset) + (position & mask);
+  }
+
+  // Whether the message at this position is in its cell: published, and not yet taken. acquire: pairs with the store in
+  // put_into_ring
+  bool is_published(const Region& region, std::uint64_t position) const noexcept {
+    return cell(region, position)->turn.load(std::memory_order_acquire) == lap(position) + 1;
   }
 
   // ---- producers --------------------------------------------------------------------------------
@@ -233,12 +242,12 @@ struct Edge {
     Cell* slot = cell(region, position);
     KILL_POINT("position claimed");
     // acquire: pairs with the store in take; the consumer that had this cell last has read it
-    for (unsigned turn = 0; slot->turn.load(std::memory_order_acquire) != position; ++turn) {
+    for (unsigned turn = 0; slot->turn.load(std::memory_order_acquire) != lap(position); ++turn) {
       if (region.aborted()) return false;
       back_off(turn);
     }
     slot->message.copy_from(message);
-    slot->turn.store(position + 1, std::memory_order_release);  // pairs with the load in try_take
+    slot->turn.store(lap(position) + 1, std::memory_order_release);  // pairs with the load in try_take
     KILL_POINT("published");
     return true;
   }
@@ -284,7 +293,7 @@ struct Edge {
     for (;;) {
       slot = cell(region, position);
       const std::uint64_t turn = slot->turn.load(std::memory_order_acquire);  // pairs with the store in publish
-      const std::int64_t ahead = static_cast<std::int64_t>(turn - (position + 1));
+      const std::int64_t ahead = static_cast<std::int64_t>(turn - (lap(position) + 1));
       if (ahead < 0) {
         if (ended) me->saw_end(position);  // which is the tail: all that was published has been taken
         return ended ? Status::end : Status::empty;
@@ -302,7 +311,7 @@ struct Edge {
     }
     KILL_POINT("position taken");
     me->hand.copy_from(slot->message);
-    slot->turn.store(position + mask + 1, std::memory_order_release);  // pairs with the load in publish
+    slot->turn.store(lap(position) + mask + 1, std::memory_order_release);  // pairs with the load in publish
     KILL_POINT("cell freed");
     me->holds(position);
     ReplicaEntry::add(me->items_in, 1);  // first: who finds an item in hand finds it counted
@@ -323,7 +332,7 @@ struct Edge {
   void pass_on(const Region& region, std::uint64_t next) noexcept {
     fence_seq_cst();
     if (items.waiters.load(std::memory_order_relaxed) == 0) return;
-    if (cell(region, next)->turn.load(std::memory_order_acquire) == next + 1) items.wake(1);
+    if (is_published(region, next)) items.wake(1);
   }
 
   // The same, but waits for a message or the end.

@@ -54,8 +54,6 @@ struct Order {
     Order* order = new (base + edge.order_offset) Order();
     order->slots_offset = edge.order_offset + sizeof(Order);
     order->mask = slots - 1;
-    for (std::uint64_t index = 0; index < slots; ++index)
-      new (base + order->slots_offset + index * sizeof(Slot)) Slot();
     order->slot(base, 0).store(direct, std::memory_order_relaxed);
   }
 

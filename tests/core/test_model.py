@@ -224,10 +224,10 @@ FAULTS = [
     without("edge.hpp", "if (rings_bell) region.ring_if_armed();\n    //", "bell", HANGS, "//"),
     without("edge.hpp", "bell_ring(bell);\n  return", "bell_abort", HANGS, "return"),
     # the ring
-    weaker("edge.hpp", "slot->turn.store(position + 1, {})", (RELEASE, RELAXED), "complete", RACES),
+    weaker("edge.hpp", "slot->turn.store(lap(position) + 1, {})", (RELEASE, RELAXED), "complete", RACES),
     weaker("edge.hpp", "turn = slot->turn.load({})", (ACQUIRE, RELAXED), "complete", RACES),
-    weaker("edge.hpp", "slot->turn.store(position + mask + 1, {})", (RELEASE, RELAXED), WRAPS, RACES),
-    weaker("edge.hpp", "slot->turn.load({}) != position", (ACQUIRE, RELAXED), WRAPS, RACES),
+    weaker("edge.hpp", "slot->turn.store(lap(position) + mask + 1, {})", (RELEASE, RELAXED), WRAPS, RACES),
+    weaker("edge.hpp", "slot->turn.load({}) != lap(position)", (ACQUIRE, RELAXED), WRAPS, RACES),
     Change(
         "edge.hpp",
         f"position = tail.fetch_add(1, {RELAXED});",
