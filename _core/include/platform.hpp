@@ -50,15 +50,23 @@ inline int memory_create(std::size_t size) noexcept {
   return fd;
 }
 
+// Leaves a mapping out of core dumps: a region has the addresses of several times the machine's memory, and the kernel would
+// write all that is in it when a replica crashes. Where the system cannot, dumps are large, which is not an error.
+inline void* memory_keep_from_dumps(void* base, std::size_t size) noexcept {
+  if (base != MAP_FAILED) madvise(base, size, MADV_DONTDUMP);
+  return base;
+}
+
 inline void* memory_map(int fd, std::size_t size) noexcept {
   void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-  return base == MAP_FAILED ? nullptr : base;
+  return base == MAP_FAILED ? nullptr : memory_keep_from_dumps(base, size);
 }
 
 // Puts a mapping that was just made, or refused, in the place of another. Made elsewhere and moved, because a refused
 // MAP_FIXED may leave a hole. False if the system refuses; then nothing is changed.
 inline bool memory_move(void* made, void* at, std::size_t size) noexcept {
   if (made == MAP_FAILED) return false;
+  memory_keep_from_dumps(made, size);  // which moves with it; and the mappings of a region stay alike, so that they become one
   if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
   munmap(made, size);
   return false;
@@ -119,7 +127,8 @@ inline int witness_create(void** page) noexcept {
   const int fd = memfd_create("pipeline_executor-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return -1;
   *page = MAP_FAILED;
-  if (ftruncate(fd, static_cast<off_t>(size)) == 0) *page = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (ftruncate(fd, static_cast<off_t>(size)) == 0)
+    *page = memory_keep_from_dumps(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), size);
   if (*page == MAP_FAILED) {
     memory_close(fd);
     return -1;
