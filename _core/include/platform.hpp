@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "atomic.hpp"
+#include "processors.hpp"
 
 namespace pipeline_executor {
 
@@ -179,14 +180,6 @@ inline void spin_pause() noexcept {
 
 // Lets whoever is ready to run on this processor run first.
 inline void yield_processor() noexcept { sched_yield(); }
-
-// How many processors this process may use. Spinning pays only when the peer can run meanwhile.
-inline int usable_processors() noexcept {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
-}
 
 // Lets another process run. After many fruitless turns it sleeps, because under a real-time scheduling policy a
 // yield never lets a process of lower priority run.
