@@ -134,6 +134,8 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
     cdef cppclass Region:
         unsigned char* base
         int bell
+        void* (*let_go)() noexcept
+        void (*take_again)(void*) noexcept
         Control* control() noexcept
         Edge* edge(uint32_t index) noexcept
         ReplicaEntry* entry(uint32_t index) noexcept

@@ -10,7 +10,8 @@
 //   * the end: producers that are left, consumers that are left, who of them left early (rule R3), and whether the
 //     consumers asked the producers to stop.
 //
-// All functions are called without the interpreter's lock and never throw; a Status tells the outcome.
+// No function throws; a Status tells the outcome. Those that wait are called without the interpreter's lock. Those that hand a
+// message over may be called with it, and let go of it for their short wait (Region::let_go).
 #pragma once
 
 #include <cstdint>
@@ -57,6 +58,12 @@ inline Control* control_of(unsigned char* base) noexcept { return reinterpret_ca
 struct Region {
   unsigned char* base = nullptr;
   int bell = -1;
+  // Called before and after a wait in an operation that is tried with the interpreter's lock held: they let go of it and
+  // take it again. While it is held, no other thread of the process can run, and the caller's could not abort the run.
+  // Null where it is not held. Python may end a thread that takes the lock when the interpreter is at its end, by unwinding
+  // its stack; so what calls these is not noexcept.
+  void* (*let_go)() = nullptr;
+  void (*take_again)(void* state) = nullptr;
 
   Control* control() const noexcept { return control_of(base); }
   inline Edge* edge(std::uint32_t index) const noexcept;
@@ -223,7 +230,7 @@ struct Edge {
 
   // Hands the message over. The producer holds a credit and the message's bytes are reserved. `me` counts it; null: it
   // is counted already.
-  Status publish(const Region& region, ReplicaEntry* me, const Message& message) noexcept {
+  Status publish(const Region& region, ReplicaEntry* me, const Message& message) {
     std::uint64_t position;
     if (!put_into_ring(region, message, position)) return Status::aborted;
     if (me != nullptr) ReplicaEntry::add(me->items_out, 1);
@@ -231,7 +238,7 @@ struct Edge {
   }
 
   // The first half of `publish`. False: the run is aborted, and the message is not in the ring.
-  bool put_into_ring(const Region& region, const Message& message, std::uint64_t& position) noexcept {
+  bool put_into_ring(const Region& region, const Message& message, std::uint64_t& position) {
     // Several producers claim by exchange-and-add; the cell is theirs alone from then on.
     if (producers == 1) {
       position = tail.load(std::memory_order_relaxed);
@@ -241,15 +248,28 @@ struct Edge {
     }
     Cell* slot = cell(region, position);
     KILL_POINT("position claimed");
-    // acquire: pairs with the store in take; the consumer that had this cell last has read it
-    for (unsigned turn = 0; slot->turn.load(std::memory_order_acquire) != lap(position); ++turn) {
-      if (region.aborted()) return false;
-      back_off(turn);
-    }
+    if (!is_free(slot, position) && !wait_for_cell(region, slot, position)) return false;
     slot->message.copy_from(message);
     slot->turn.store(lap(position) + 1, std::memory_order_release);  // pairs with the load in try_take
     KILL_POINT("published");
     return true;
+  }
+
+  // acquire: pairs with the store in try_take; the consumer that had this cell last has read it
+  bool is_free(const Cell* slot, std::uint64_t position) const noexcept {
+    return slot->turn.load(std::memory_order_acquire) == lap(position);
+  }
+
+  // For the consumer that is copying a message out of it. False: the run is aborted.
+  bool wait_for_cell(const Region& region, const Cell* slot, std::uint64_t position) const {
+    void* const state = region.let_go != nullptr ? region.let_go() : nullptr;
+    bool is_ours = true;
+    for (unsigned turn = 0; is_ours && !is_free(slot, position); ++turn) {
+      is_ours = !region.aborted();
+      back_off(turn);
+    }
+    if (region.let_go != nullptr) region.take_again(state);
+    return is_ours;
   }
 
   // The second half.
