@@ -138,8 +138,8 @@ cdef class Sender:
 
     cdef bint _hand_over(self, Message* message, bint may_wait) except -1:
         """False if there is no room for it yet, and it may not wait."""
-        cdef Region* region = self.run._open()   # the item's own code may have closed the run, or forked
-        cdef Access held
+        cdef Access held = self.run._hold()   # the item's own code may have closed the run, or forked
+        cdef Region* region = &held.region
         cdef Status status = self.edge.reserve_bytes_now(region[0], message[0])
         while status != Status.ok:
             if status == Status.stopped:   # nobody wants it; the next reserve says so
@@ -154,15 +154,15 @@ cdef class Sender:
             with nogil:
                 status = self.edge.reserve_bytes(held.region, self.me, message[0], self.spin)
             self.run._after_wait()
-        check_wait(self.edge.publish(region[0], self.me, message[0]), self.me)
+        check_wait(self.edge.publish(held.with_gil(), self.me, message[0]), self.me)
         return True
 
     cdef int _send_reference(self, object item) except -1:
-        cdef Region* region = self.run._open()
+        cdef Access held = self.run._hold()
         cdef Message message
         cdef uint64_t handed_over = self.me.items_out.load(relaxed)
         pack_reference(item, &message)
-        cdef Status status = self.edge.publish(region[0], self.me, message)
+        cdef Status status = self.edge.publish(held.with_gil(), self.me, message)
         if status != Status.ok and self.me.items_out.load(relaxed) == handed_over:
             take_reference(&message)   # it did not get into the ring
         check_wait(status, self.me)
@@ -199,8 +199,8 @@ cdef class Sender:
     cdef int _end_place(self) except -1:
         if self.run.access is None:   # closed meanwhile, which whoever yields is being told
             return 0
-        cdef Region* region = self.run._open()
-        check_wait(self.order.end(region[0], self.edge[0], self.me), self.me)
+        cdef Access held = self.run._hold()
+        check_wait(self.order.end(held.with_gil(), self.edge[0], self.me), self.me)
         return 0
 
     cdef int _encode(self, object item, Message* message) except -1:
@@ -220,10 +220,10 @@ cdef class Sender:
         self, object item, Message* message, uint64_t place, bint may_wait, bint* is_out
     ) except -1:
         """Says in `is_out` whether others have the message, also where it raises."""
-        cdef Region* region = self.run._open()
-        cdef Access held
+        cdef Access held = self.run._hold()
+        cdef Region* region = &held.region
         cdef uint64_t handed_over = self.me.items_out.load(relaxed)
-        cdef Status status = self.order.put_now(region[0], self.edge[0], self.me, message[0], place)
+        cdef Status status = self.order.put_now(held.with_gil(), self.edge[0], self.me, message[0], place)
         is_out[0] = self.me.items_out.load(relaxed) != handed_over
         while status != Status.ok:
             if status == Status.stopped:
@@ -288,9 +288,9 @@ cdef class Receiver:
         return self
 
     def __next__(self):
-        cdef Region* region = self.run._open()
         cdef Access held
-        self._release(region)
+        self._release()
+        cdef Region* region = self.run._open()
         cdef Status status = self._try_take(region)
         while True:
             if status == Status.ok:
@@ -307,8 +307,8 @@ cdef class Receiver:
             self.run._after_wait()
 
     def poll(self):
+        self._release()
         cdef Region* region = self.run._open()
-        self._release(region)
         cdef Status status = self._try_take(region)
         if status == Status.ok:
             return True, self._decode()
@@ -325,27 +325,28 @@ cdef class Receiver:
             self.edge.stop()
 
     def finish(self):
+        self._release()
         cdef Access held = self.run._hold()
-        self._release(&held.region)
         with nogil:
             self.edge.finish_consuming(held.region, self.entry, self.saw_end or self.told_to_stop)
 
-    cdef int _release(self, Region* region) except -1:
+    cdef int _release(self) except -1:
+        cdef Access held = self.run._hold()
         if self.busy:   # as a generator says it
             raise ValueError("the input is already being read, by another thread or by a message's own code")
         if self.fault is not None:   # a step that goes on after a lost message would hide the loss
             raise Aborted("a message could not be decoded")
         if self.order != NULL:
-            check_wait(self.order.close(region[0], self.output[0], self.me), self.me)
+            check_wait(self.order.close(held.with_gil(), self.output[0], self.me), self.me)
         if self.me.hand.kind == KIND_REFERENCE and self.me.hand_phase.load(relaxed) != <uint32_t> HandPhase.empty:
             item = take_reference(&self.me.hand)
-            self.edge.release(region[0], self.me)
+            self.edge.release(held.region, self.me)
             self.busy = True   # whatever its end runs is not to take the next item before us
             del item
             self.busy = False
             self.run._open()
             return 0
-        self.edge.release(region[0], self.me)
+        self.edge.release(held.region, self.me)
         return 0
 
     cdef Status _try_take(self, Region* region) noexcept nogil:

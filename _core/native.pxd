@@ -134,6 +134,8 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
     cdef cppclass Region:
         unsigned char* base
         int bell
+        void* (*let_go)() noexcept
+        void (*take_again)(void*) noexcept
         Control* control() noexcept
         Edge* edge(uint32_t index) noexcept
         ReplicaEntry* entry(uint32_t index) noexcept
@@ -143,13 +145,13 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
         void arm_bell() noexcept
 
     cdef cppclass Cell:
-        atomic_u64 turn
         Message message
 
     cdef cppclass Edge:
         atomic_u64 head
         atomic_u64 tail
         Cell* cell(const Region&, uint64_t position) noexcept
+        bool_t is_published(const Region&, uint64_t position) noexcept
         uint64_t order_offset
         atomic_u32 stopped
         Status told(const Region&) noexcept

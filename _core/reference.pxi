@@ -41,16 +41,14 @@ cdef list take_references_left(Region* region, edges):
     """What is still queued on these edges or in a replica's hand, when nobody uses the run any more."""
     cdef list left = []
     cdef Edge* edge
-    cdef Cell* cell
     cdef ReplicaEntry* at
     cdef uint64_t position
     cdef uint32_t index
     for index in edges:
         edge = region.edge(index)
         for position in range(edge.head.load(acquire), edge.tail.load(acquire)):
-            cell = edge.cell(region[0], position)
-            if cell.turn.load(acquire) == position + 1:   # a claimed cell of an aborted sender holds nothing
-                left.append(take_reference(&cell.message))
+            if edge.is_published(region[0], position):   # a claimed cell of an aborted sender holds nothing
+                left.append(take_reference(&edge.cell(region[0], position).message))
         if edge.order_offset != 0:
             take_waiting_references(region, edge, left)
     if edges:

@@ -13,6 +13,12 @@
 cdef extern from "<unistd.h>" nogil:
     int getpid() noexcept
 
+cdef extern from "Python.h" nogil:
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState* PyEval_SaveThread() noexcept
+    void PyEval_RestoreThread(PyThreadState*) noexcept
+
 cdef uint64_t LARGEST_REGION = 1 << 40   # the arena numbers its blocks with 32 bits
 cdef uint64_t SMALLEST_ARENA = 1 << 24
 
@@ -111,6 +117,14 @@ cdef class Mapping:
         self.close_descriptor()
 
 
+cdef void* let_go_of_gil() noexcept nogil:
+    return PyEval_SaveThread()
+
+
+cdef void take_gil_again(void* state) noexcept nogil:
+    PyEval_RestoreThread(<PyThreadState*> state)
+
+
 @cython.final
 @cython.no_gc   # it can be in no reference cycle, and __dealloc__ needs its mapping
 cdef class Access:
@@ -137,6 +151,14 @@ cdef class Access:
         mapping.size = size
         mapping.owner = getpid()
         return True
+
+    cdef Region with_gil(self) noexcept:
+        """For what hands messages over with the GIL held: it lets go of the GIL where it has to wait for a moment. The run
+        may be closed meanwhile, so whoever calls this keeps the access."""
+        cdef Region region = self.region
+        region.let_go = let_go_of_gil
+        region.take_again = take_gil_again
+        return region
 
     cdef void close_bell(self) noexcept:
         if self.region.bell >= 0:

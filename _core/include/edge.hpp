@@ -1,7 +1,8 @@
 // An edge: the bounded queue between the replicas of one step and the replicas of the next.
 //
 // Three parts, explained in docs/protocol.md:
-//   * a ring of cells after D. Vyukov's bounded MPMC queue (1024cores.net): a cell's `turn` says whose it is;
+//   * a ring of cells after D. Vyukov's bounded MPMC queue (1024cores.net): a cell's `turn` says whose it is, counted so
+//     that zeroed memory is an empty ring, and a run's start touches no cell;
 //   * credits: a producer takes one before it makes an item, a consumer gives it back when it asks for the
 //     item after. So acquired - released counts the items made, queued or consumed at the moment, which
 //     is what packets_in_flight bounds; and because there are at least as many cells as credits, a producer
@@ -9,7 +10,8 @@
 //   * the end: producers that are left, consumers that are left, who of them left early (rule R3), and whether the
 //     consumers asked the producers to stop.
 //
-// All functions are called without the interpreter's lock and never throw; a Status tells the outcome.
+// No function throws; a Status tells the outcome. Those that wait are called without the interpreter's lock. Those that hand a
+// message over may be called with it, and let go of it for their short wait (Region::let_go).
 #pragma once
 
 #include <cstdint>
@@ -56,6 +58,12 @@ inline Control* control_of(unsigned char* base) noexcept { return reinterpret_ca
 struct Region {
   unsigned char* base = nullptr;
   int bell = -1;
+  // Called before and after a wait in an operation that is tried with the interpreter's lock held: they let go of it and
+  // take it again. While it is held, no other thread of the process can run, and the caller's could not abort the run.
+  // Null where it is not held. Python may end a thread that takes the lock when the interpreter is at its end, by unwinding
+  // its stack; so what calls these is not noexcept.
+  void* (*let_go)() = nullptr;
+  void (*take_again)(void* state) = nullptr;
 
   Control* control() const noexcept { return control_of(base); }
   inline Edge* edge(std::uint32_t index) const noexcept;
@@ -86,7 +94,7 @@ struct Region {
 };
 
 struct alignas(cache_line) Cell {
-  // turn == p: the producer at position p may write; turn == p + 1: the consumer at p may read.
+  // With l = Edge::lap(p): turn == l: the producer at position p may write; turn == l + 1: the consumer at p may read.
   Atomic<std::uint64_t> turn;
   Message message;
 };
@@ -121,8 +129,16 @@ struct Edge {
   Atomic<std::uint32_t> stopped;        // 1: the consumers want no more (may_stop_early)
   Atomic<std::uint64_t> quit_position;  // `tail` when it returned; `never`: nobody has
 
+  // The first position of the lap around the ring that `position` belongs to.
+  std::uint64_t lap(std::uint64_t position) const noexcept { return position & ~mask; }
   Cell* cell(const Region& region, std::uint64_t position) const noexcept {
     return reinterpret_cast<Cell*>(region.base + cells_offset) + (position & mask);
+  }
+
+  // Whether the message at this position is in its cell: published, and not yet taken. acquire: pairs with the store in
+  // put_into_ring
+  bool is_published(const Region& region, std::uint64_t position) const noexcept {
+    return cell(region, position)->turn.load(std::memory_order_acquire) == lap(position) + 1;
   }
 
   // ---- producers --------------------------------------------------------------------------------
@@ -214,7 +230,7 @@ struct Edge {
 
   // Hands the message over. The producer holds a credit and the message's bytes are reserved. `me` counts it; null: it
   // is counted already.
-  Status publish(const Region& region, ReplicaEntry* me, const Message& message) noexcept {
+  Status publish(const Region& region, ReplicaEntry* me, const Message& message) {
     std::uint64_t position;
     if (!put_into_ring(region, message, position)) return Status::aborted;
     if (me != nullptr) ReplicaEntry::add(me->items_out, 1);
@@ -222,7 +238,7 @@ struct Edge {
   }
 
   // The first half of `publish`. False: the run is aborted, and the message is not in the ring.
-  bool put_into_ring(const Region& region, const Message& message, std::uint64_t& position) noexcept {
+  bool put_into_ring(const Region& region, const Message& message, std::uint64_t& position) {
     // Several producers claim by exchange-and-add; the cell is theirs alone from then on.
     if (producers == 1) {
       position = tail.load(std::memory_order_relaxed);
@@ -232,15 +248,28 @@ struct Edge {
     }
     Cell* slot = cell(region, position);
     KILL_POINT("position claimed");
-    // acquire: pairs with the store in take; the consumer that had this cell last has read it
-    for (unsigned turn = 0; slot->turn.load(std::memory_order_acquire) != position; ++turn) {
-      if (region.aborted()) return false;
-      back_off(turn);
-    }
+    if (!is_free(slot, position) && !wait_for_cell(region, slot, position)) return false;
     slot->message.copy_from(message);
-    slot->turn.store(position + 1, std::memory_order_release);  // pairs with the load in try_take
+    slot->turn.store(lap(position) + 1, std::memory_order_release);  // pairs with the load in try_take
     KILL_POINT("published");
     return true;
+  }
+
+  // acquire: pairs with the store in try_take; the consumer that had this cell last has read it
+  bool is_free(const Cell* slot, std::uint64_t position) const noexcept {
+    return slot->turn.load(std::memory_order_acquire) == lap(position);
+  }
+
+  // For the consumer that is copying a message out of it. False: the run is aborted.
+  bool wait_for_cell(const Region& region, const Cell* slot, std::uint64_t position) const {
+    void* const state = region.let_go != nullptr ? region.let_go() : nullptr;
+    bool is_ours = true;
+    for (unsigned turn = 0; is_ours && !is_free(slot, position); ++turn) {
+      is_ours = !region.aborted();
+      back_off(turn);
+    }
+    if (region.let_go != nullptr) region.take_again(state);
+    return is_ours;
   }
 
   // The second half.
@@ -284,7 +313,7 @@ struct Edge {
     for (;;) {
       slot = cell(region, position);
       const std::uint64_t turn = slot->turn.load(std::memory_order_acquire);  // pairs with the store in publish
-      const std::int64_t ahead = static_cast<std::int64_t>(turn - (position + 1));
+      const std::int64_t ahead = static_cast<std::int64_t>(turn - (lap(position) + 1));
       if (ahead < 0) {
         if (ended) me->saw_end(position);  // which is the tail: all that was published has been taken
         return ended ? Status::end : Status::empty;
@@ -302,7 +331,7 @@ struct Edge {
     }
     KILL_POINT("position taken");
     me->hand.copy_from(slot->message);
-    slot->turn.store(position + mask + 1, std::memory_order_release);  // pairs with the load in publish
+    slot->turn.store(lap(position) + mask + 1, std::memory_order_release);  // pairs with the load in publish
     KILL_POINT("cell freed");
     me->holds(position);
     ReplicaEntry::add(me->items_in, 1);  // first: who finds an item in hand finds it counted
@@ -323,7 +352,7 @@ struct Edge {
   void pass_on(const Region& region, std::uint64_t next) noexcept {
     fence_seq_cst();
     if (items.waiters.load(std::memory_order_relaxed) == 0) return;
-    if (cell(region, next)->turn.load(std::memory_order_acquire) == next + 1) items.wake(1);
+    if (is_published(region, next)) items.wake(1);
   }
 
   // The same, but waits for a message or the end.

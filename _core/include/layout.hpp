@@ -52,7 +52,8 @@ inline Layout layout_of(const EdgePlan* plans, std::uint32_t edges, std::uint32_
   return at;
 }
 
-// `base` points to `size` zero bytes that no other process uses yet.
+// `base` points to `size` zero bytes that no other process uses yet. Cells and slots are left as they are, for there may
+// be a million of them, and what is written costs memory: all zero they are an empty ring and an order without an item.
 inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan* plans, std::uint32_t edges,
                          std::uint32_t replicas) noexcept {
   const Layout at = layout_of(plans, edges, replicas);
@@ -86,10 +87,6 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
     edge->consumers_left.store(plan.consumers, std::memory_order_relaxed);
     edge->first_quitter.store(Edge::nobody, std::memory_order_relaxed);
     edge->quit_position.store(Edge::never, std::memory_order_relaxed);
-    for (std::uint64_t position = 0; position <= edge->mask; ++position) {
-      Cell* cell = new (base + cells_offset + position * sizeof(Cell)) Cell();
-      cell->turn.store(position, std::memory_order_relaxed);
-    }
     if (plan.ordered) {
       edge->order_offset = cells_offset + plan.cells() * sizeof(Cell);
       // What is being made holds no credit (order.hpp); it is at most one item for each producer.

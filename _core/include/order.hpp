@@ -14,7 +14,8 @@
 // the others may use all but the last. So it can always go on, and messages that wait have their credits already.
 // Likewise it looks at the bytes in the ring alone, and the others at those of the waiting messages too.
 //
-// All functions are called without the interpreter's lock or with it, and never throw.
+// All functions are called without the interpreter's lock or with it, and none throws. Those that may have to wait for a cell of
+// the ring are not noexcept; see Region::let_go.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +55,6 @@ struct Order {
     Order* order = new (base + edge.order_offset) Order();
     order->slots_offset = edge.order_offset + sizeof(Order);
     order->mask = slots - 1;
-    for (std::uint64_t index = 0; index < slots; ++index)
-      new (base + order->slots_offset + index * sizeof(Slot)) Slot();
     order->slot(base, 0).store(direct, std::memory_order_relaxed);
   }
 
@@ -109,7 +108,7 @@ struct Order {
 
   // Hands the message over if that can be done without waiting (else `empty`, and what to wait for is in `lacks`).
   Status put_now(const Region& region, Edge& edge, ReplicaEntry* me, const Message& message, std::uint64_t place,
-                 Event*& lacks) noexcept {
+                 Event*& lacks) {
     const Status status = edge.told(region);
     if (status != Status::ok) return status;
     lacks = &edge.room;
@@ -136,7 +135,7 @@ struct Order {
   }
 
   Status put_now(const Region& region, Edge& edge, ReplicaEntry* me, const Message& message,
-                 std::uint64_t place) noexcept {
+                 std::uint64_t place) {
     Event* lacks;
     return put_now(region, edge, me, message, place, lacks);
   }
@@ -164,7 +163,7 @@ struct Order {
   }
 
   // The message is out, or given up.
-  Status end(const Region& region, Edge& edge, ReplicaEntry* me) noexcept {
+  Status end(const Region& region, Edge& edge, ReplicaEntry* me) {
     std::uint64_t place;
     {
       const Locked locked(me);
@@ -177,7 +176,7 @@ struct Order {
   }
 
   // The replica asks for its next item, or has ended: it yields nothing more for the one that it had.
-  Status close(const Region& region, Edge& edge, ReplicaEntry* me) noexcept {
+  Status close(const Region& region, Edge& edge, ReplicaEntry* me) {
     std::uint64_t place;
     {
       const Locked locked(me);
@@ -262,7 +261,7 @@ struct Order {
 
   // Lays the message down where whoever has the baton finds it. Credit and bytes are reserved.
   Status lay_down(const Region& region, Edge& edge, ReplicaEntry* me, const Message& message, std::uint64_t position,
-                  std::uint64_t size) noexcept {
+                  std::uint64_t size) {
     const std::uint64_t block = region.control()->arena.allocate(region.base, sizeof(Node));
     if (block == 0) return Status::no_memory;
     Node* const made = node(region, block);
@@ -284,7 +283,7 @@ struct Order {
     return edge.publish(region, me, message);
   }
 
-  Status close_slot(const Region& region, Edge& edge, std::uint64_t position) noexcept {
+  Status close_slot(const Region& region, Edge& edge, std::uint64_t position) {
     Atomic<std::uint64_t>& word = slot(region.base, position);
     std::uint64_t newest = word.load(std::memory_order_acquire);  // pairs as in put_now
     while (newest != direct) {
@@ -299,7 +298,7 @@ struct Order {
   }
 
   // By who has the baton and has closed the item at `position`: hands the baton on.
-  Status advance(const Region& region, Edge& edge, std::uint64_t position) noexcept {
+  Status advance(const Region& region, Edge& edge, std::uint64_t position) {
     slot(region.base, position).store(0, std::memory_order_relaxed);
     for (;;) {
       turn.store(++position, std::memory_order_release);  // pairs with the loads in try_take and put_now
@@ -327,7 +326,7 @@ struct Order {
   // The list has the newest first. What cannot go out any more is put back into its slot, where the end of the run finds
   // it.
   Status publish_list(const Region& region, Edge& edge, Atomic<std::uint64_t>& slot_word,
-                      std::uint64_t newest) noexcept {
+                      std::uint64_t newest) {
     std::uint64_t oldest = 0;
     while (newest != 0) {
       Node* const at = node(region, newest);

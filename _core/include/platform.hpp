@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "atomic.hpp"
+#include "processors.hpp"
 
 namespace pipeline_executor {
 
@@ -50,15 +51,23 @@ inline int memory_create(std::size_t size) noexcept {
   return fd;
 }
 
+// Leaves a mapping out of core dumps: a region has the addresses of several times the machine's memory, and the kernel would
+// write all that is in it when a replica crashes. Where the system cannot, dumps are large, which is not an error.
+inline void* memory_keep_from_dumps(void* base, std::size_t size) noexcept {
+  if (base != MAP_FAILED) madvise(base, size, MADV_DONTDUMP);
+  return base;
+}
+
 inline void* memory_map(int fd, std::size_t size) noexcept {
   void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-  return base == MAP_FAILED ? nullptr : base;
+  return base == MAP_FAILED ? nullptr : memory_keep_from_dumps(base, size);
 }
 
 // Puts a mapping that was just made, or refused, in the place of another. Made elsewhere and moved, because a refused
 // MAP_FIXED may leave a hole. False if the system refuses; then nothing is changed.
 inline bool memory_move(void* made, void* at, std::size_t size) noexcept {
   if (made == MAP_FAILED) return false;
+  memory_keep_from_dumps(made, size);  // which moves with it; and the mappings of a region stay alike, so that they become one
   if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
   munmap(made, size);
   return false;
@@ -119,7 +128,8 @@ inline int witness_create(void** page) noexcept {
   const int fd = memfd_create("pipeline_executor-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return -1;
   *page = MAP_FAILED;
-  if (ftruncate(fd, static_cast<off_t>(size)) == 0) *page = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (ftruncate(fd, static_cast<off_t>(size)) == 0)
+    *page = memory_keep_from_dumps(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), size);
   if (*page == MAP_FAILED) {
     memory_close(fd);
     return -1;
@@ -171,14 +181,6 @@ inline void spin_pause() noexcept {
 
 // Lets whoever is ready to run on this processor run first.
 inline void yield_processor() noexcept { sched_yield(); }
-
-// How many processors this process may use. Spinning pays only when the peer can run meanwhile.
-inline int usable_processors() noexcept {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
-}
 
 // Lets another process run. After many fruitless turns it sleeps, because under a real-time scheduling policy a
 // yield never lets a process of lower priority run.

@@ -70,6 +70,9 @@ class SharedMemory:
                 size = max(size // 2, least)
 
     def _map(self, mapping: mmap.mmap) -> None:
+        if hasattr(mmap, "MADV_DONTDUMP"):  # else a replica that crashes leaves a core file of gigabytes
+            with contextlib.suppress(OSError):  # not every system that has the number can
+                mapping.madvise(mmap.MADV_DONTDUMP)
         self._mapping = mapping
         self.data = memoryview(mapping)
         self.words = self.data.cast("q")

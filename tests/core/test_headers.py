@@ -149,6 +149,80 @@ def test_a_message_that_an_abort_keeps_from_the_ring_is_still_in_its_slot(build:
     assert (result.stdout, result.stderr) == ("ok\n", "")
 
 
+V2 = "0::/a/b\n"
+V2_MOUNT = "38 31 0:35 / /cg rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
+V1 = "9:name=systemd:/\n4:memory:/a/b\n2:cpuacct,cpu:/a/b\n1:cpuset:/\n"
+V1_MOUNTS = "31 1 0:1 / /set rw - cgroup cgroup rw,cpuset\n32 1 0:2 / /cg rw - cgroup cgroup rw,cpu,cpuacct\n"
+
+#: Files of a system, and how many processors they allow.
+QUOTAS = {
+    "no files": ({}, "unlimited"),
+    "no quota": (
+        {"proc/self/cgroup": V2, "proc/self/mountinfo": V2_MOUNT, "cg/a/b/cpu.max": "max 100000\n"},
+        "unlimited",
+    ),
+    "of the group": (
+        {"proc/self/cgroup": V2, "proc/self/mountinfo": V2_MOUNT, "cg/a/b/cpu.max": "250000 100000\n"},
+        "2",
+    ),
+    "less than one": (
+        {"proc/self/cgroup": V2, "proc/self/mountinfo": V2_MOUNT, "cg/a/b/cpu.max": "50000 100000\n"},
+        "1",
+    ),
+    "of a group around it": (
+        {
+            "proc/self/cgroup": V2,
+            "proc/self/mountinfo": V2_MOUNT,
+            "cg/a/b/cpu.max": "800000 100000\n",
+            "cg/a/cpu.max": "max 100000\n",
+            "cg/cpu.max": "300000 100000\n",
+        },
+        "3",
+    ),
+    "of a container that sees a part of the tree": (
+        {
+            "proc/self/cgroup": "0::/docker/a/b\n",
+            "proc/self/mountinfo": "38 31 0:35 /docker/a /cg rw - cgroup2 cgroup2 rw\n",
+            "cg/b/cpu.max": "max 100000\n",
+            "cg/cpu.max": "400000 100000\n",
+            "cpu.max": "100000 100000\n",
+        },
+        "4",
+    ),
+    "of a container in a name space of its own": (
+        {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": V2_MOUNT, "cg/cpu.max": "500000 100000\n"},
+        "5",
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": V1,
+            "proc/self/mountinfo": V1_MOUNTS,
+            "cg/a/b/cpu.cfs_quota_us": "-1\n",
+            "cg/a/b/cpu.cfs_period_us": "100000\n",
+            "cg/a/cpu.cfs_quota_us": "60000\n",
+            "cg/a/cpu.cfs_period_us": "10000\n",
+        },
+        "6",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_quota_of_control_groups_bounds_the_processors(build: Build, tmp_path: Path, case: str) -> None:
+    files, expected = QUOTAS[case]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    result = run(build("address,undefined", "processors"), tmp_path)
+    assert (result.stdout, result.stderr) == (f"{expected}\n", "")
+
+
+def test_processors_are_counted_that_the_process_may_run_on(build: Build) -> None:
+    allowed, usable = run(build("plain", "processors")).stdout.split()
+    assert int(allowed) == len(os.sched_getaffinity(0))
+    assert 1 <= int(usable) <= int(allowed)
+
+
 def test_thread_sanitizer_reports_when_the_orders_are_weakened(build: Build) -> None:
     result = run(build("thread", "edge_stress", "-DWEAKENED"), "complete", "spins", 4, 4, 2000, 3, 1000)
     assert "ThreadSanitizer: data race" in result.stderr

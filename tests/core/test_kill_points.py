@@ -188,3 +188,64 @@ def _run(folder: Path, which: str, arguments: list[object]) -> tuple[object, lis
     assert done.returncode == 0, done.stderr
     outcome, left = json.loads(done.stdout)
     return outcome, left
+
+
+WAITING_FOR_A_CELL = """
+import multiprocessing, os, sys, threading
+from pipeline_executor import backend
+from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, RunLayout
+
+def die_in_the_copy(run):
+    os.environ["PIPELINE_EXECUTOR_KILL_AT"] = "position taken"
+    run.receiver(0, 3).poll()
+
+ordered = sys.argv[1] == "ordered"
+fork = multiprocessing.get_context("fork")
+# Four credits for ordered replicas make two for messages.
+edge = EdgeLayout(2, 2, limit_items=4 if ordered else 2, ordered=ordered)
+with_run = backend.select().open_run(RunLayout((edge,), 4), fork)
+sender, receiver = with_run.sender(0, 0, None), with_run.receiver(0, 2)
+cells = 4 if ordered else 2
+told = []
+
+def send(item):
+    assert sender.reserve()
+    sender.send(item)
+
+def send_into_the_dead_ones_cell(going):
+    going.set()
+    try:
+        send("waits")
+    except Aborted as error:
+        told.append(error)
+
+send("the dead one's")
+dead = fork.Process(target=die_in_the_copy, args=(with_run,))
+dead.start()
+dead.join()
+for number in range(1, cells):
+    send(number)
+    assert receiver.poll() == (True, number)
+    assert receiver.poll() == (False, None)
+going = threading.Event()
+thread = threading.Thread(target=send_into_the_dead_ones_cell, args=(going,))
+sys.setswitchinterval(1000)   # a thread that runs goes on until it lets go of the interpreter's lock by itself
+thread.start()
+going.wait()
+with_run.abort(Cause.DIED, 3)
+thread.join()
+print(dead.exitcode, len(told))
+with_run.close()
+"""
+
+
+@pytest.mark.parametrize("which", ["unordered", "ordered"])
+def test_other_threads_run_while_one_waits_for_the_cell_of_a_consumer_that_has_died(
+    build_with_kill_points: Path, which: str
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(build_with_kill_points), "PIPELINE_EXECUTOR_CORE": "compiled"}
+    command = [sys.executable, "-c", WAITING_FOR_A_CELL, which]
+    done = subprocess.run(
+        command, cwd=build_with_kill_points, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "-9 1\n", "")

@@ -224,10 +224,10 @@ FAULTS = [
     without("edge.hpp", "if (rings_bell) region.ring_if_armed();\n    //", "bell", HANGS, "//"),
     without("edge.hpp", "bell_ring(bell);\n  return", "bell_abort", HANGS, "return"),
     # the ring
-    weaker("edge.hpp", "slot->turn.store(position + 1, {})", (RELEASE, RELAXED), "complete", RACES),
+    weaker("edge.hpp", "slot->turn.store(lap(position) + 1, {})", (RELEASE, RELAXED), "complete", RACES),
     weaker("edge.hpp", "turn = slot->turn.load({})", (ACQUIRE, RELAXED), "complete", RACES),
-    weaker("edge.hpp", "slot->turn.store(position + mask + 1, {})", (RELEASE, RELAXED), WRAPS, RACES),
-    weaker("edge.hpp", "slot->turn.load({}) != position", (ACQUIRE, RELAXED), WRAPS, RACES),
+    weaker("edge.hpp", "slot->turn.store(lap(position) + mask + 1, {})", (RELEASE, RELAXED), WRAPS, RACES),
+    weaker("edge.hpp", "slot->turn.load({}) == lap(position);", (ACQUIRE, RELAXED), WRAPS, RACES),
     Change(
         "edge.hpp",
         f"position = tail.fetch_add(1, {RELAXED});",
@@ -299,13 +299,7 @@ FAULTS = [
     # the abort
     weaker("edge.hpp", "compare_exchange_strong(none, word, {})", (ACQ_REL, RELAXED), "abort", RACES),
     weaker("edge.hpp", "abort_word.load({})", (ACQUIRE, RELAXED), "abort", RACES),
-    without(
-        "edge.hpp",
-        "if (region.aborted()) return false;\n      back_off",
-        DEATH_IN_COPY,
-        "turns in a loop",
-        "back_off",
-    ),
+    Change("edge.hpp", "is_ours = !region.aborted();", "is_ours = true;", DEATH_IN_COPY, "turns in a loop"),
     # the ledger
     weaker("edge.hpp", "HandPhase::taken), {})", (RELEASE, RELAXED), "observe", "not counted"),
     # the arena

@@ -322,7 +322,7 @@ unsigned found_at_the_end() {
   unsigned found = 0;
   const std::uint64_t tail = output->tail.load(std::memory_order_relaxed);
   for (std::uint64_t position = output->head.load(std::memory_order_relaxed); position < tail; ++position)
-    found += output->cell(region, position)->turn.load(std::memory_order_relaxed) == position + 1;
+    found += output->is_published(region, position);
   for (std::uint64_t slot = 0; slot < order->slots(); ++slot)
     for (std::uint64_t block = order->newest_waiting(region, slot); block != 0; block = Order::waiting_before(region, block))
       ++found;
