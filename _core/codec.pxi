@@ -285,7 +285,9 @@ cdef class Encoder:
                 refusal = error
             self._forget()
         try:
-            self.chunks.pieces.append(cloudpickle_dumps(item, plain_table(), self._keep_in_band))
+            self.chunks.pieces.append(
+                cloudpickle_dumps(item, own_arrays_table() or plain_table(), self._keep_in_band)
+            )
         except Exception as error:
             error = refusal if refusal is not None else error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error

@@ -67,7 +67,7 @@ def _connections() -> Table:
 def _reduce_memoryview(view: memoryview) -> Any:
     """Carried with its format and shape."""
     shape = view.shape or ()
-    data = view if view.contiguous and view.nbytes else bytearray(view.tobytes())
+    data = view if view.c_contiguous and view.nbytes else bytearray(view.tobytes())
     try:
         _rebuild_memoryview(data, view.format, shape, view.readonly)
     except (TypeError, ValueError) as error:

@@ -318,18 +318,25 @@ def _shortened(text: str) -> str:
 
 def _describe(error: BaseException, fault: MessageFault | None, *, with_exception: bool) -> FailureReport:
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
-    import traceback
-
     # Of a message that could not be carried, the frames that count are those of its own code.
     trace = from_the_step(cause.__traceback__) if fault is None else _from_the_message(cause.__traceback__)
-    lines = traceback.format_exception(type(cause), cause, trace)
     return FailureReport(
         exception=carry(error) if with_exception and fault is None else None,
         type_name=_qualified_name(type(cause)),
         text=_shortened(text_of(cause)),
-        traceback=_shortened("".join(lines)),
+        traceback=_shortened(_traceback_text(cause, trace)),
         fault=None if fault is None else MessageFault(fault.reason, fault.type_name, fault.detail),
     )
+
+
+def _traceback_text(error: BaseException, trace: TracebackType | None) -> str:
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # a user's __getattr__, asked for the notes, or a damaged chain: the frames are still to be had
+        frames = "".join(traceback.format_tb(trace))
+        return f"Traceback (most recent call last):\n{frames}{_qualified_name(type(error))}: {text_of(error)}\n"
 
 
 def _qualified_name(kind: type) -> str:

@@ -31,8 +31,16 @@ class OnlyKeywords(Exception):
 class WithSlots(Exception):
     __slots__ = ("empty", "place")
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, place: int | None) -> None:
         self.place = place
+
+
+class Wraps(Exception):
+    """As those that a retry raises at last."""
+
+    def __init__(self, inner: BaseException) -> None:
+        super().__init__("all attempts failed", inner)
+        self.inner = inner
 
 
 class NoSuchPage(OSError):
@@ -95,6 +103,10 @@ ERRORS: list[BaseException] = [
     BaseExceptionGroup("both", [KeyboardInterrupt(), ValueError(1)]),
     OwnReduce(1, 2),
     Frozen(3),
+    WithSlots(None),
+    Wraps(MissingColumn("a")),
+    Wraps(OnlyKeywords(code=2)),
+    Wraps(ExceptionGroup("inner", [Wraps(MissingColumn("a"))])),
 ]
 
 
@@ -142,6 +154,40 @@ def test_chain_with_a_cycle_is_carried() -> None:
     assert made.__cause__.__context__ is made
 
 
+def test_member_that_was_raised_while_its_group_was_handled_is_carried() -> None:
+    member = MissingColumn("a")
+    group = ExceptionGroup("group", [member])
+    member.__context__ = group
+    data = carry(group)
+    assert data is not None
+    made = unpack(data)
+    assert isinstance(made, ExceptionGroup)
+    assert made.message == "group"
+    assert [str(each) for each in made.exceptions] == ["no column 'a' here"]
+
+
+def test_exception_that_was_raised_from_a_group_has_it_as_cause_and_as_context() -> None:
+    error = MissingColumn("a")
+    error.__cause__ = error.__context__ = ExceptionGroup("group", [ValueError(1)])
+    data = carry(error)
+    assert data is not None
+    made = unpack(data)
+    assert made is not None
+    assert isinstance(made.__cause__, ExceptionGroup)
+    assert made.__context__ is made.__cause__
+
+
+def test_exception_that_holds_itself_and_its_cause_is_carried() -> None:
+    inner = MissingColumn("a")
+    error: Any = Wraps(inner)
+    error.__cause__, error.me = inner, error
+    data = carry(error)
+    assert data is not None
+    made: Any = unpack(data)
+    assert made.me is made
+    assert made.__cause__ is made.inner is made.args[1]
+
+
 def test_chain_without_end_is_cut() -> None:
     error = ValueError(0)
     for number in range(5000):
@@ -168,6 +214,26 @@ def test_exception_with_an_attribute_that_cannot_be_carried_is_not() -> None:
 
 
 # ---- through a run
+
+
+class AnswersNothing(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} here")
+
+
+def fail_with_what_answers_nothing() -> Iterable[int]:
+    yield 1
+    raise AnswersNothing("the text")
+
+
+@pytest.mark.rule("R4")
+def test_r4_exception_that_cannot_even_be_asked_for_its_notes_is_reported(core: str) -> None:
+    with pytest.raises(AnswersNothing) as caught:
+        execute([PipelineTask(fail_with_what_answers_nothing), PipelineTask(steps.swallow)])
+    cause = caught.value.__cause__
+    assert isinstance(cause, TaskError)
+    assert "in fail_with_what_answers_nothing" in str(cause)
+    assert "AnswersNothing: the text" in str(cause)
 
 
 def fail_with_notes() -> Iterable[int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import steps
 
@@ -150,8 +151,6 @@ def standard_output() -> Any:
 
 
 def records() -> Any:
-    import numpy
-
     made: Any = numpy.zeros(2, dtype=[("a", "i4"), ("b", "f8")])
     return memoryview(made)
 
@@ -212,6 +211,25 @@ def test_memoryview_arrives_with_its_format_and_shape(
 
 def test_every_other_byte_of_a_memoryview_arrives(core: str) -> None:
     assert through(lambda: memoryview(b"abcdef")[::2]).tobytes() == b"ace"
+
+
+def test_memoryview_in_the_order_of_columns_arrives_with_its_values(core: str) -> None:
+    array: Any = numpy.asfortranarray(numpy.arange(6000.0).reshape(100, 60))
+    got = through(lambda: memoryview(array))
+    assert (type(got), got.format, got.shape) == (memoryview, "d", (100, 60))
+    assert got.tolist() == array.tolist()
+
+
+def read_only_array() -> Any:
+    array = numpy.arange(10)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize("beside", [None, lambda: None], ids=["nothing", "a lambda"])
+def test_array_that_was_read_only_is_the_readers_own_whatever_is_beside_it(core: str, beside: object) -> None:
+    _, got = through(lambda: (beside, read_only_array()))
+    assert got.flags.writeable
 
 
 class Plain:

@@ -3,14 +3,15 @@
 pickle makes an exception again by calling its class with what is in `args`. Where `__init__` takes other arguments than
 it passes on, that fails, or the text is formatted twice. So the parts are carried instead: the class, `args`, the
 attributes and slots, the notes, and the exceptions that it was raised from, while handling, or that a group holds. They
-are put together without a call of `__init__`, and without a `__reduce__` of the class's own.
+are put together without a call of `__init__`, and without a `__reduce__` of the class's own. The same holds for the
+exceptions among its arguments and attributes.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
@@ -19,32 +20,15 @@ from pipeline_executor.reducers import plain_table
 
 __all__ = ["carry", "unpack"]
 
-#: Exceptions of one chain that are carried: each was raised from, or while handling, the one before.
-_MAX_EXCEPTIONS = 100
+#: Exceptions that are carried because others were raised from them, or while handling them.
+_MAX_RELATIVES = 100
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: the class was made by Python code or by an extension, not compiled in
 
-#: Never carried. An AttributeError's `obj` is whatever lacked the attribute, of any size; pickle leaves it out as well.
+#: Never among the fields: carried by themselves, or never.
 _LEFT_OUT = frozenset({"__dict__", "__weakref__", "__cause__", "__context__", "__suppress_context__", "__traceback__"})
 
-
-@dataclass
-class _Parts:
-    """One exception. Its relatives are numbers of others.
-
-    Attributes:
-        fields: what the class keeps outside of `__dict__`: slots, and the fields of built-in classes such as `errno`.
-        members: of a group.
-    """
-
-    kind: type[BaseException]
-    args: tuple[Any, ...]
-    attributes: dict[str, Any]
-    fields: dict[str, Any]
-    cause: int | None = None
-    context: int | None = None
-    suppress_context: bool = False
-    members: list[int] = field(default_factory=list)
+Dumps = Callable[[Any, Callable[[Any], Any]], bytes]
 
 
 def carry(error: BaseException) -> bytes | None:
@@ -52,151 +36,158 @@ def carry(error: BaseException) -> bytes | None:
 
     What it was raised from or while handling is left out where that alone cannot be carried.
     """
-    # Whole, else without its relatives; by its own way of pickling where the parts do not make one again.
-    for with_relatives in (True, False):
-        parts = _parts_of(error, with_relatives)
-        for dumps in (_plain_dumps, _dumps_by_value):
-            data = _tried(dumps, parts)
+    for taking_apart, ways in (
+        (_TakingApart(), (_plain_dumps, _dumps_by_value)),
+        # A `__reduce__` of the class's own can write what its parts cannot, and costs the relatives.
+        (_TakingApart(not_apart=error), (_plain_dumps, _dumps_by_value) if _reduces_itself(type(error)) else ()),
+        (_TakingApart(relatives=0), (_dumps_by_value,)),
+    ):
+        for dumps in ways:
+            data = _tried(dumps, error, taking_apart.start())
             if data is not None and type(unpack(data)) is type(error):
                 return data
-    for dumps in (_plain_dumps, _dumps_by_value):
-        data = _tried(dumps, error)
-        if data is not None and type(unpack(data)) is type(error):
-            return data
     return None
-
-
-def _plain_dumps(content: Any) -> bytes:
-    return pickle.dumps(content, 5)
-
-
-def _dumps_by_value(content: Any) -> bytes:
-    return cloudpickle_dumps(content, plain_table())
-
-
-def _tried(dumps: Callable[[Any], bytes], content: Any) -> bytes | None:
-    try:
-        return dumps(content)
-    except Exception:  # whatever a user's class raises there: then the exception travels another way, or as text
-        return None
 
 
 def unpack(data: bytes) -> BaseException | None:
     """The exception again; None where its class cannot be had here, or refuses to be made."""
     try:
-        content = pickle.loads(data)
-        if isinstance(content, list):
-            return _Assembly(content).get(0)
-        return content if isinstance(content, BaseException) else None
+        error = pickle.loads(data)
     except Exception:  # whatever a user's class raises: the TaskError has the text
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, stream: io.BytesIO, take_apart: Callable[[Any], Any]) -> None:
+        super().__init__(stream, 5)
+        self._take_apart = take_apart
+
+    def reducer_override(self, obj: Any) -> Any:
+        return self._take_apart(obj)
+
+
+def _plain_dumps(content: Any, take_apart: Callable[[Any], Any]) -> bytes:
+    stream = io.BytesIO()
+    _Pickler(stream, take_apart).dump(content)
+    return stream.getvalue()
+
+
+def _dumps_by_value(content: Any, take_apart: Callable[[Any], Any]) -> bytes:
+    return cloudpickle_dumps(content, plain_table(), take_apart=take_apart)
+
+
+def _tried(dumps: Dumps, content: Any, take_apart: Callable[[Any], Any]) -> bytes | None:
+    try:
+        return dumps(content, take_apart)
+    except Exception:  # whatever a user's class raises there: then the exception travels another way, or as text
         return None
 
 
 # ---- taking it apart
 
 
-def _parts_of(error: BaseException, with_relatives: bool) -> list[_Parts]:
-    parts: list[_Parts] = []
-    numbers: dict[int, int] = {}
-    to_do = [error]
+class _TakingApart:
+    """What a pickler asks for each object: how to write it, if it is an exception.
 
-    def number_of(other: BaseException | None, *, is_member: bool = False) -> int | None:
-        if other is None or not (with_relatives or is_member):
-            return None
-        if id(other) not in numbers:
-            if len(numbers) >= _MAX_EXCEPTIONS and not is_member:
-                return None
-            numbers[id(other)] = len(numbers)
-            to_do.append(other)
-        return numbers[id(other)]
+    Arguments:
+        relatives: how many exceptions may come along because others were raised from them, or while handling them.
+        not_apart: an exception that is left to its class's own way.
+    """
 
-    numbers[id(error)] = 0
-    while to_do:
-        each = to_do.pop(0)
-        members = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
-        parts.append(
-            _Parts(
-                kind=type(each),
-                args=(each.message,) if isinstance(each, BaseExceptionGroup) else each.args,
-                attributes=dict(getattr(each, "__dict__", {})),
-                fields=dict(_fields(each)),
-                cause=number_of(each.__cause__),
-                context=number_of(each.__context__),
-                suppress_context=each.__suppress_context__,
-                members=[number for member in members if (number := number_of(member, is_member=True)) is not None],
-            )
-        )
-    return parts
+    def __init__(self, relatives: int = _MAX_RELATIVES, *, not_apart: BaseException | None = None) -> None:
+        self._most_relatives = relatives
+        self._not_apart = not_apart
+
+    def start(self) -> Callable[[Any], Any]:
+        """Begin a pickle."""
+        self._relatives: set[int] = set()
+        self._groups: set[int] = set()  # that the pickler has begun to write
+        return self._reduce
+
+    def _reduce(self, obj: Any) -> Any:
+        kind = type(obj)
+        if not issubclass(kind, BaseException) or obj is self._not_apart:
+            return NotImplemented
+        is_group = issubclass(kind, BaseExceptionGroup)
+        try:
+            _make(kind, *((obj.message, obj.exceptions) if is_group else ()))
+        except Exception:  # a class of an extension that makes its objects itself
+            return NotImplemented
+        args: tuple[Any, ...] = BaseException.args.__get__(obj)  # type: ignore[attr-defined]
+        members: tuple[Any, ...] = ()
+        if is_group:
+            self._groups.add(id(obj))
+            members = obj.message, obj.exceptions
+        state = (args, dict(_fields(obj)), dict(vars(obj)), *self._relatives_of(obj))
+        # The state is written when the pickler knows the object, so that it may refer to itself.
+        return _make, (kind, *members), state, None, None, _complete
+
+    def _relatives_of(self, error: BaseException) -> tuple[BaseException | None, BaseException | None, bool]:
+        cause, context = error.__cause__, error.__context__
+        # Decided before either is written: often they are the same exception.
+        with_cause, with_context = self._comes_along(cause), self._comes_along(context)
+        return cause if with_cause else None, context if with_context else None, error.__suppress_context__
+
+    def _comes_along(self, relative: BaseException | None) -> bool:
+        # A group is known to the pickler only when its members are written: one of them cannot refer to it.
+        if relative is None or id(relative) in self._groups:
+            return False
+        if id(relative) not in self._relatives and len(self._relatives) >= self._most_relatives:
+            return False
+        self._relatives.add(id(relative))
+        return True
+
+
+def _reduces_itself(kind: type) -> bool:
+    own = (each for each in kind.__mro__ if each.__flags__ & _HEAP_TYPE)
+    return any(name in vars(each) for each in own for name in ("__reduce__", "__reduce_ex__"))
 
 
 def _fields(error: BaseException) -> Iterator[tuple[str, Any]]:
+    """What the class keeps outside of `__dict__`: slots, and the fields of built-in classes such as `errno`."""
     for kind in type(error).__mro__:
         if kind in (BaseException, BaseExceptionGroup, object):
             continue
         for name, descriptor in vars(kind).items():
             if not isinstance(descriptor, (MemberDescriptorType, GetSetDescriptorType)) or name in _LEFT_OUT:
                 continue
-            if kind is AttributeError and name == "obj":
+            if kind is AttributeError and name == "obj":  # whatever lacked the attribute, of any size; as pickle does
                 continue
             try:
                 value = descriptor.__get__(error, type(error))
             except AttributeError:  # a slot that is empty
                 continue
-            if value is not None:
+            # A built-in class gives None for a field that is not set. A slot that holds None is not an empty slot.
+            if value is not None or kind.__flags__ & _HEAP_TYPE:
                 yield name, value
 
 
-# ---- putting it together
+# ---- putting it together: named in the pickles, and called when these are read
 
 
-class _Assembly:
-    def __init__(self, parts: list[_Parts]) -> None:
-        self._parts = parts
-        self._made: dict[int, BaseException] = {}
-
-    def get(self, number: int) -> BaseException:
-        error = self._make(number)
-        for each in list(self._made):
-            self._relate(each)
-        return error
-
-    def _make(self, number: int) -> BaseException:
-        made = self._made.get(number)
-        if made is not None:
-            return made
-        parts = self._parts[number]
-        error = _new(parts, [self._make(member) for member in parts.members])
-        self._made[number] = error
-        for relative in (parts.cause, parts.context):
-            if relative is not None:
-                self._make(relative)
-        return error
-
-    def _relate(self, number: int) -> None:
-        parts, error = self._parts[number], self._made[number]
-        if parts.cause is not None:
-            BaseException.__setattr__(error, "__cause__", self._made[parts.cause])
-        if parts.context is not None:
-            BaseException.__setattr__(error, "__context__", self._made[parts.context])
-        BaseException.__setattr__(error, "__suppress_context__", parts.suppress_context)
-
-
-def _new(parts: _Parts, members: list[BaseException]) -> BaseException:
-    kind = parts.kind
+def _make(kind: type[BaseException], *group: Any) -> BaseException:
+    if group:
+        return BaseExceptionGroup.__new__(kind, *group)  # type: ignore[type-var]
     # The class of the interpreter's own that decides what an object of this class is in memory.
-    base = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
-    if members:
-        error = BaseExceptionGroup.__new__(kind, parts.args[0], members)  # type: ignore[type-var]
-    else:
-        error = base.__new__(kind, *parts.args)
-        if error.args != parts.args:
-            error.args = parts.args
-    for name, value in parts.fields.items():
+    base: Any = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
+    made: BaseException = base.__new__(kind)
+    return made
+
+
+def _complete(error: BaseException, state: tuple[Any, ...]) -> None:
+    args, fields, attributes, cause, context, suppress_context = state
+    if args:
+        BaseException.args.__set__(error, args)  # type: ignore[attr-defined]
+    for name, value in fields.items():
         try:
             BaseException.__setattr__(error, name, value)
         except (AttributeError, TypeError):  # one that only tells of the others, as `characters_written`
             continue
-    if parts.attributes:
-        vars(error).update(parts.attributes)
-    made: BaseException = error
-    return made
+    if attributes:
+        vars(error).update(attributes)
+    if cause is not None:
+        BaseException.__setattr__(error, "__cause__", cause)
+    if context is not None:
+        BaseException.__setattr__(error, "__context__", context)
+    BaseException.__setattr__(error, "__suppress_context__", suppress_context)

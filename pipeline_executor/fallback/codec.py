@@ -121,7 +121,7 @@ class Encoder:
                 refusal = error
                 views.clear()
         try:
-            by_value = cloudpickle_dumps(item, plain_table(), keep_in_band)
+            by_value = cloudpickle_dumps(item, own_arrays_table() or plain_table(), keep_in_band)
         except Exception as error:
             error = refusal or error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
