@@ -52,6 +52,8 @@ cdef uint64_t aligned(uint64_t offset) noexcept nogil:
 class TablePickler(pickle.Pickler):
     """A pickler that can be given a dispatch table."""
 
+    reducer_override = staticmethod(reduce_in_message)
+
 
 @cython.final
 cdef class Chunks:
@@ -286,7 +288,7 @@ cdef class Encoder:
             self._forget()
         try:
             self.chunks.pieces.append(
-                cloudpickle_dumps(item, own_arrays_table() or plain_table(), self._keep_in_band)
+                cloudpickle_dumps(item, own_arrays_table() or plain_table(), self._keep_in_band, reduce_in_message)
             )
         except Exception as error:
             error = refusal if refusal is not None else error

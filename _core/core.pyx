@@ -40,6 +40,7 @@ from native cimport *
 from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import NOT_A_PART, is_let_go
+from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.interfaces import (
     MOST_BYTES,
     MOST_PACKETS_IN_FLIGHT,

@@ -209,6 +209,94 @@ def test_memoryview_arrives_with_its_format_and_shape(
     assert (got.format, got.shape, got.readonly, got.tobytes()) == (sent.format, shape, sent.readonly, sent.tobytes())
 
 
+class MissingColumn(Exception):
+    def __init__(self, column: str) -> None:
+        super().__init__(f"no column {column!r} here")
+        self.column = column
+
+
+class OnlyKeywords(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__("the text")
+        self.code = code
+
+
+class OwnReduce(Exception):
+    def __reduce__(self) -> Any:
+        return OwnReduce, ("as its class says",)
+
+
+class OwnState(Exception):
+    def __setstate__(self, state: Any) -> None:
+        vars(self).update(state, was_asked=True)
+
+
+def own_state() -> OwnState:
+    error = OwnState()
+    error.attribute = 1  # type: ignore[attr-defined]
+    return error
+
+
+ERRORS = [MissingColumn("price"), OnlyKeywords(code=7), OSError(2, "gone", "name"), KeyError("key")]
+
+
+def as_itself(error: object) -> object:
+    return error
+
+
+def in_a_tuple(error: object) -> object:
+    return 5, error
+
+
+def in_an_object(error: object) -> object:
+    return Holder([error])
+
+
+def beside_a_lambda(error: object) -> object:
+    return (lambda: None), error
+
+
+class Holder:
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+@pytest.mark.parametrize("put", [as_itself, in_a_tuple, in_an_object, beside_a_lambda])
+def test_exceptions_in_messages_arrive_as_they_were(core: str, put: Callable[[object], object]) -> None:
+    for sent in ERRORS:
+        message = through(lambda sent=sent: put(sent))  # type: ignore[misc]
+        error = message.held[0] if isinstance(message, Holder) else message[1] if put is not as_itself else message
+        assert type(error) is type(sent)
+        assert (error.args, str(error), vars(error)) == (sent.args, str(sent), vars(sent))
+
+
+def test_exception_in_a_message_is_carried_without_what_it_was_raised_from(core: str) -> None:
+    def make() -> Any:
+        error = MissingColumn("price")
+        error.__cause__ = error.__context__ = ValueError(threading.Lock())
+        return error
+
+    got = through(make)
+    assert got.column == "price"
+    assert got.__cause__ is None
+    assert got.__context__ is None
+
+
+def test_exception_in_a_message_is_pickled_as_its_class_says(core: str) -> None:
+    assert through(lambda: OwnReduce("text")).args == ("as its class says",)
+    assert vars(through(own_state)) == {"attribute": 1, "was_asked": True}
+
+
+def same_kind_of_error(error: BaseException) -> Iterable[Any]:
+    yield type(error) is OnlyKeywords, str(error), vars(error)
+
+
+def test_exceptions_in_constants_arrive_as_they_were(core: str, start_method: str) -> None:
+    constants = {"error": OnlyKeywords(code=7)}
+    results: Any = execute([PipelineTask(same_kind_of_error, constants)], f"process-{start_method}")
+    assert list(results) == [(True, "the text", {"code": 7})]
+
+
 def test_every_other_byte_of_a_memoryview_arrives(core: str) -> None:
     assert through(lambda: memoryview(b"abcdef")[::2]).tobytes() == b"ace"
 

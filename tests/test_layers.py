@@ -23,7 +23,7 @@ NAME = PACKAGE.name
 
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
-    "leaf": {"descriptors", "errors", "forks", "interfaces", "pickling", "reducers"},
+    "leaf": {"descriptors", "errors", "exceptions_by_parts", "forks", "interfaces", "pickling", "reducers"},
     "definition": {"task"},
     "check": {
         "typecheck",

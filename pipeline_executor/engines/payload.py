@@ -30,6 +30,7 @@ import cloudpickle
 
 from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.errors import PipelineTypeError
+from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.pickling import cloudpickle_dumps, is_found_by_name
 from pipeline_executor.plan import StepPlan
 from pipeline_executor.reducers import look_alikes, plain_table
@@ -220,6 +221,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._main_names = main_names
 
     def reducer_override(self, obj: Any) -> Any:
+        if (reduced := reduce_in_message(obj)) is not NotImplemented:
+            return reduced
         if isinstance(obj, (FunctionType, type)) and is_found_by_name(obj, self._main_names):
             return NotImplemented  # by name, as plain pickle does
         return super().reducer_override(obj)

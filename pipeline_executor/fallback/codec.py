@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.interfaces import MessageFault
 from pipeline_executor.pickling import cloudpickle_dumps, needs_cloudpickle_again
 from pipeline_executor.reducers import Table, own_arrays_table, plain_table
@@ -29,6 +30,8 @@ def type_name(item: object) -> str:
 
 class _TablePickler(pickle.Pickler):
     """A pickler that can be given a dispatch table; it looks at it once, when it is initialised."""
+
+    reducer_override = staticmethod(reduce_in_message)
 
     def __init__(self, stream: io.BytesIO, table: Table, keep_in_band: Callable[[pickle.PickleBuffer], bool]) -> None:
         self.dispatch_table = table
@@ -121,7 +124,7 @@ class Encoder:
                 refusal = error
                 views.clear()
         try:
-            by_value = cloudpickle_dumps(item, own_arrays_table() or plain_table(), keep_in_band)
+            by_value = cloudpickle_dumps(item, own_arrays_table() or plain_table(), keep_in_band, reduce_in_message)
         except Exception as error:
             error = refusal or error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
