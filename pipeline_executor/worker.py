@@ -35,6 +35,7 @@ __all__ = [
     "set_thread_worker_info",
     "set_worker_info",
     "text_of",
+    "traceback_of_message",
     "worker_info",
 ]
 
@@ -116,7 +117,8 @@ class FailureReport:
     """A replica's own account of its failure.
 
     Attributes:
-        exception: the exception as `carry` writes it; None if it could not be carried.
+        exception: the exception as `carry` writes it, or for a message that could not be carried what its own code
+            raised; None if that could not be carried.
         type_name, text, traceback: the exception in words.
         fault: for a message that could not be carried, what was wrong with it.
     """
@@ -318,15 +320,22 @@ def _shortened(text: str) -> str:
 
 def _describe(error: BaseException, fault: MessageFault | None, *, with_exception: bool) -> FailureReport:
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
+    is_of_the_user = fault is None or cause is fault.__cause__
     # Of a message that could not be carried, the frames that count are those of its own code.
     trace = from_the_step(cause.__traceback__) if fault is None else _from_the_message(cause.__traceback__)
     return FailureReport(
-        exception=carry(error) if with_exception and fault is None else None,
+        exception=carry(cause) if with_exception and is_of_the_user else None,
         type_name=_qualified_name(type(cause)),
         text=_shortened(text_of(cause)),
         traceback=_shortened(_traceback_text(cause, trace)),
         fault=None if fault is None else MessageFault(fault.reason, fault.type_name, fault.detail),
     )
+
+
+def traceback_of_message(error: BaseException) -> str:
+    """Where a message's own code raised, as text; "" if no such code did."""
+    trace = _from_the_message(error.__traceback__)
+    return _shortened(_traceback_text(error, trace)) if trace is not None else ""
 
 
 def _traceback_text(error: BaseException, trace: TracebackType | None) -> str:

@@ -374,6 +374,18 @@ def test_error_while_unpickling_tells_where_it_was_raised(core: str) -> None:
     assert "KeyError: 'the key that is missing'" in text
     assert "in __setstate__" in text
     assert f'File "{__file__}"' in text
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_error_while_unpickling_a_result_tells_where_it_was_raised(core: str) -> None:
+    results: Any = execute([PipelineTask(yield_made, {"make": lambda: [FailsToUnpickle()]})], type_check_pipeline=False)
+    with pytest.raises(MessageError) as caught:
+        list(results)
+    text = str(caught.value)
+    assert "a result of step 0 'yield_made' cannot be unpickled" in text
+    assert "in __setstate__" in text
+    assert f'File "{__file__}"' in text
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_error_while_pickling_tells_where_it_was_raised(core: str) -> None:
@@ -381,6 +393,7 @@ def test_error_while_pickling_tells_where_it_was_raised(core: str) -> None:
         through(lambda: [FailsToPickle()])
     assert "in __getstate__" in str(caught.value)
     assert f'File "{__file__}"' in str(caught.value)
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_message_that_is_refused_without_code_of_its_own_shows_no_frames_of_the_library(core: str) -> None:

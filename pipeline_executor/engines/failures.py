@@ -20,8 +20,8 @@ from pipeline_executor.errors import (
     TaskFailure,
 )
 from pipeline_executor.interfaces import Cause, Ledger, MessageFault, ReplicaBooks, State, Waiting
-from pipeline_executor.plan import Assignment, Plan
-from pipeline_executor.worker import FailureReport
+from pipeline_executor.plan import Assignment, Plan, StepPlan
+from pipeline_executor.worker import FailureReport, traceback_of_message
 
 __all__ = [
     "GUARD_EXIT_CODE",
@@ -35,6 +35,7 @@ __all__ = [
     "raised",
     "stopped_early",
     "thread_name",
+    "unreadable_result",
 ]
 
 #: The exit code of a child whose `__main__` calls `execute` while it is being imported there.
@@ -140,7 +141,9 @@ def error_of(
     report = _report(ledger, culprit)
     if cause is Cause.FAILED and report is not None:
         if report.fault is not None:
-            return message_error(failures, report.fault, plan)
+            error = message_error(failures, report.fault, plan)
+            error.__cause__ = unpack(report.exception) if report.exception is not None else None
+            return error
         original = raised_in_threads.get(culprit)
         if original is None and report.exception is not None:
             original = unpack(report.exception)
@@ -301,8 +304,22 @@ def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Pl
             advice = "Yield smaller pieces."
     text = f"{first.where} {what}\n{first.progress}\n{advice}{_others(failures[1:])}"
     if first.traceback and '  File "' in first.traceback:
-        text += f"\n\nthe traceback of what the message's own code raised:\n{first.traceback.rstrip()}"
+        text += _of_its_own_code(first.traceback)
     return MessageError(text, failures)
+
+
+def unreadable_result(step: StepPlan, fault: MessageFault) -> MessageError:
+    """What the caller gets for a result that it cannot unpickle itself."""
+    text = (
+        f"a result of step {step.index} {step.name!r} cannot be unpickled in the calling process: {fault.detail}\n"
+        "The class of the result must be importable here, and its own unpickling must not fail."
+    )
+    trace = traceback_of_message(fault.__cause__) if fault.__cause__ is not None else ""
+    return MessageError(text + (_of_its_own_code(trace) if trace else ""))
+
+
+def _of_its_own_code(trace: str) -> str:
+    return f"\n\nthe traceback of what the message's own code raised:\n{trace.rstrip()}"
 
 
 def _others(failures: Sequence[TaskFailure]) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_executor.engines.books import check_books
 from pipeline_executor.engines.failed_item import keep_item_of_failed_replica
-from pipeline_executor.engines.failures import add_note, error_of, inactive, note_second
+from pipeline_executor.engines.failures import add_note, error_of, inactive, note_second, unreadable_result
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.open_runs import close_at_exit, has_ended
@@ -36,7 +36,7 @@ from pipeline_executor.engines.termination import OpenRun, give_back_default_act
 from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import Watch
-from pipeline_executor.errors import MessageError, PipelineError
+from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import hold, is_let_go, release
 from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, Receiver, ResultStream
 from pipeline_executor.plan import Plan
@@ -274,11 +274,7 @@ class _LocalRun:
         except Aborted:
             if (fault := results.fault) is not None:
                 self._abandon()
-                last = self._plan.steps[-1]
-                raise MessageError(
-                    f"a result of step {last.index} {last.name!r} cannot be unpickled in the calling process: "
-                    f"{fault.detail}\nThe class of the result must be importable here."
-                ) from fault.__cause__
+                raise unreadable_result(self._plan.steps[-1], fault) from fault.__cause__
         except BaseException:
             self._abandon()
             raise
