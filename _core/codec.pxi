@@ -295,9 +295,11 @@ cdef class Encoder:
             except Exception as error:
                 refusal = error
             self._forget()
+        # The reader's own arrays cost copies here; where those do not fit into memory, they are left as they are.
+        table = None if isinstance(refusal, MemoryError) else own_arrays_table()
         try:
             self.chunks.pieces.append(
-                cloudpickle_dumps(item, own_arrays_table() or plain_table(), self._keep_in_band, reduce_in_message)
+                cloudpickle_dumps(item, table or plain_table(), self._keep_in_band, reduce_in_message)
             )
         except Exception as error:
             error = refusal if refusal is not None else error

@@ -123,8 +123,10 @@ class Encoder:
             except Exception as error:
                 refusal = error
                 views.clear()
+        # The reader's own arrays cost copies here; where those do not fit into memory, they are left as they are.
+        table = None if isinstance(refusal, MemoryError) else own_arrays_table()
         try:
-            by_value = cloudpickle_dumps(item, own_arrays_table() or plain_table(), keep_in_band, reduce_in_message)
+            by_value = cloudpickle_dumps(item, table or plain_table(), keep_in_band, reduce_in_message)
         except Exception as error:
             error = refusal or error
             raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
