@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Container, Mapping, Sequence
 
 from pipeline_executor.engines.carried_exception import unpack
+from pipeline_executor.engines.items_told import items_told
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.errors import (
     InactivityError,
@@ -32,6 +33,7 @@ __all__ = [
     "message_error",
     "note_second",
     "raised",
+    "report_of",
     "stopped_early",
     "thread_name",
 ]
@@ -80,7 +82,7 @@ def bounded_repr(item: object) -> str:
 def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None, stack: str | None) -> TaskFailure:
     """All that the ledger and the process's end tell of a failed replica."""
     books = ledger.books(assignment.entry)
-    report = _report(ledger, assignment.entry)
+    report = report_of(ledger, assignment.entry)
     index, shown = _item_in_hand(ledger, assignment.entry)
     return TaskFailure(
         step=assignment.step,
@@ -99,6 +101,15 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
         item_index=index,
         item_repr=shown,
         stack=stack,
+        **items_told(
+            assignment,
+            ledger,
+            books,
+            report.firsts if report else (),
+            report.lasts if report else (),
+            bounded_repr,
+            has_reported=report is not None,
+        ),
     )
 
 
@@ -129,7 +140,7 @@ def error_of(
     ]
     if cause is Cause.STOPPED_EARLY:
         return stopped_early(failures)
-    report = _report(ledger, culprit)
+    report = report_of(ledger, culprit)
     if cause is Cause.FAILED and report is not None:
         if report.fault is not None:
             return message_error(failures, report.fault, plan)
@@ -303,7 +314,8 @@ def _others(failures: Sequence[TaskFailure]) -> str:
     return "".join(lines)
 
 
-def _report(ledger: Ledger, entry: int) -> FailureReport | None:
+def report_of(ledger: Ledger, entry: int) -> FailureReport | None:
+    """The replica's own account of its failure, if it has left one."""
     data = ledger.read_report(entry)
     if data is None:
         return None
