@@ -9,6 +9,7 @@ touches Python objects. The interface is `Core` in `pipeline_executor/interfaces
 import os
 import pickle
 import sys
+from collections import deque
 from threading import get_ident
 
 cimport cython
@@ -44,6 +45,7 @@ from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.interfaces import (
     MOST_BYTES,
     MOST_PACKETS_IN_FLIGHT,
+    SHOWN_ITEMS,
     Aborted,
     Hand,
     MessageFault,

@@ -16,6 +16,9 @@ cdef class Sender:
     cdef object rest_item   # the same, where it goes by reference: whoever never comes back for it must not leave it
     cdef uint64_t rest_place
     cdef readonly bint stopped
+    cdef bint tells_last   # what a source yields by reference is noted for `Ledger.last_sent`
+    cdef uint32_t number
+    cdef object last_kind, last_item   # its type; the item itself, if it may be kept beyond its life
 
     def __cinit__(self, Run run, uint32_t edge, uint32_t entry, max_message_bytes):
         cdef Region* region = run._open()
@@ -29,8 +32,20 @@ cdef class Sender:
         self.me = region.entry(entry)
         self.encoder = Encoder.__new__(Encoder, run, max_message_bytes)
         self.by_reference = edge in run.by_reference
+        self.tells_last = False
+        self.number = edge
         self.released_seen = 0
         self.stopped = False
+
+    def tell_last(self):
+        self.tells_last = self.by_reference
+        if self.by_reference:
+            self.run.last_senders[self.number] = self
+
+    cdef told(self):
+        if self.last_item is not None or self.last_kind is type(None):
+            return "item", self.last_item
+        return "type", self.last_kind.__qualname__
 
     def drive(self, items):
         iterator = iter(items)
@@ -162,6 +177,8 @@ cdef class Sender:
         cdef Message message
         cdef uint64_t handed_over = self.me.items_out.load(relaxed)
         pack_reference(item, &message)
+        if self.tells_last:
+            self.last_kind, self.last_item = type(item), item if is_plain(item) else None
         cdef Status status = self.edge.publish(held.with_gil(), self.me, message)
         if status != Status.ok and self.me.items_out.load(relaxed) == handed_over:
             take_reference(&message)   # it did not get into the ring
@@ -249,6 +266,9 @@ cdef class Sender:
         return True
 
 
+cdef uint64_t FIRSTS = SHOWN_ITEMS
+
+
 @cython.final
 cdef class Receiver:
     cdef Run run
@@ -262,6 +282,12 @@ cdef class Receiver:
     cdef readonly object fault
     cdef bint told_to_stop
     cdef bint busy   # somebody is inside: there is room for one item in hand
+    # What the step has taken since it last handed something over, without the item in hand (`interfaces.Receiver`).
+    cdef list firsts           # messages, as bytes; only the first `most_firsts`, and none but inline ones
+    cdef object lasts          # messages, as bytes; of each, a reference to its block or the object it refers to is held
+    cdef object lasts_objects  # those objects
+    cdef bint remembers
+    cdef uint64_t most_lasts, most_bytes, lasts_bytes
 
     def __cinit__(self, Run run, uint32_t edge, uint32_t entry, orders):
         cdef Region* region = run._open()
@@ -283,6 +309,9 @@ cdef class Receiver:
             run.access.mapping.replica = self.me
         self.saw_end = self.told_to_stop = self.busy = False
         self.fault = None
+        self.firsts, self.lasts, self.lasts_objects = [], deque(), deque()
+        self.remembers = False
+        self.most_lasts = self.most_bytes = self.lasts_bytes = 0
 
     def __iter__(self):
         return self
@@ -327,6 +356,8 @@ cdef class Receiver:
     def finish(self):
         self._release()
         cdef Access held = self.run._hold()
+        while self.lasts:
+            self._forget_oldest(&held.region)
         with nogil:
             self.edge.finish_consuming(held.region, self.entry, self.saw_end or self.told_to_stop)
 
@@ -338,6 +369,10 @@ cdef class Receiver:
             raise Aborted("a message could not be decoded")
         if self.order != NULL:
             check_wait(self.order.close(held.with_gil(), self.output[0], self.me), self.me)
+        if self.me.batch_out.load(relaxed) != self.me.items_out.load(relaxed):
+            self._begin_batch(&held.region)
+        elif self.remembers and self.me.hand_phase.load(relaxed) != <uint32_t> HandPhase.empty:
+            self._remember_hand(&held.region)
         if self.me.hand.kind == KIND_REFERENCE and self.me.hand_phase.load(relaxed) != <uint32_t> HandPhase.empty:
             item = take_reference(&self.me.hand)
             self.edge.release(held.region, self.me)
@@ -347,6 +382,64 @@ cdef class Receiver:
             self.run._open()
             return 0
         self.edge.release(held.region, self.me)
+        return 0
+
+    # ---- what the step has taken since it last handed something over
+
+    def remember(self, most_items, most_bytes):
+        self.remembers = True
+        self.most_lasts, self.most_bytes = most_items, most_bytes
+
+    def remembered(self):
+        if self.me.batch_out.load(acquire) != self.me.items_out.load(acquire):
+            return (), ()
+        if self.lasts_objects:
+            self.run.remembered.append(tuple(self.lasts_objects))
+        firsts, lasts = tuple(self.firsts), tuple(self.lasts)
+        self.remembers = False   # what a `finally` block of the step still takes is none of it
+        return firsts, lasts
+
+    cdef int _begin_batch(self, Region* region) except -1:
+        # In this order: what is read between the two says that the batch is not known, and so only the hand counts.
+        self.me.batch_first.store(self.me.items_in.load(relaxed), release)
+        self.me.batch_out.store(self.me.items_out.load(relaxed), release)
+        if self.firsts or self.lasts:
+            self.firsts.clear()
+            while self.lasts:
+                self._forget_oldest(region)
+        return 0
+
+    cdef int _remember_hand(self, Region* region) except -1:
+        cdef Message* hand = &self.me.hand
+        cdef uint64_t count = self.me.items_in.load(relaxed) - self.me.batch_first.load(relaxed)   # with this one
+        cdef bint is_first = count <= FIRSTS and not hand.in_block and hand.kind != KIND_REFERENCE
+        if is_first and <uint64_t> len(self.firsts) == count - 1:
+            self.firsts.append(PyBytes_FromStringAndSize(<char*> hand, sizeof(Message)))
+        if self.most_lasts == 0:
+            return 0
+        if hand.kind == KIND_REFERENCE:
+            self.lasts_objects.append(referred(hand))
+        elif hand.in_block:
+            block_at(region.base, hand.block).refer()
+        self.lasts.append(PyBytes_FromStringAndSize(<char*> hand, sizeof(Message)))
+        self.lasts_bytes += hand.size
+        while <uint64_t> len(self.lasts) > self.most_lasts or (self.lasts_bytes > self.most_bytes and self.lasts):
+            self._forget_oldest(region)
+        return 0
+
+    cdef int _forget_oldest(self, Region* region) except -1:
+        cdef Message message
+        kept = self.lasts.popleft()
+        memcpy(&message, PyBytes_AS_STRING(kept), sizeof(Message))
+        self.lasts_bytes -= message.size
+        if message.kind == KIND_REFERENCE:
+            item = self.lasts_objects.popleft()
+            self.busy = True   # whatever its end runs is not to take the next item before us
+            del item
+            self.busy = False
+            self.run._open()
+        elif message.in_block:
+            region.control().arena.release(region.base, message.block)
         return 0
 
     cdef Status _try_take(self, Region* region) noexcept nogil:

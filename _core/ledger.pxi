@@ -5,6 +5,15 @@ cdef waiting_of(uint32_t kinds):
     return Waiting.ROOM if kinds & <uint32_t> <int> Waiting.ROOM else Waiting(kinds)
 
 
+cdef uint64_t batch_first_of(ReplicaEntry* at) noexcept nogil:
+    """The first item that the replica has taken since it last handed one over; that of the next if it took none."""
+    if at.batch_out.load(acquire) == at.items_out.load(acquire):
+        return at.batch_first.load(acquire)
+    # It has handed something over and not asked for an item since: there is only what it still holds.
+    cdef uint64_t taken = at.items_in.load(acquire)
+    return taken - (at.hand_phase.load(acquire) != <uint32_t> HandPhase.empty and taken > 0)
+
+
 @cython.final
 cdef class Ledger:
     cdef Run run
@@ -31,6 +40,7 @@ cdef class Ledger:
             at.wait_input_ns.load(acquire) * 1e-9,
             at.wait_room_ns.load(acquire) * 1e-9,
             waiting_of(at.waiting.load(acquire)),
+            batch_first_of(at),
         )
 
     def set_state(self, uint32_t entry, uint32_t state):
@@ -72,3 +82,33 @@ cdef class Ledger:
         if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
             raise LookupError(f"replica {entry} holds no item")
         return decode(held, &at.hand, False)
+
+    def remembered_item(self, uint32_t entry, bytes kept not None):
+        cdef Access held = self.run._hold()
+        cdef Message message
+        self._entry(entry)
+        if PyBytes_GET_SIZE(kept) != sizeof(Message):
+            raise ValueError("not what a receiver has remembered")
+        memcpy(&message, PyBytes_AS_STRING(kept), sizeof(Message))
+        if message.kind == KIND_REFERENCE:
+            return referred(&message)
+        return decode(held, &message, False)
+
+    def last_sent(self, uint32_t entry, uint32_t edge):
+        cdef Access held = self.run._hold()
+        cdef uint64_t sent = self._entry(entry).items_out.load(acquire)
+        if edge >= held.region.control().edges:
+            raise IndexError(f"edge {edge} of {held.region.control().edges}")
+        if sent == 0:
+            return None
+        if edge in self.run.by_reference:
+            return (<Sender> self.run.last_senders[edge]).told() if edge in self.run.last_senders else ("unknown", None)
+        cdef Edge* at = held.region.edge(edge)
+        cdef uint64_t position = at.tail.load(acquire) - 1
+        cdef Cell* cell = at.cell(held.region, position)
+        # It has been written; its bytes stay when the message is taken, but the block of a large one is freed then.
+        if at.is_only_claimed(held.region, position):
+            return "unknown", None
+        if cell.message.in_block:
+            return "bytes", cell.message.size
+        return "item", decode(held, &cell.message, False)

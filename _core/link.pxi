@@ -56,12 +56,17 @@ cdef class Link:
     cdef readonly object item
     cdef readonly uint64_t count
     cdef object check
+    cdef bint tells_last
+    cdef public Link reader   # over which the items go that are made of these; None: there is none
+    cdef uint64_t first_of_batch, batch_out
+    cdef object last_kind, last_item
     cdef LinkState state
 
     def __cinit__(self, step):
         self.step = step
         self.info = step.info
         self.check = step.check
+        self.tells_last = step.tells_last
         self.state = NOT_STARTED
 
     @property
@@ -77,6 +82,11 @@ cdef class Link:
         # The collector may have taken the items away from a link that it has found to be garbage.
         if self.state != HANDING_ON or self.items is None:
             return self._begin()
+        if self.reader is not None and self.reader.count != self.batch_out:
+            self.batch_out = self.reader.count
+            self.first_of_batch = self.count
+        if self.tells_last:
+            self.last_kind, self.last_item = type(self.item), self.item if is_plain(self.item) else None
         drop_item(self)
         outside = enter_step(<PyObject*> self.info)
         found = next_or_null(<PyObject*> self.items)   # which is set once: no reference of our own is needed
@@ -139,6 +149,19 @@ cdef class Link:
     cdef _fail(self, error):
         self.step.failed(error)
         raise Aborted("the pipeline is being stopped") from None
+
+    @property
+    def batch_first(self):
+        if self.reader is not None and self.reader.count != self.batch_out:
+            return self.count - (self.count > 0 and self.state != ENDED)
+        return self.first_of_batch
+
+    def last_sent(self):
+        if self.count == 0 or self.last_kind is None:
+            return None
+        if self.last_item is not None or self.last_kind is type(None):
+            return "item", self.last_item
+        return "type", self.last_kind.__qualname__
 
     def abort(self):
         if self.state != ENDED:

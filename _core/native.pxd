@@ -97,6 +97,8 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
         atomic_u64 report_block
         atomic_u64 items_in
         atomic_u64 wait_input_ns
+        atomic_u64 batch_first
+        atomic_u64 batch_out
         atomic_u32 hand_phase
         Message hand
         atomic_u64 items_out
@@ -151,6 +153,7 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
         atomic_u64 head
         atomic_u64 tail
         Cell* cell(const Region&, uint64_t position) noexcept
+        bool_t is_only_claimed(const Region&, uint64_t position) noexcept
         bool_t is_published(const Region&, uint64_t position) noexcept
         uint64_t order_offset
         atomic_u32 stopped

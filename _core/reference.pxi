@@ -14,6 +14,14 @@ cdef int pack_reference(object item, Message* message) except -1:
     return 0
 
 
+cdef bint is_plain(object item) except -1:
+    """Whether it may be kept beyond its life: it is small, refers to nothing, and nobody notices its end."""
+    kind = type(item)
+    if item is None or kind is int or kind is float or kind is bool:
+        return True
+    return (kind is str or kind is bytes) and len(item) <= 1024
+
+
 cdef object referred(Message* message):
     """The object, with a reference of its own for the caller; the message keeps its."""
     return <object> <PyObject*> message.words[0]

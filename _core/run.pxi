@@ -81,6 +81,8 @@ cdef Run _run_with(Access access, frozenset by_reference):
     cdef Run run = Run.__new__(Run)
     run.access = access
     run.by_reference = by_reference
+    run.last_senders = {}
+    run.remembered = []
     run.ledger = Ledger.__new__(Ledger, run)
     return run
 
@@ -181,6 +183,8 @@ cdef class Run:
 
     cdef Access access            # None when the run is closed or disowned
     cdef frozenset by_reference   # edges; empty in a process that was given the run
+    cdef dict last_senders        # to these edges, of sources: they know what was yielded last
+    cdef list remembered          # what receivers whose steps have failed remember: objects that messages refer to
     cdef readonly object ledger
 
     def __reduce__(self):
@@ -253,6 +257,7 @@ cdef class Run:
             # Nobody else uses the run, but a thread of a step's own may still wait here, and a process that does not
             # react to SIGKILL be about to.
             access.region.abort(Cause.closed, 0)
-            left = take_references_left(&access.region, self.by_reference)
+            left = take_references_left(&access.region, self.by_reference), self.last_senders, self.remembered
+        self.last_senders, self.remembered = {}, []
         access = None
         del left   # whatever its end runs finds a closed run

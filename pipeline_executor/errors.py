@@ -40,6 +40,12 @@ class TaskFailure:
         items_out: items that it had handed to the step after.
         item_index: the item that it held, counted among the replica's own inputs from 0.
         item_repr: a bounded repr of that item.
+        batch_first: the first of the items that it had taken since it last handed one over; they go up to
+            `items_in - 1`. None if there are none, and for a step that yields nothing.
+        batch_reprs: bounded reprs of the first few of these, as far as they are known: of small items, in a step that
+            raised.
+        last_output_index: for a source, the item that it yielded last, counted from 0.
+        last_output_repr: a bounded repr of that item, or what is known of it; None if nothing is.
         stack: the Python stack of its process when it crashed, or when it was found to be stuck, as text.
     """
 
@@ -59,6 +65,10 @@ class TaskFailure:
     item_repr: str | None = None
     stack: str | None = None
     thread: str | None = None
+    batch_first: int | None = None
+    batch_reprs: tuple[str, ...] = ()
+    last_output_index: int | None = None
+    last_output_repr: str | None = None
 
     @property
     def where(self) -> str:
@@ -75,11 +85,35 @@ class TaskFailure:
 
     @property
     def progress(self) -> str:
-        """What the replica had done: "after 3 items in and 2 out, holding item 2: 'abc'"."""
+        """What the replica had done: "after 3 items in and 2 out, holding its item 2: 'abc'"; a source: "after yielding
+        item 2: 'abc'"."""
+        if self.step == 0 and self.items_in == 0:
+            return self._progress_of_source
         text = f"after {self.items_in} items in and {self.items_out} out"
         if self.item_index is not None:
             text += f", holding its item {self.item_index}: {self.item_repr}"
-        return text
+        return text + self._batch
+
+    @property
+    def _progress_of_source(self) -> str:
+        if self.items_out == 0:
+            return "before it yielded an item"
+        text = f"after yielding item {self.items_out - 1:,}"
+        return text if self.last_output_repr is None else f"{text}: {self.last_output_repr}"
+
+    @property
+    def _batch(self) -> str:
+        """What it had taken for one output, unless that is only the item that it holds."""
+        last = self.items_in - 1
+        if self.batch_first is None or (self.batch_first == last and self.item_index is not None):
+            return ""
+        since = "since its last output" if self.items_out else "before its first output"
+        items = f"its items {self.batch_first:,} to {last:,}" if self.batch_first < last else f"its item {last:,}"
+        if self.batch_reprs:
+            items += f": {', '.join(self.batch_reprs)}"
+            if len(self.batch_reprs) < last - self.batch_first + 1:
+                items += ", ..."
+        return f" (taken {since}: {items})"
 
 
 class PipelineError(RuntimeError):

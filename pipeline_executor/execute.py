@@ -15,8 +15,9 @@ from pipeline_executor.task import PipelineTask
 # What it takes to check and run a pipeline is imported when one is, so that `import pipeline_executor` costs little in
 # every program that only defines steps: each child process of a run, for one.
 if TYPE_CHECKING:
-    from pipeline_executor.interfaces import OnEnd, ResultStream
+    from pipeline_executor.interfaces import OnEnd
     from pipeline_executor.plan import Plan
+    from pipeline_executor.streams import ResultStream
     from pipeline_executor.typecheck.defects import Defect
     from pipeline_executor.typecheck.signature import StepSignature
 
@@ -70,7 +71,8 @@ def execute(
             the run is stopped and an `InactivityError` names the step that keeps the others waiting, with its stack.
             None: never.
         keep_failed_item: a path; if a step fails, the item that it held is written there, with the step's constants, so
-            that `python -m pipeline_executor replay PATH` runs the step on that item alone. The file is a pickle.
+            that `python -m pipeline_executor replay PATH` runs the step on that item alone; and what it had taken
+            before since its last output, up to 1,024 items or 64 MiB, if it can still tell. The file is a pickle.
         progress, trace: not implemented yet.
 
     Returns:
@@ -131,7 +133,7 @@ def _start_sequential(
     from pipeline_executor.engines.sequential import run_sequential
     from pipeline_executor.plan import make_plan
 
-    plan = make_plan(tasks, signatures, seed=_draw_seed(), replicate=False)
+    plan = make_plan(tasks, signatures, seed=_draw_seed(), replicate=False, keeps_items=kept_item_path is not None)
     return run_sequential(
         plan,
         backend.select(),
@@ -170,7 +172,13 @@ def _start_local(
     from pipeline_executor.engines.warn import warn_caller
     from pipeline_executor.plan import make_plan
 
-    plan = make_plan(tasks, signatures, seed=_draw_seed(), all_in_threads=parallelism == "thread")
+    plan = make_plan(
+        tasks,
+        signatures,
+        seed=_draw_seed(),
+        all_in_threads=parallelism == "thread",
+        keeps_items=kept_item_path is not None,
+    )
     if multiprocessing.current_process().daemon and not all(step.in_threads for step in plan.steps):
         raise PipelineError(
             "execute() was called in a daemonic process, which may not have children. "

@@ -19,22 +19,24 @@ __all__ = [
     "DEFAULT_BUFFER_BYTES",
     "DEFAULT_PACKETS_IN_FLIGHT",
     "DEFAULT_REFERENCES_IN_FLIGHT",
+    "KEPT_BYTES",
+    "KEPT_ITEMS",
     "MOST_BYTES",
     "MOST_PACKETS_IN_FLIGHT",
+    "SHOWN_ITEMS",
     "Aborted",
     "Cause",
     "Core",
     "EdgeLayout",
     "Hand",
+    "LastSent",
     "Ledger",
     "Link",
     "LinkedStep",
-    "MessageCheck",
     "MessageFault",
     "OnEnd",
     "Receiver",
     "ReplicaBooks",
-    "ResultStream",
     "Run",
     "RunLayout",
     "Sender",
@@ -59,6 +61,12 @@ MOST_BYTES = 2**40
 #: Bytes that wait between two steps unless a task says otherwise: a few large messages, which processors' caches still
 #: hold when they are read.
 DEFAULT_BUFFER_BYTES = 16 * 2**20
+
+#: Of the items that a step has taken since it last handed one over, how many are shown when it fails.
+SHOWN_ITEMS = 3
+
+#: How many of them, and how many bytes, are held for `keep_failed_item`: the last.
+KEPT_ITEMS, KEPT_BYTES = 1024, 64 * 2**20
 
 
 class State(enum.IntEnum):
@@ -174,7 +182,11 @@ class RunLayout:
 
 @dataclass(frozen=True)
 class ReplicaBooks:
-    """A replica's entry in the ledger as it was when read."""
+    """A replica's entry in the ledger as it was when read.
+
+    Attributes:
+        batch_first: the first item taken since it last handed one over, from 0; as `items_in` if there is none.
+    """
 
     state: State
     pid: int
@@ -183,6 +195,7 @@ class ReplicaBooks:
     wait_input_s: float
     wait_room_s: float
     waiting: Waiting = Waiting.NOTHING
+    batch_first: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,6 +209,11 @@ class Hand:
 
     index: int
     decoded: bool
+
+
+#: ("item", the item); ("bytes", how many), where its memory may hold another message by now; ("type", its name), of an
+#: object that must not be kept beyond its life; ("unknown", None).
+LastSent = tuple[str, Any]
 
 
 class Ledger(Protocol):
@@ -212,6 +230,15 @@ class Ledger(Protocol):
     def item_in_hand(self, entry: int) -> Any:
         """Decode the item again. Raises whatever decoding raises."""
 
+    def remembered_item(self, entry: int, kept: bytes) -> Any:
+        """Decode an item that `Receiver.remembered` stands for. Raises whatever decoding raises."""
+
+    def last_sent(self, entry: int, edge: int) -> LastSent | None:
+        """What this replica, the only one that yields to the edge, has handed over last; None: nothing yet.
+
+        Called when the replica yields no more. Raises whatever decoding raises.
+        """
+
 
 class Sender(Protocol):
     """The producing end of an edge, for one replica."""
@@ -219,6 +246,9 @@ class Sender(Protocol):
     @property
     def stopped(self) -> bool:
         """The consumers want no more (they may stop early, and did)."""
+
+    def tell_last(self) -> None:
+        """Note, where items go by reference, what `Ledger.last_sent` needs to know of each. For sources."""
 
     def drive(self, items: Iterable[Any]) -> None:
         """Send all items, asking for each only when there is a credit for it.
@@ -271,6 +301,14 @@ class Receiver(Protocol):
 
     def stop(self) -> None:
         """Tell the producers that no more is wanted (the step after this one stopped early)."""
+
+    def remember(self, most_items: int, most_bytes: int) -> None:
+        """From now on, hold what the step has taken since it last handed something over, without the item in hand: the
+        first SHOWN_ITEMS of it, if they are small, and the last `most_items`, in at most so many bytes."""
+
+    def remembered(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """The first and the last of these items, for `Ledger.remembered_item`. The step has failed: they stay valid
+        until the run is closed, also when this process has ended."""
 
     def finish(self) -> None:
         """This replica reads no more. Decides rule R3 if it has not seen the end of its input."""
@@ -343,6 +381,9 @@ class LinkedStep(Protocol):
     check: Callable[[Any], object] | None
     """Called with every item before it is handed on; what it raises is a failure of the step."""
 
+    tells_last: bool
+    """The link is to note what it needs for `Link.last_sent`."""
+
     def start(self) -> Iterator[Any]:
         """The step's items. Called once, when the first is asked for."""
 
@@ -366,9 +407,18 @@ class Link(Protocol):
     """The one in hand of whoever asked for it, until it asks for the next; then None."""
     count: int
     saw_end: bool
+    reader: Any
+    """The link to which the step yields that reads from this one; None: it is a sink."""
 
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
+    @property
+    def batch_first(self) -> int:
+        """As `ReplicaBooks.batch_first`, of the step that reads from this link and yields to `reader`."""
+
+    def last_sent(self) -> LastSent | None:
+        """As `Ledger.last_sent`, when the step has been asked for another item and has failed."""
+
     def abort(self) -> None:
         """From now on `Aborted` is raised, unless the step's items have ended."""
 
@@ -398,21 +448,3 @@ class Core(Protocol):
 #: What an engine calls once, when a run has ended, well or not: with the books of every replica, in the order of their
 #: ledger entries, and the seconds that the run took.
 OnEnd = Callable[[Sequence[ReplicaBooks], float], object]
-
-#: What an engine that copies no messages measures them with: made of a limit in bytes, its result raises `MessageFault`
-#: for a message that is larger or cannot be encoded.
-MessageCheck = Callable[[int], Callable[[Any], object]]
-
-
-class ResultStream(Protocol):
-    """What an engine gives for a pipeline whose last step yields to the caller."""
-
-    def next_result(self) -> Any:
-        """The next result; raises StopIteration after the last, once everything has ended well."""
-
-    def poll_result(self) -> tuple[bool, Any]:
-        """Without waiting for another process or thread: (True, item), or (False, None) where `next_result` has to see
-        to it: nothing is there yet, or the run has ended."""
-
-    def close(self) -> None:
-        """Stop the pipeline quietly and leave nothing behind."""

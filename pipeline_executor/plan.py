@@ -40,6 +40,7 @@ class Assignment:
         is_async: the step runs on an event loop.
         is_ordered: what it yields leaves in the order of the inputs of all replicas of the step.
         seed: see `WorkerInfo.seed`.
+        keeps_items: it is to hold what it takes until it hands something over, for `keep_failed_item`.
     """
 
     step: int
@@ -56,6 +57,7 @@ class Assignment:
     is_async: bool = False
     is_ordered: bool = False
     seed: int = 0
+    keeps_items: bool = False
 
     @property
     def worker_info(self) -> WorkerInfo:
@@ -126,6 +128,7 @@ def make_plan(
     seed: int = 0,
     replicate: bool = True,
     all_in_threads: bool = False,
+    keeps_items: bool = False,
 ) -> Plan:
     """The plan of a pipeline whose definition has been checked.
 
@@ -133,6 +136,7 @@ def make_plan(
         seed: the run's; the replicas' seeds follow from it.
         replicate: False gives every step one replica, whatever its `num_procs`: for engines without parallelism.
         all_in_threads: run also the steps in threads that do not say so.
+        keeps_items: see `Assignment.keeps_items`.
     """
     last = len(tasks) - 1
     yields_to_caller = not signatures[last].consumes
@@ -163,6 +167,7 @@ def make_plan(
                 is_async=signatures[index].is_async,
                 is_ordered=ordered[index],
                 seed=_new_seed(f"{seed}/{index}/{replica}", seeds),
+                keeps_items=keeps_items and index > 0,
             )
             for replica in range(counts[index])
         )

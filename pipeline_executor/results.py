@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.interfaces import ResultStream
+from pipeline_executor.streams import ResultStream
 
 # asyncio takes longer to import than all of this package, so whoever iterates asynchronously imports it.
 if TYPE_CHECKING:

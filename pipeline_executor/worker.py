@@ -11,7 +11,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,18 @@ from pipeline_executor.engines.carried_exception import carry
 from pipeline_executor.engines.checked import CheckedSender
 from pipeline_executor.engines.end_of_fork import end_fork
 from pipeline_executor.forks import has_handler_of_its_own, is_let_go
-from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Receiver, Run, Sender, State, WorkerInfo
+from pipeline_executor.interfaces import (
+    KEPT_BYTES,
+    KEPT_ITEMS,
+    Aborted,
+    Cause,
+    MessageFault,
+    Receiver,
+    Run,
+    Sender,
+    State,
+    WorkerInfo,
+)
 
 if TYPE_CHECKING:
     from pipeline_executor.plan import Assignment
@@ -121,6 +132,7 @@ class FailureReport:
             raised; None if that could not be carried.
         type_name, text, traceback: the exception in words.
         fault: for a message that could not be carried, what was wrong with it.
+        firsts, lasts: what the step has taken since it last handed something over (see `Receiver.remembered`).
     """
 
     exception: bytes | None
@@ -128,6 +140,8 @@ class FailureReport:
     text: str
     traceback: str
     fault: MessageFault | None = None
+    firsts: tuple[bytes, ...] = ()
+    lasts: tuple[bytes, ...] = ()
 
 
 def interrupt_hook(thread_id: int) -> Interrupt | None:
@@ -192,8 +206,12 @@ def _run_replica(
         sender: Sender | None = None
         if assignment.output_edge is not None:
             sender = run.sender(assignment.output_edge, entry, assignment.max_message_bytes)
+            if receiver is None:
+                sender.tell_last()
             if check is not None:
                 sender = CheckedSender(sender, check)
+        if receiver is not None and (sender is not None or assignment.keeps_items):
+            receiver.remember(KEPT_ITEMS if assignment.keeps_items else 0, KEPT_BYTES)
         if assignment.is_async:
             _run_async_step(assignment, load, receiver, sender, run, at_end)
         else:
@@ -221,7 +239,7 @@ def _run_replica(
             at_end.close()  # a thread of the step's that waits would still say that the replica is stopping
             run.ledger.set_state(entry, State.STOPPED)
             return None
-        _write_report(run, entry, error, fault, with_exception=not in_thread)
+        _write_report(run, entry, error, fault, receiver, with_exception=not in_thread)
         run.ledger.set_state(entry, State.FAILED)
         run.abort(Cause.FAILED, entry)
         at_end.close()  # only the abort has ended what such a thread waits for
@@ -282,13 +300,22 @@ def _run_async_step(
 
 
 def _write_report(
-    run: Run, entry: int, error: BaseException, fault: MessageFault | None, *, with_exception: bool
+    run: Run,
+    entry: int,
+    error: BaseException,
+    fault: MessageFault | None,
+    receiver: Receiver | None,
+    *,
+    with_exception: bool,
 ) -> None:
     # The exception may carry anything in any amount: try it whole, then in words, then in few words.
     if isinstance(error, MemoryError):
         _let_go_of_variables(error.__traceback__)
     report = _describe(error, fault, with_exception=with_exception)
-    in_words = FailureReport(None, report.type_name, report.text, report.traceback, fault)
+    if receiver is not None:
+        firsts, lasts = receiver.remembered()
+        report = replace(report, firsts=tuple(firsts), lasts=tuple(lasts))
+    in_words = replace(report, exception=None)
     in_few_words = FailureReport(None, report.type_name, report.text[:1000], "", fault)
     for attempt in (report, in_words, in_few_words):
         try:

@@ -23,7 +23,7 @@ NAME = PACKAGE.name
 
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
-    "leaf": {"descriptors", "errors", "exceptions_by_parts", "forks", "interfaces", "pickling", "reducers"},
+    "leaf": {"descriptors", "errors", "exceptions_by_parts", "forks", "interfaces", "pickling", "reducers", "streams"},
     "definition": {"task"},
     "check": {
         "typecheck",
@@ -75,6 +75,7 @@ LAYERS: dict[str, set[str]] = {
         "engines.fork_server",
         "engines.in_fork_server",
         "engines.inactivity",
+        "engines.items_told",
         "engines.kept_file",
         "engines.lifeline",
         "engines.local",

@@ -135,6 +135,10 @@ struct Edge {
     return reinterpret_cast<Cell*>(region.base + cells_offset) + (position & mask);
   }
 
+  // Whether a producer has claimed the position, and died or was stopped before it had written its message there.
+  bool is_only_claimed(const Region& region, std::uint64_t position) const noexcept {
+    return cell(region, position)->turn.load(std::memory_order_acquire) == lap(position);
+  }
   // Whether the message at this position is in its cell: published, and not yet taken. acquire: pairs with the store in
   // put_into_ring
   bool is_published(const Region& region, std::uint64_t position) const noexcept {

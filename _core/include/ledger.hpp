@@ -31,6 +31,10 @@ struct ReplicaEntry {
 
   alignas(cache_line) Atomic<std::uint64_t> items_in;
   Atomic<std::uint64_t> wait_input_ns;
+  // Which items the replica has taken since it last handed one over: from `batch_first` on, as long as items_out is
+  // `batch_out`. Written by the thread that reads, when it asks for an item and finds that items_out has moved.
+  Atomic<std::uint64_t> batch_first;
+  Atomic<std::uint64_t> batch_out;
   alignas(cache_line) Atomic<std::uint32_t> hand_phase;  // HandPhase
   Message hand;                                         // the item in hand; valid unless hand_phase is empty
   // Whose outputs the replica makes (order.hpp). Written and read by its own threads: one that reads its input and one

@@ -21,6 +21,9 @@ class CheckedSender:
     def stopped(self) -> bool:
         return self._sender.stopped
 
+    def tell_last(self) -> None:
+        self._sender.tell_last()
+
     def drive(self, items: Iterable[Any]) -> None:
         self._sender.drive(self._checked(items))
 

@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Container, Mapping, Sequence
 
 from pipeline_executor.engines.carried_exception import unpack
+from pipeline_executor.engines.items_told import items_told
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.engines.working_directory import lacks_working_directory
 from pipeline_executor.errors import (
@@ -33,6 +34,7 @@ __all__ = [
     "message_error",
     "note_second",
     "raised",
+    "report_of",
     "stopped_early",
     "thread_name",
     "unreadable_result",
@@ -89,7 +91,7 @@ def bounded_repr(item: object) -> str:
 def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None, stack: str | None) -> TaskFailure:
     """All that the ledger and the process's end tell of a failed replica."""
     books = ledger.books(assignment.entry)
-    report = _report(ledger, assignment.entry)
+    report = report_of(ledger, assignment.entry)
     index, shown = _item_in_hand(ledger, assignment.entry)
     return TaskFailure(
         step=assignment.step,
@@ -108,6 +110,15 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
         item_index=index,
         item_repr=shown,
         stack=stack,
+        **items_told(
+            assignment,
+            ledger,
+            books,
+            report.firsts if report else (),
+            report.lasts if report else (),
+            bounded_repr,
+            has_reported=report is not None,
+        ),
     )
 
 
@@ -138,7 +149,7 @@ def error_of(
     ]
     if cause is Cause.STOPPED_EARLY:
         return stopped_early(failures)
-    report = _report(ledger, culprit)
+    report = report_of(ledger, culprit)
     if cause is Cause.FAILED and report is not None:
         if report.fault is not None:
             error = message_error(failures, report.fault, plan)
@@ -366,7 +377,8 @@ def _counted(alike: Sequence[TaskFailure], text: str) -> str:
     return f"{_replicas_of(alike)} {how}; the first of them:\n{text}"
 
 
-def _report(ledger: Ledger, entry: int) -> FailureReport | None:
+def report_of(ledger: Ledger, entry: int) -> FailureReport | None:
+    """The replica's own account of its failure, if it has left one."""
     data = ledger.read_report(entry)
     if data is None:
         return None

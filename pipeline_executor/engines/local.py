@@ -38,8 +38,9 @@ from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import Watch
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import hold, is_let_go, release
-from pipeline_executor.interfaces import Aborted, Cause, Core, MessageCheck, OnEnd, Receiver, ResultStream
+from pipeline_executor.interfaces import Aborted, Cause, Core, OnEnd, Receiver
 from pipeline_executor.plan import Plan
+from pipeline_executor.streams import MessageCheck, ResultStream
 from pipeline_executor.worker import forget_step
 
 if TYPE_CHECKING:

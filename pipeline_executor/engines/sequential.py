@@ -10,28 +10,32 @@ Messages are passed as they are, not copied: what a step does to an item after y
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from pipeline_executor.engines.failed_item import keep_failed_item
 from pipeline_executor.engines.failures import bounded_repr, message_error, note_second, raised, stopped_early
+from pipeline_executor.engines.items_told import ItemsTold, last_output_in_words
 from pipeline_executor.engines.termination import OpenRun
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.interfaces import (
+    KEPT_ITEMS,
+    SHOWN_ITEMS,
     Aborted,
     Core,
     Link,
-    MessageCheck,
     MessageFault,
     OnEnd,
     ReplicaBooks,
-    ResultStream,
     State,
 )
 from pipeline_executor.plan import Plan, StepPlan
+from pipeline_executor.streams import MessageCheck, ResultStream
 from pipeline_executor.worker import ask_for_linked_steps, from_the_step, text_of
 
 __all__ = ["run_sequential"]
@@ -87,10 +91,11 @@ class _LinkedStep:
         self._step = step
         self.info = step.replicas[0].worker_info
         limit = step.replicas[0].max_message_bytes
+        self.tells_last = step.index == 0
         self.check = None if limit is None else run.message_check(limit)
 
     def start(self) -> Iterator[Any]:
-        return _items_of(self._step, self._run.source_of(self._step))
+        return _items_of(self._step, self._run.input_of(self._step))
 
     def ended(self) -> None:
         self._run.ended(self._step)
@@ -99,7 +104,34 @@ class _LinkedStep:
         self._run.failed(self._step, error)
 
 
-def _items_of(step: StepPlan, source: Link | None) -> Iterator[Any]:
+class _Recording:
+    """What a step reads. Keeps, for `keep_failed_item`, what it has taken since its last output, but for the hand."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._taken = self._outputs = 0
+        self._earlier: deque[Any] = deque(maxlen=KEPT_ITEMS)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        link = self._link
+        if link.reader is not None and link.reader.count != self._outputs:
+            self._outputs = link.reader.count
+            self._earlier.clear()
+        elif link.count != self._taken:
+            self._earlier.append(link.item)
+        self._taken = link.count
+        return next(link)
+
+    def of_batch(self) -> list[Any]:
+        """Nothing where the step has yielded and not asked since."""
+        reader = self._link.reader
+        return list(self._earlier) if reader is None or reader.count == self._outputs else []
+
+
+def _items_of(step: StepPlan, source: Iterator[Any] | None) -> Iterator[Any]:
     if step.is_async:
         from pipeline_executor.engines.async_chain import ChainedItems
 
@@ -110,7 +142,7 @@ def _items_of(step: StepPlan, source: Link | None) -> Iterator[Any]:
         raise RuntimeError("the step raised StopIteration") from error
 
 
-def _call(step: StepPlan, source: Link | None) -> Any:
+def _call(step: StepPlan, source: Iterator[Any] | None) -> Any:
     result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
     if result is None:
         raise TypeError("the step returned None; a step that another follows yields items or returns an iterable")
@@ -146,6 +178,9 @@ class _SequentialRun:
         self._links: list[Link] = [
             core.open_link(_LinkedStep(self, step)) for step in plan.steps if step.output_edge is not None
         ]
+        self._recordings: dict[int, _Recording] = {}  # by the step that reads; emptied with the links
+        for link, reader in itertools.pairwise(self._links):
+            link.reader = reader
         self._open_run = OpenRun()
         self._open_run.stop = self._stop_for_signal
 
@@ -153,6 +188,13 @@ class _SequentialRun:
 
     def source_of(self, step: StepPlan) -> Link | None:
         return self._links[step.index - 1] if step.index > 0 and self._links else None
+
+    def input_of(self, step: StepPlan) -> Iterator[Any] | None:
+        link = self.source_of(step)
+        if link is None or self._kept_item_path is None:
+            return link
+        self._recordings[step.index] = _Recording(link)
+        return self._recordings[step.index]
 
     def failed(self, step: StepPlan, error: BaseException) -> None:
         if self._is_in_a_fork():  # the program goes on there as it would without us: the error passes as it is
@@ -166,8 +208,17 @@ class _SequentialRun:
             verdict = raised([failure], error)
         self._abort(verdict)
         source = self.source_of(step)
-        if self._kept_item_path is not None and source is not None and failure.item_index is not None:
-            keep_failed_item(self._kept_item_path, verdict, step, failure, [source.item])
+        if self._kept_item_path is not None and source is not None:
+            items = self._earlier_items(step)
+            if failure.item_index is not None:
+                items.append(source.item)
+            if items:
+                keep_failed_item(self._kept_item_path, verdict, step, failure, items)
+
+    def _earlier_items(self, step: StepPlan) -> list[Any]:
+        """What the step has taken since its last output, without the item in hand, as far as it was kept."""
+        recording = self._recordings.get(step.index)
+        return [] if recording is None else recording.of_batch()
 
     def _is_in_a_fork(self) -> bool:
         """Whether this process is one that a step has forked."""
@@ -182,6 +233,18 @@ class _SequentialRun:
         source = self.source_of(step)
         in_hand = source is not None and source.count > 0 and not source.saw_end
         kind = type(error)
+        output = self._links[step.index] if step.index < len(self._links) else None
+        told: ItemsTold = {}
+        if step.index == 0 and output is not None and output.count > 0:
+            told = {
+                "last_output_index": output.count - 1,
+                "last_output_repr": last_output_in_words(output.last_sent(), bounded_repr),
+            }
+        elif output is not None and source is not None and source.batch_first < source.count:
+            earlier = self._earlier_items(step)
+            is_whole = source.count - source.batch_first <= len(earlier) + in_hand
+            shown = earlier[:SHOWN_ITEMS] if is_whole else []
+            told = {"batch_first": source.batch_first, "batch_reprs": tuple(bounded_repr(item) for item in shown)}
         return TaskFailure(
             step=step.index,
             task=step.name,
@@ -194,6 +257,7 @@ class _SequentialRun:
             items_out=self._links[step.index].count if step.index < len(self._links) else 0,
             item_index=source.count - 1 if source is not None and in_hand else None,
             item_repr=bounded_repr(source.item) if source is not None and in_hand else None,
+            **told,
         )
 
     def ended(self, step: StepPlan) -> None:
@@ -218,10 +282,10 @@ class _SequentialRun:
 
     def consume(self) -> None:
         step = self._plan.steps[-1]
-        self._core.run_as(step.replicas[0].worker_info, self._consume, step, self.source_of(step))
+        self._core.run_as(step.replicas[0].worker_info, self._consume, step, self.input_of(step))
         self._finish()
 
-    def _consume(self, step: StepPlan, source: Link | None) -> None:
+    def _consume(self, step: StepPlan, source: Iterator[Any] | None) -> None:
         try:
             if step.is_async:
                 from pipeline_executor.engines.async_chain import run_chained_sink
@@ -309,7 +373,10 @@ class _SequentialRun:
 
     def _report(self) -> None:
         counts = [link.count for link in self._links]
+        for link in self._links:
+            link.reader = None
         self._links.clear()
+        self._recordings.clear()
         if self._on_end is None or self._is_in_a_fork():
             return
         books = [

@@ -30,8 +30,9 @@ from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import watches_paused
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import release
-from pipeline_executor.interfaces import Cause, MessageCheck, Run, State
+from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
+from pipeline_executor.streams import MessageCheck
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload

@@ -23,7 +23,7 @@ from pipeline_executor.fallback.arena import Arena
 from pipeline_executor.fallback.codec import decode
 from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
 from pipeline_executor.fallback.order import Order
-from pipeline_executor.interfaces import MOST_BYTES, EdgeLayout
+from pipeline_executor.interfaces import MOST_BYTES, EdgeLayout, LastSent
 
 __all__ = ["NOBODY", "Edge"]
 
@@ -42,6 +42,8 @@ class Edge:
         #: Messages that are passed as they are, by the number that stands for them in the ring.
         self._objects: dict[int, Any] = {}
         self._numbers = itertools.count(1)
+        #: What a source has yielded last, of such messages.
+        self.last: LastSent = ("unknown", None)
         # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
         self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
         self.limit_bytes = MOST_BYTES if layout.by_reference else layout.limit_bytes
@@ -103,7 +105,12 @@ class Edge:
         return self.memory.words[_HEAD] != self.memory.words[_TAIL]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_objects": {}, "_numbers": None}  # the other end of no such message
+        return {
+            **self.__dict__,
+            "_objects": {},
+            "_numbers": None,
+            "last": ("unknown", None),
+        }  # the other end of no such message
 
     def keep(self, item: Any) -> bytes:
         """What stands in the queue for a message that is passed as it is."""
@@ -121,6 +128,15 @@ class Edge:
     def drop_all(self) -> None:
         """Nobody uses the run any more."""
         self._objects.clear()
+        self.last = ("unknown", None)
+
+    def last_sent(self) -> LastSent:
+        """What was pushed last. Only the edge's one producer allocates here, so the bytes stay when it is taken."""
+        if self.layout.by_reference:
+            return self.last
+        words = self.memory.words
+        at = self._ring + (words[_TAIL] - 1) % self.limit * 2
+        return "item", self.read(words[at], words[at + 1])
 
     def read(self, block: int, size: int) -> Any:
         """Decode the message that lies there."""

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.fallback.codec import Encoder, type_name
 from pipeline_executor.fallback.edge import NOBODY
 from pipeline_executor.fallback.locks import acquire
 from pipeline_executor.forks import is_let_go
-from pipeline_executor.interfaces import Aborted, Cause, MessageFault, Waiting
+from pipeline_executor.interfaces import SHOWN_ITEMS, Aborted, Cause, LastSent, MessageFault, Waiting
 
 if TYPE_CHECKING:
     from pipeline_executor.fallback.run import Run
 
-__all__ = ["COPY_LOCKED", "Receiver", "Sender"]
+__all__ = ["COPY_LOCKED", "Receiver", "Sender", "told_of"]
 
 #: Largest message that is copied under the edge's lock, which saves taking the lock twice.
 COPY_LOCKED = 2**16
+
+#: Largest message, in bytes, that is copied to be shown if its step fails.
+SMALL = 232
+
+_PLAIN = (int, float, bool, type(None))
+
+
+def told_of(item: Any) -> LastSent:
+    """What may be kept of an item beyond its life: the value, if it is plain and small, else its type's name."""
+    kind = type(item)
+    if kind in _PLAIN or (kind in (str, bytes) and len(item) <= 1024):
+        return "item", item
+    return "type", kind.__qualname__
 
 
 class Sender:
@@ -31,7 +46,11 @@ class Sender:
         self._me = run.ledger.entry(entry)
         self._encoder = Encoder(max_message_bytes)
         self._rest: tuple[list[Any], Any] | None = None  # of try_send, for send_rest: in pieces, and the item itself
+        self._tells_last = False
         self.stopped = False
+
+    def tell_last(self) -> None:
+        self._tells_last = self._edge.layout.by_reference
 
     def drive(self, items: Iterable[Any]) -> None:
         iterator = iter(items)
@@ -125,6 +144,8 @@ class Sender:
             with self._lock:
                 edge.push(block, size)
                 self._me.count_out()
+        if self._tells_last:
+            edge.last = told_of(item)
         edge.items.release()
         self._run.after_publishing(edge, self._me)
         return True
@@ -162,7 +183,13 @@ class Receiver:
         self._told_to_stop = False
         self._has_token = False
         self._hand = (0, 0)  # block and size
-        self._used_block = 0  # of the item before; freed when the lock is taken next
+        self._used_blocks: list[int] = []  # of consumed items; freed when the lock is taken next
+        # What the step has taken since it last handed something over, without the item in hand: the first, if they are
+        # small, as bytes; the last, as block and size.
+        self._remembers = False
+        self._most_items = self._most_bytes = self._last_bytes = 0
+        self._firsts: list[bytes] = []
+        self._lasts: deque[tuple[int, int]] = deque()
         self._owes_credit = False  # to an ordered edge
         self._turn = threading.Lock()
         self.saw_end = False
@@ -238,9 +265,8 @@ class Receiver:
     def _take(self) -> bool:
         """Under the lock: the next message into the hand. Raises StopIteration at the end."""
         edge = self._edge
-        if self._used_block:
-            edge.arena.free(self._used_block)
-            self._used_block = 0
+        while self._used_blocks:
+            edge.arena.free(self._used_blocks.pop())
         if edge.stopped or not edge.queued:
             if edge.stopped or edge.ended:
                 self.saw_end = True
@@ -271,15 +297,62 @@ class Receiver:
         """The step asks for its next item: the one in hand is consumed, its credit free."""
         if self.fault is not None:  # a step that goes on after a lost message would hide the loss
             raise Aborted("a message could not be decoded")
+        is_held = False
+        if self._me.has_handed_over:
+            self._me.begin_batch()
+            self._forget_batch()
+        elif self._remembers and self._me.holds_item:
+            is_held = self._remember_hand()
         block = self._me.empty_hand()
         if block:
-            if self._edge.layout.by_reference:
-                self._edge.forget(block)  # a step is to hold no item longer than it wants
-            self._used_block = block
+            if not is_held:
+                self._let_go(block)
             if self._edge.order is None:
                 self._edge.room.release()
             else:
                 self._owes_credit = True
+
+    def _let_go(self, block: int) -> None:
+        if self._edge.layout.by_reference:
+            self._edge.forget(block)  # a step is to hold no item longer than it wants
+        self._used_blocks.append(block)
+
+    # ---- what the step has taken since it last handed something over
+
+    def remember(self, most_items: int, most_bytes: int) -> None:
+        self._remembers = True
+        self._most_items, self._most_bytes = most_items, most_bytes
+
+    def remembered(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        if self._me.has_handed_over:
+            return (), ()
+        self._remembers = False  # what a `finally` block of the step still takes is none of it
+        firsts = [pickle.dumps(message) for message in self._firsts]
+        return firsts, [pickle.dumps((self._index, block, size)) for block, size in self._lasts]
+
+    def _remember_hand(self) -> bool:
+        """Returns whether the message's block is held."""
+        block, size = self._hand
+        is_small = size <= SMALL and not self._edge.layout.by_reference
+        if is_small and len(self._firsts) == self._me.batch_count - 1 < SHOWN_ITEMS:
+            self._firsts.append(bytes(self._edge.memory.data[block : block + size]))
+        if size > self._most_bytes or not self._most_items:
+            return False
+        self._lasts.append(self._hand)
+        self._last_bytes += size
+        while len(self._lasts) > self._most_items or self._last_bytes > self._most_bytes:
+            self._forget_oldest()
+        return True
+
+    def _forget_oldest(self) -> None:
+        block, size = self._lasts.popleft()
+        self._last_bytes -= size
+        self._let_go(block)
+
+    def _forget_batch(self) -> None:
+        self._firsts.clear()
+        while self._lasts:
+            self._forget_oldest()
 
     def _give_back(self) -> None:
         """Under the lock."""
@@ -295,6 +368,7 @@ class Receiver:
     def finish(self) -> None:
         self._run.check_open()
         self._release()
+        self._forget_batch()
         edge = self._edge
         entitled = self.saw_end or self._told_to_stop
         if not entitled and edge.layout.may_stop_early:

@@ -7,12 +7,14 @@ replica; then room for each replica's report. Every word has one writer at a tim
 from __future__ import annotations
 
 import contextlib
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pipeline_executor.fallback.codec import decode
 from pipeline_executor.fallback.memory import SharedMemory
-from pipeline_executor.interfaces import Hand, ReplicaBooks, State, Waiting
+from pipeline_executor.interfaces import Hand, LastSent, ReplicaBooks, State, Waiting
 
 __all__ = ["Entry", "Ledger"]
 
@@ -21,9 +23,9 @@ _ENTRY_WORDS = 16
 _REPORT_BYTES = 2**20  # address space; only what a report touches costs memory
 
 _ABORT, _BELL_ARMED = 0, 1
-_STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM, _PHASE, _HAND_EDGE, _HAND, _HAND_SIZE, _WAITS_INPUT, _WAITS_ROOM = (
-    range(12)
-)
+_STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM = range(6)
+_PHASE, _HAND_EDGE, _HAND, _HAND_SIZE, _WAITS_INPUT, _WAITS_ROOM = range(6, 12)
+_BATCH_FIRST, _BATCH_OUT = range(12, 14)
 
 EMPTY, TAKEN, DECODED = range(3)
 
@@ -40,6 +42,27 @@ class Entry:
 
     def count_in(self) -> None:
         self._words[self._at + _IN] += 1
+
+    @property
+    def has_handed_over(self) -> bool:
+        """Whether the replica has handed something over since it last asked for an item."""
+        moved: bool = self._words[self._at + _OUT] != self._words[self._at + _BATCH_OUT]
+        return moved
+
+    def begin_batch(self) -> None:
+        # In this order: what is read between the two says that the batch is not known, and so only the hand counts.
+        self._words[self._at + _BATCH_FIRST] = self._words[self._at + _IN]
+        self._words[self._at + _BATCH_OUT] = self._words[self._at + _OUT]
+
+    @property
+    def batch_count(self) -> int:
+        count: int = self._words[self._at + _IN] - self._words[self._at + _BATCH_FIRST]
+        return count
+
+    @property
+    def holds_item(self) -> bool:
+        holds: bool = self._words[self._at + _PHASE] != EMPTY
+        return holds
 
     def count_out(self) -> None:
         self._words[self._at + _OUT] += 1
@@ -83,9 +106,10 @@ class Ledger:
         self._entries = entries
         self.memory = SharedMemory(self._report(entries))
         self.read_message: Callable[[int, int, int], Any] | None = None  # set by the run: (edge, block, size)
+        self.read_last: Callable[[int], LastSent] | None = None  # likewise: (edge)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "read_message": None}
+        return {**self.__dict__, "read_message": None, "read_last": None}
 
     def _report(self, index: int) -> int:
         return (_CONTROL_WORDS + self._entries * _ENTRY_WORDS) * 8 + index * _REPORT_BYTES
@@ -126,7 +150,15 @@ class Ledger:
             words[at + _WAIT_INPUT] * 1e-9,
             words[at + _WAIT_ROOM] * 1e-9,
             Waiting.ROOM if words[at + _WAITS_ROOM] else Waiting.INPUT if words[at + _WAITS_INPUT] else Waiting.NOTHING,
+            self._batch_first(at),
         )
+
+    def _batch_first(self, at: int) -> int:
+        words = self.memory.words
+        first: int = words[at + _BATCH_FIRST]
+        if words[at + _BATCH_OUT] != words[at + _OUT]:  # it has not asked since it handed something over
+            first = words[at + _IN] - (words[at + _PHASE] != EMPTY and words[at + _IN] > 0)
+        return first
 
     def set_state(self, entry: int, state: State) -> None:
         self.memory.words[self._at(entry) + _STATE] = state
@@ -158,3 +190,18 @@ class Ledger:
         if words[at + _PHASE] == EMPTY or self.read_message is None:
             raise LookupError(f"replica {entry} holds no item")
         return self.read_message(words[at + _HAND_EDGE], words[at + _HAND], words[at + _HAND_SIZE])
+
+    def remembered_item(self, entry: int, kept: bytes) -> Any:
+        """`kept`: a message's bytes, or where it lies (see `ends.Receiver`)."""
+        self._at(entry)
+        what = pickle.loads(kept)
+        if isinstance(what, bytes):
+            return decode(memoryview(what))
+        if self.read_message is None:
+            raise LookupError("this ledger has no run")
+        return self.read_message(*what)
+
+    def last_sent(self, entry: int, edge: int) -> LastSent | None:
+        if self.memory.words[self._at(entry) + _OUT] == 0 or self.read_last is None:
+            return None
+        return self.read_last(edge)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, GeneratorType
 from typing import Any
 
-from pipeline_executor.interfaces import Aborted, LinkedStep, WorkerInfo
+from pipeline_executor.fallback.ends import told_of
+from pipeline_executor.interfaces import Aborted, LastSent, LinkedStep, WorkerInfo
 
 __all__ = ["Link", "open_link", "run_as", "running_step"]
 
@@ -20,7 +21,22 @@ _END = object()
 
 
 class Link:
-    __slots__ = ("_aborted", "_source", "_starting", "_step", "count", "info", "item", "items", "saw_end")
+    __slots__ = (
+        "_aborted",
+        "_batch_first",
+        "_batch_out",
+        "_last",
+        "_source",
+        "_starting",
+        "_step",
+        "_tells_last",
+        "count",
+        "info",
+        "item",
+        "items",
+        "reader",
+        "saw_end",
+    )
 
     def __init__(self, step: LinkedStep) -> None:
         self._step = step
@@ -31,6 +47,10 @@ class Link:
         self.saw_end = False
         self._aborted = False
         self._starting = False
+        self.reader: Link | None = None
+        self._batch_out = self._batch_first = 0
+        self._tells_last = step.tells_last
+        self._last: LastSent | None = None
         #: `items`, while there is nothing but to hand them on. Only a generator is sure to be its own iterator.
         self._source: Iterable[Any] = ()
 
@@ -38,6 +58,12 @@ class Link:
         return self
 
     def __next__(self) -> Any:
+        reader = self.reader
+        if reader is not None and reader.count != self._batch_out:
+            self._batch_out = reader.count
+            self._batch_first = self.count
+        if self._tells_last and self.count:
+            self._last = told_of(self.item)
         self.item = None
         try:
             for item in self._source:
@@ -86,6 +112,15 @@ class Link:
             raise Aborted("the pipeline is being stopped")
         if type(self.items) is GeneratorType and self._step.check is None:
             self._source = self.items
+
+    @property
+    def batch_first(self) -> int:
+        if self.reader is not None and self.reader.count != self._batch_out:
+            return self.count - (self.count > 0 and not self.saw_end)
+        return self._batch_first
+
+    def last_sent(self) -> LastSent | None:
+        return self._last
 
     def abort(self) -> None:
         self._aborted = True

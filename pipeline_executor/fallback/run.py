@@ -19,7 +19,7 @@ from pipeline_executor.fallback.order import Places
 from pipeline_executor.fallback.ordered import OrderedReceiver, OrderedSender
 from pipeline_executor.fallback.supervisor import Supervisor
 from pipeline_executor.forks import NOT_A_PART, is_let_go
-from pipeline_executor.interfaces import Aborted, Cause, RunLayout, State
+from pipeline_executor.interfaces import Aborted, Cause, LastSent, RunLayout, State
 
 __all__ = ["Run", "open_run"]
 
@@ -52,7 +52,14 @@ class Run:
         except BaseException:
             self.close()
             raise
+        self._connect_ledger()
+
+    def _connect_ledger(self) -> None:
         self.ledger.read_message = self._read_message
+        self.ledger.read_last = self._read_last
+
+    def _read_last(self, edge: int) -> LastSent:
+        return self.edges[edge].last_sent()
 
     def __getstate__(self) -> dict[str, Any]:
         assert self._bell is not None
@@ -60,7 +67,7 @@ class Run:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.ledger.read_message = self._read_message
+        self._connect_ledger()
 
     def _read_message(self, edge: int, block: int, size: int) -> Any:
         return self.edges[edge].read(block, size)

@@ -1,0 +1,82 @@
+"""What is told of the items of a replica that failed. Any of them may be the cause.
+
+Of a source it is the item that it yielded last; of another step, what it has taken since it last handed something over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from pipeline_executor.interfaces import SHOWN_ITEMS, LastSent, Ledger, ReplicaBooks
+from pipeline_executor.plan import Assignment
+
+__all__ = ["ItemsTold", "items_told", "last_output_in_words"]
+
+
+class ItemsTold(TypedDict, total=False):
+    """These fields of a `TaskFailure`."""
+
+    batch_first: int | None
+    batch_reprs: tuple[str, ...]
+    last_output_index: int | None
+    last_output_repr: str | None
+
+
+def items_told(
+    assignment: Assignment,
+    ledger: Ledger,
+    books: ReplicaBooks,
+    firsts: Sequence[bytes],
+    lasts: Sequence[bytes],
+    show: Callable[[object], str],
+    *,
+    has_reported: bool,
+) -> ItemsTold:
+    """What the books tell of a replica's items.
+
+    Arguments:
+        firsts, lasts: the items that it remembers, as its receiver gives them.
+        show: gives a bounded repr.
+        has_reported: it has ended by an exception, so that what it handed over last is whole.
+    """
+    entry = assignment.entry
+    if assignment.input_edge is None:
+        if assignment.output_edge is None or books.items_out == 0:
+            return {}
+        shown = None
+        if has_reported:
+            shown = _shown(lambda: last_output_in_words(ledger.last_sent(entry, _edge_of(assignment)), show))
+        return {"last_output_index": books.items_out - 1, "last_output_repr": shown}
+    if assignment.output_edge is None or books.batch_first >= books.items_in:
+        return {}
+    holds_one = ledger.hand(entry) is not None
+    if len(lasts) + holds_one == books.items_in - books.batch_first:  # all of them, also such as are large or objects
+        firsts = lasts[:SHOWN_ITEMS]
+    reprs = [_shown(lambda kept=kept: show(ledger.remembered_item(entry, kept))) for kept in firsts]  # type: ignore[misc]
+    return {"batch_first": books.batch_first, "batch_reprs": tuple(text for text in reprs if text is not None)}
+
+
+def last_output_in_words(sent: LastSent | None, show: Callable[[object], str]) -> str | None:
+    """What a source has handed over last, as far as it is still there."""
+    match sent:
+        case ("item", item):
+            return show(item)
+        case ("bytes", size):
+            return f"a message of {size:,} bytes"
+        case ("type", name):
+            return f"an object of type {name!r}"
+    return None
+
+
+def _edge_of(assignment: Assignment) -> int:
+    assert assignment.output_edge is not None
+    return assignment.output_edge
+
+
+def _shown(text: Callable[[], Any]) -> str | None:
+    try:
+        shown: str | None = text()
+    except Exception as error:  # a user's __setstate__
+        return f"<cannot be shown: {type(error).__name__}>"
+    return shown
