@@ -293,7 +293,7 @@ def _kill(fault: Fault, killed: list[int], done: threading.Event) -> None:
         try:
             victim.send_signal(FROM_OUTSIDE[fault.how])
         except psutil.NoSuchProcess:
-            killed.pop()
+            killed.remove(victim.pid)  # not the last: another thread may have added its own
 
 
 def _replicas(process: psutil.Process) -> list[psutil.Process]:
