@@ -411,6 +411,7 @@ class StepOfACycle:
 
     check: Callable[[Any], object] | None = None
     info = WorkerInfo("cycle", 0, 1)
+    tells_last = True
 
     def __init__(self) -> None:
         self.link = backend.select().open_link(self)
