@@ -21,7 +21,7 @@ import psutil
 import pytest
 import steps
 
-from pipeline_executor import PipelineResults, PipelineTask, TaskDied, execute
+from pipeline_executor import PipelineError, PipelineResults, PipelineTask, TaskDied, execute
 from pipeline_executor.engines import watch as watch_module
 from pipeline_executor.engines.supervision import Supervision
 
@@ -282,6 +282,32 @@ def test_r4_a_death_is_noticed_after_the_program_has_forked(core: str, tmp_path:
         eventually(lambda: has_ended(second))
         with pytest.raises(TaskDied):
             next(results)
+
+
+@needs_fork
+@pytest.mark.rule("R4")
+def test_r4_runs_end_when_the_system_gives_the_watch_no_thread_after_a_fork(
+    core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "pipeline_executor-watch":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with (
+        results_of([PipelineTask(steps.count_for_ever)], "process") as first,
+        results_of([PipelineTask(steps.count_for_ever)], "process") as second,
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            subprocess.run([sys.executable, "-c", ""], check=True, preexec_fn=time.time)
+        for results in (first, second):
+            with pytest.raises(PipelineError, match="gave no thread") as caught:
+                for _ in results:
+                    pass
+            assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 @needs_fork

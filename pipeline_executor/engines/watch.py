@@ -25,6 +25,7 @@ from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING
 
 from pipeline_executor.engines.waiting_threads import waiting_threads
+from pipeline_executor.errors import PipelineError
 from pipeline_executor.interfaces import Cause, Run
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Watch:
     """See the module.
 
     Attributes:
-        error: what the thread has ended of, if it was not by order: a defect of ours, or no memory.
+        error: what the thread has ended of, if it was not by order: a defect of ours, or no memory; or why it could not
+            be started again after a fork.
     """
 
     _replicas: Supervision
@@ -88,8 +90,9 @@ class Watch:
         self._thread = thread  # before it runs: an interrupt may come
         try:
             thread.start()
-        except RuntimeError:  # the system gives no more threads
+        except (RuntimeError, MemoryError):  # the system gives no more threads
             self._thread = None
+            self._replicas.in_background = False
             raise
         takes_no_signals.wait()
 
@@ -133,11 +136,22 @@ class Watch:
                 os.sched_yield()
 
     def go_on(self) -> None:
-        """After the fork."""
+        """After the fork. Raises nothing: the interpreter would print it, and the fork would go on."""
         with self._lock:
             self._pauses -= 1
-            if self._pauses == 0 and self.is_on and self._thread is None:
+            if self._pauses > 0 or not self.is_on or self._thread is not None:
+                return
+            try:
                 self._start_thread()
+            except (RuntimeError, MemoryError) as error:
+                # A caller that waits at this moment waits for the bell alone, so the run cannot go on without it.
+                _on.discard(self)
+                self.error = PipelineError(
+                    "the pipeline was stopped: after a fork of the program, the system gave no thread to look after "
+                    f"the pipeline's processes ({error})"
+                )
+                self.error.__cause__ = error
+                self._run.abort(Cause.CLOSED, 0)
 
     def close(self) -> None:
         """When the thread has been stopped for good."""
