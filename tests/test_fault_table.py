@@ -15,7 +15,7 @@ ROWS: dict[str, list[str]] = {
         "test_fault_matrix::test_r4_fault_of_a_step_is_told_in_full",
         "test_rules::test_r4_step_that_raises_reaches_the_caller_as_itself",
         "test_rules::test_r4_exception_whose_class_takes_other_arguments_arrives_as_itself",
-        "test_rules::test_r4_exception_arrives_as_itself_without_the_attribute_that_cannot_be_carried",
+        "test_rules::test_r4_exception_that_cannot_be_carried_arrives_as_text",
         "test_carried_exception::test_exception_whose_class_cannot_be_had_arrives_as_text",
         "test_rules::test_r4_odd_exceptions_arrive_in_some_form",
         "test_faults::test_r4_exception_that_cannot_take_a_note_arrives_with_its_cause",
