@@ -7,10 +7,12 @@ import gc
 import itertools
 import multiprocessing
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -692,3 +694,30 @@ def test_r7_interrupt_while_the_run_is_closed_leaves_nothing(core: str, monkeypa
     results.close()
     join_threads("count_for_ever")
     join_threads("pass_on")
+
+
+def fail_at_the_first(items: Iterable[int]) -> None:
+    for _ in items:
+        raise LookupError("bad item")
+
+
+def test_functions_can_be_traced_after_a_step_was_interrupted(core: str) -> None:
+    """CPython 3.11 never leaves the first line of a traced function while an exception is on its way to a thread."""
+    seen: list[str] = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is fail_at_the_first.__code__:
+            seen.append(event)
+        return trace
+
+    tasks = [PipelineTask(spin_after_the_first), PipelineTask(fail_at_the_first)]
+    before = sys.gettrace()
+    for _ in range(5):
+        with pytest.raises(LookupError):
+            execute(tasks, "thread", shutdown_timeout=30)
+        sys.settrace(trace)
+        try:
+            fail_at_the_first(())
+        finally:
+            sys.settrace(before)
+    assert seen == ["call", "line", "return"] * 5

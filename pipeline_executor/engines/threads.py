@@ -83,7 +83,7 @@ class ReplicaThread:
                 with self._lock:
                     self._leaving = True
                     if self._interrupted:
-                        _raise_in_thread(self._thread, None)  # it may have been sent and not have arrived
+                        _take_back()  # it may have been sent and not have arrived
                 break
             except Aborted:  # it has arrived here
                 continue
@@ -154,15 +154,33 @@ def _of_the_step(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSu
     return frames[start:stop]
 
 
-def _raise_in_thread(thread: threading.Thread, kind: type[BaseException] | None) -> None:
-    """Have the interpreter raise this where the thread's Python code is, or (None) take back what it has not raised
-    yet."""
+def _raise_in_thread(thread: threading.Thread, kind: type[BaseException]) -> bool:
+    """Have the interpreter raise this where the thread's Python code is."""
     try:
         import ctypes
     except ImportError:  # an interpreter built without it: the thread is left behind
-        return
-    exception = ctypes.py_object() if kind is None else ctypes.py_object(kind)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), exception)
+        return False
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind))
+    return True
+
+
+class _TakenBack(BaseException):
+    """Takes the place of an exception that was sent to this thread and has not arrived."""
+
+
+def _take_back() -> None:
+    """Let no exception that was sent to this thread arrive later.
+
+    To send none in its place would leave CPython 3.11 and 3.12 for ever with the mark that one is on its way. Every
+    thread looks for it at every step then, and a function that is traced in 3.11 (by a debugger, by coverage) never
+    gets past its first line. Only an exception that arrives takes the mark away.
+    """
+    try:
+        if _raise_in_thread(threading.current_thread(), _TakenBack):
+            while True:  # until it arrives, which is at once
+                pass
+    except _TakenBack:
+        pass
 
 
 def close_after_the_last(threads: Iterable[ReplicaThread], close: Callable[[], object]) -> None:
