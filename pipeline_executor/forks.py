@@ -17,6 +17,11 @@ A fork whose code returns to us, or raises, is ended in the step's place by `eng
 
 Signals: one that arrives in the child before the hook has put its default action back would meet the parent's handler,
 and the interpreter drops what it has noted by then. So a signal that has a handler of ours is blocked over the fork.
+
+Descriptors: a thread that closes one lets go of the GIL for the system call, and forgets the number after it. If
+another thread forked in between, the child would close the number again. By then it may be a file of somebody else's,
+such as one of another run that has just been started. So the caller closes descriptors in a block of `no_forks`. It
+also opens those there that a fork must not keep.
 """
 
 from __future__ import annotations
@@ -28,7 +33,16 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["NOT_A_PART", "forking_replica_of", "has_handler_of_its_own", "hold", "hold_handler", "is_let_go", "release"]
+__all__ = [
+    "NOT_A_PART",
+    "forking_replica_of",
+    "has_handler_of_its_own",
+    "hold",
+    "hold_handler",
+    "is_let_go",
+    "no_forks",
+    "release",
+]
 
 #: What a fork is told that uses the run of the process that it was forked from.
 NOT_A_PART = (
@@ -41,6 +55,10 @@ _held: dict[object, Callable[[], object]] = {}
 _handlers: dict[int, Any] = {}  # of ours, by signal
 _let_go: set[object] = set()  # what this process has copies of and no right to
 _of_thread = threading.local()
+
+#: Held by who is in a block of `no_forks`, and by who forks, from the hook before the fork to those after it. Can be
+#: taken again by its holder: a finalizer that the collector runs in such a block may fork.
+_descriptors_lock = threading.RLock()
 
 
 def hold(thing: object, let_go: Callable[[], object]) -> None:
@@ -77,6 +95,13 @@ def forking_replica_of(run: object) -> Iterator[None]:
         _of_thread.run = None
 
 
+@contextlib.contextmanager
+def no_forks() -> Iterator[None]:
+    """No other thread forks this process while this one is in the block, which must not wait for anything."""
+    with _descriptors_lock:
+        yield
+
+
 def is_let_go(thing: object) -> bool:
     """Whether this process is a fork of the one that holds it."""
     return thing in _let_go
@@ -93,6 +118,9 @@ def _before_fork() -> None:
     if hasattr(signal, "pthread_sigmask") and _handlers:
         # All of them: while the main thread holds signals back, something else stands in for a handler of ours.
         _of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _handlers)
+    # The hooks before a fork run in the reverse order of their registration. So by now `engines.watch` has stopped its
+    # threads, which enter `no_forks`, too.
+    _descriptors_lock.acquire()
 
 
 def _unblock() -> None:
@@ -102,7 +130,16 @@ def _unblock() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def _after_fork_in_parent() -> None:
+    try:
+        _descriptors_lock.release()
+    finally:
+        _unblock()
+
+
 def _after_fork_in_child() -> None:
+    global _descriptors_lock
+    _descriptors_lock = threading.RLock()
     kept = getattr(_of_thread, "run", None)
     _of_thread.run = None  # what this process forks is no replica of it
     held = [(thing, let_go) for thing, let_go in _held.items() if thing is not kept]
@@ -118,4 +155,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_unblock, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

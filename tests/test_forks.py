@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -528,3 +529,62 @@ def test_r6_awaited_results_are_refused_in_a_fork(core: str, tmp_path: Path) -> 
         assert [item async for item in found] == list(range(10))
 
     asyncio.run(read())
+
+
+class ForkAtEachClose:
+    """Has another thread fork whenever the calling thread has closed a descriptor, before it does anything else, and a
+    file of that thread's take the number."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import fcntl  # not there on Windows
+
+        self.codes: list[int] = []
+        self._threads: list[threading.Thread] = []
+        self._closing_thread = threading.current_thread()
+        self._close = os.close
+        self._file = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 900)  # out of the way of the numbers that are closed
+        monkeypatch.setattr(os, "close", self.close)
+        monkeypatch.setattr(Connection, "_close", lambda connection: self.close(connection.fileno()))
+
+    def close(self, number: int) -> None:
+        self._close(number)
+        if threading.current_thread() is self._closing_thread:
+            is_taken = threading.Event()
+            thread = threading.Thread(target=self._fork, args=(number, is_taken))
+            self._threads.append(thread)
+            thread.start()
+            is_taken.wait()
+            thread.join(0.1)  # a fork that has to wait until the closing is over must not be waited for here
+
+    def _fork(self, number: int, is_taken: threading.Event) -> None:
+        os.dup2(self._file, number)
+        is_taken.set()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.fstat(number)
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        self.codes.append(exit_code_of(pid))
+        self._close(number)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._close(self._file)
+
+
+@pytest.mark.rule("R7")
+@pytest.mark.parametrize("way", PARALLEL)
+def test_r7_fork_while_a_run_is_closed_keeps_the_files_of_others(
+    core: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = execute([PipelineTask(steps.count_for_ever)], way)
+    assert found is not None
+    next(found)
+    forks = ForkAtEachClose(monkeypatch)
+    found.close()
+    del found
+    forks.join()
+    assert set(forks.codes) == {0}

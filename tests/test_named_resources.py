@@ -147,13 +147,16 @@ from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pipeline_executor import PipelineTask, execute
 
-name = sys.argv[1]
+name, _, when = sys.argv[1:]
 told, tell = os.pipe()
 
 def source() -> Iterator[int]:
-    memory = SharedMemory(name + "-memory", create=True, size=9)
+    if when == "before":
+        memory = SharedMemory(name + "-memory", create=True, size=9)
     yield 1
     os.read(told, 1)
+    if when == "after":
+        memory = SharedMemory(name + "-memory", create=True, size=9)
     raise ValueError("as planned")
 
 if __name__ == "__main__":
@@ -173,8 +176,9 @@ if __name__ == "__main__":
 
 @pytest.mark.thorough_where("pure")  # the core has no part in it
 @pytest.mark.skipif("process-fork" not in PROCESS_PARALLELISMS, reason="steps cannot be forked")
-def test_r7_a_fork_of_the_caller_keeps_nothing_that_a_failed_step_leaves(core: str, tmp_path: Path) -> None:
-    program = Program(tmp_path, "process-fork", "", CALLER_FORKS)
+@pytest.mark.parametrize("when", ["before", "after"])  # the fork: the step makes what it leaves
+def test_r7_a_fork_of_the_caller_keeps_nothing_that_a_failed_step_leaves(core: str, when: str, tmp_path: Path) -> None:
+    program = Program(tmp_path, "process-fork", when, CALLER_FORKS)
     told, _ = program.to_its_end()
     assert told == "[]\n"
 

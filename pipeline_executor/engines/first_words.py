@@ -49,11 +49,6 @@ class FirstWords:
         self.stack_file = stack_file
         self.tracker = tracker
 
-    def start_forked(self, process: BaseProcess) -> None:
-        """Start the process, which inherits these words, by fork."""
-        with contextlib.nullcontext() if self.tracker is None else self.tracker.passed_on():
-            process.start()
-
     def start(self, process: BaseProcess) -> None:
         """Start the process by spawn or forkserver and send it these words first."""
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline_executor.descriptors import ConnectionForChild
 from pipeline_executor.engines.process_group import die_with_own_group, has_own_group
+from pipeline_executor.forks import no_forks
 
 __all__ = ["Lifeline"]
 
@@ -48,9 +49,10 @@ class Lifeline:
     def __init__(self) -> None:
         self._reader: Connection | None
         self._writer: Connection | None
-        self._reader, self._writer = Pipe(duplex=False)
-        if sys.platform != "win32":
-            _write_ends.add(self._writer)
+        with no_forks():  # a process that kept the write end, and outlived the caller, would keep our children alive
+            self._reader, self._writer = Pipe(duplex=False)
+            if sys.platform != "win32":
+                _write_ends.add(self._writer)
 
     def __reduce__(self) -> tuple[Callable[..., Lifeline], tuple[Any, ...]]:
         assert self._reader is not None

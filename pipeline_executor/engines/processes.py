@@ -16,7 +16,7 @@ from pipeline_executor.engines.child import Launch, run_child
 from pipeline_executor.engines.process_handle import ProcessHandle
 from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.engines.signals import interrupts_blocked
-from pipeline_executor.forks import forking_replica_of
+from pipeline_executor.forks import forking_replica_of, no_forks
 
 __all__ = ["ReplicaProcess", "start_method_left_open", "starting"]
 
@@ -73,8 +73,8 @@ class ReplicaProcess:
         start_method = context.get_start_method()
         try:
             with forking_replica_of(launch.run):
-                if start_method == "fork":
-                    first_words.start_forked(self._process)
+                if start_method == "fork":  # the process inherits them
+                    self._process.start()
                 else:
                     first_words.start(self._process)
         except OSError as error:
@@ -146,7 +146,8 @@ class ReplicaProcess:
             self._process._popen.returncode = 255  # type: ignore[attr-defined]
             self._process.join()
         self._process.close()
-        self._close_descriptors()
+        with no_forks():
+            self._close_descriptors()
         return status
 
     def _close_descriptors(self) -> None:

@@ -27,16 +27,16 @@ A step's process group is killed with it, and so the tracker is not in it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
 from pipeline_executor.engines.process_group import has_own_group
+from pipeline_executor.forks import no_forks
 
 __all__ = ["RunTracker", "keep_trackers_out_of_the_group", "tracker_of_forked_steps"]
 
@@ -46,9 +46,6 @@ _NOTICE_S = 0.5
 
 #: Seconds that the tracker gets to remove what is left, once nobody writes to it. It may have just been started.
 _PATIENCE_S = 5.0
-
-_open: set[RunTracker] = set()  # of this process's runs
-_passed_on = threading.local()  # `tracker`: that of the run for which this thread is forking
 
 
 def tracker_of_forked_steps() -> RunTracker | None:
@@ -70,23 +67,11 @@ class RunTracker:
         os.write(self._token_writer, b"\0")
         self._lock = threading.RLock()  # a finalizer that the collector runs inside may come here again
         self._starting_thread: int | None = None
-        _open.add(self)
-
-    @contextlib.contextmanager
-    def passed_on(self) -> Iterator[None]:
-        """What this thread forks inside the block is a step of the run. No other fork of the caller keeps the pipes,
-        or it would keep the tracker."""
-        _passed_on.tracker = self
-        try:
-            yield
-        finally:
-            _passed_on.tracker = None
 
     def use(self) -> None:
         """In a step's process, once: its names are noted by this tracker."""
         from multiprocessing import resource_tracker
 
-        _passed_on.tracker = None
         os.register_at_fork(after_in_child=self._forget_other_threads)
         tracker: Any = resource_tracker._resource_tracker
         functions: Any = resource_tracker
@@ -143,21 +128,23 @@ class RunTracker:
         """In the caller, once all steps are gone: wait until nothing that they have left is there any more."""
         if not self._descriptors:
             return
-        _open.discard(self)
-        os.close(self._messages_writer)
-        os.close(self._token_writer)
+        with no_forks():
+            self._descriptors = ()
+            os.close(self._messages_writer)
+            os.close(self._token_writer)
         if not self._take_token() and self._nobody_writes():
             wait([self._token_reader], _PATIENCE_S)
         os.close(self._messages_reader)
         os.close(self._token_reader)
-        self._descriptors = ()
 
     def _nobody_writes(self) -> bool:
         poll = select.poll()
         poll.register(self._messages_reader, 0)  # for nothing but the end of its writers, which is always told
         return bool(poll.poll(_NOTICE_S * 1000))
 
-    def _drop(self) -> None:
+    def forget(self) -> None:
+        """In a fork of the caller that is no step of the run: if it kept the pipes it would keep the tracker. It must
+        not take the token, which is for a step."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = ()
@@ -171,17 +158,6 @@ def _pipes() -> tuple[int, ...]:
         for descriptor in first:
             os.close(descriptor)
         raise
-
-
-def _drop_in_other_children() -> None:
-    for tracker in _open:
-        if tracker is not getattr(_passed_on, "tracker", None):
-            tracker._drop()
-    _open.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_drop_in_other_children)
 
 
 # ---- how a step starts a tracker

@@ -29,7 +29,7 @@ from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import watches_paused
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.forks import release
+from pipeline_executor.forks import no_forks, release
 from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
 from pipeline_executor.streams import MessageCheck
@@ -143,7 +143,8 @@ class Supervision:
     def _start_each(self, assignments: Iterable[Assignment]) -> None:
         assert self._lifeline is not None
         if self._context.get_start_method() == "fork":
-            self._tracker = tracker_of_forked_steps()
+            with no_forks():  # a process that kept the pipes without knowing it would keep the tracker
+                self._tracker = tracker_of_forked_steps()
         load_generators()
         # All of it before the first fork: what the caller writes to afterwards, each page of it, is copied once more.
         launches = [
@@ -245,6 +246,9 @@ class Supervision:
             if isinstance(replica, ReplicaProcess):
                 replica.forget()
         self.alive.clear()
+        if self._tracker is not None:
+            self._tracker.forget()
+            self._tracker = None
         self._free()
 
     def _wait(self, timeout_s: float | None, *, processes: bool = True) -> list[int]:
@@ -366,15 +370,16 @@ class Supervision:
 
     def _free(self) -> None:
         self._supervisor.close()
-        if self._lifeline is not None:
-            self._lifeline.close()
+        with no_forks():
+            if self._lifeline is not None:
+                self._lifeline.close()
+            self._files_of_stacks.close()
+            for payload in self._payloads.values():
+                payload.close()
+        self._stack_files.clear()
+        self._payloads = {}
         if self._tracker is not None:
             self._tracker.close()
-        self._files_of_stacks.close()
-        self._stack_files.clear()
-        for payload in self._payloads.values():
-            payload.close()
-        self._payloads = {}
 
     def close(self) -> None:
         """Free what belongs to the replicas, and the run, which threads that are left behind use until their end."""

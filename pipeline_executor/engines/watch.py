@@ -24,8 +24,10 @@ from collections.abc import Iterator
 from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING
 
+from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.errors import PipelineError
+from pipeline_executor.forks import no_forks
 from pipeline_executor.interfaces import Cause, Run
 
 if TYPE_CHECKING:
@@ -155,8 +157,9 @@ class Watch:
 
     def close(self) -> None:
         """When the thread has been stopped for good."""
-        self._reader.close()
-        self._writer.close()
+        with no_forks():
+            self._reader.close()
+            self._writer.close()
 
     # ---- in the thread
 
@@ -195,8 +198,11 @@ def _pause_all() -> None:
 
 
 def _go_on_with_all() -> None:
-    for watch in _paused.pop():
-        watch.go_on()
+    watches = _paused.pop()
+    if watches:
+        with hold_signals():  # a handler that closes the results must not find a thread that is half started
+            for watch in watches:
+                watch.go_on()
 
 
 def _forget_all() -> None:

@@ -18,7 +18,7 @@ from pipeline_executor.fallback.locks import AbortableLock
 from pipeline_executor.fallback.order import Places
 from pipeline_executor.fallback.ordered import OrderedReceiver, OrderedSender
 from pipeline_executor.fallback.supervisor import Supervisor
-from pipeline_executor.forks import NOT_A_PART, is_let_go
+from pipeline_executor.forks import NOT_A_PART, is_let_go, no_forks
 from pipeline_executor.interfaces import Aborted, Cause, LastSent, RunLayout, State
 
 __all__ = ["Run", "open_run"]
@@ -181,9 +181,10 @@ class Run:
         self._free()
 
     def _free(self) -> None:
-        for connection in (self._bell_reader, self._bell):
-            if connection is not None:
-                connection.close()
+        with no_forks():
+            for connection in (self._bell_reader, self._bell):
+                if connection is not None:
+                    connection.close()
         for edge in self.edges:
             edge.memory.close()
         self.ledger.memory.close()
