@@ -54,16 +54,20 @@ _MOST_IN_PIPE = 8_000
 class Payload:
     """One step's function and constants, ready to be sent to any number of children.
 
+    Arguments:
+        main_names: what `__main__` will have in these children; see `names_that_children_import`.
+
     Raises _UnpicklableConstant if they cannot be sent.
     """
 
-    def __init__(self, function: Callable[..., Any], constants: Mapping[str, Any]) -> None:
+    def __init__(self, function: Callable[..., Any], constants: Mapping[str, Any], main_names: frozenset[str]) -> None:
         self._content = (function, dict(constants))
+        self._main_names = main_names
         self._reusable: bytes | SharedBytes | None = None
         self._shared: list[SharedBytes] = []
         with _StandInChild() as child:
             try:
-                data = dumps(self._content, names_that_children_import())
+                data = dumps(self._content, self._main_names)
             except Exception as error:
                 raise self._culprit(error) from error
         if not child.asked:
@@ -73,18 +77,14 @@ class Payload:
         function, constants = self._content
         for what, part in [(None, function), *constants.items()]:
             try:
-                dumps(part, names_that_children_import())
+                dumps(part, self._main_names)
             except Exception as own_error:
                 return _UnpicklableConstant(what, own_error)
         return _UnpicklableConstant(None, error)
 
     def to_send(self) -> bytes | SharedBytes:
         """For the child that is being started right now."""
-        return (
-            self._reusable
-            if self._reusable is not None
-            else self._to_send(dumps(self._content, names_that_children_import()))
-        )
+        return self._reusable if self._reusable is not None else self._to_send(dumps(self._content, self._main_names))
 
     def _to_send(self, data: bytes) -> bytes | SharedBytes:
         if len(data) <= _MOST_IN_PIPE or sys.platform == "win32":
@@ -98,8 +98,8 @@ class Payload:
             shared.close()
 
 
-def payloads_of(steps: Iterable[StepPlan]) -> dict[int, Payload]:
-    """One payload for each of these steps, by the step's index.
+def payloads_of(steps: Iterable[StepPlan], main_names: frozenset[str]) -> dict[int, Payload]:
+    """One payload for each of these steps, by the step's index. For `main_names` see `Payload`.
 
     Raises PipelineTypeError that names every function and constant that cannot be sent.
     """
@@ -107,7 +107,7 @@ def payloads_of(steps: Iterable[StepPlan]) -> dict[int, Payload]:
     defects = []
     for step in steps:
         try:
-            payloads[step.index] = Payload(step.function, step.constants)
+            payloads[step.index] = Payload(step.function, step.constants, main_names)
         except _UnpicklableConstant as error:
             part = "its function" if error.what is None else f"constant {error.what!r}"
             defects.append(

@@ -38,9 +38,10 @@ def prepare(steps: list[StepPlan], start_method: str, *, has_threads: bool) -> d
         from pipeline_executor.engines.payload import names_that_children_import, payloads_of
 
         with start_method_left_open():
-            payloads = payloads_of(steps)
+            main_names = names_that_children_import()
+            payloads = payloads_of(steps, main_names)
             if has_threads:  # which send to processes from here
-                share_main_names(names_that_children_import())
+                share_main_names(main_names)
         return payloads
     share_main_names()
     unnamed = [step.function for step in steps if _uses_what_has_no_name(step.function)]
