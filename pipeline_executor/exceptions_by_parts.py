@@ -9,7 +9,7 @@ or while handling. They are put together without a call of `__init__`.
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
@@ -49,19 +49,11 @@ class TakingApart:
     Arguments:
         relatives: how many exceptions may come along because others were raised from them, or while handling them.
         not_apart: an exception that is left to its class's own way.
-        choose: leaves out, in place, what cannot be carried of an exception's fields and attributes, and returns its
-            arguments. Not asked for a group's arguments, which are its members.
     """
 
-    def __init__(
-        self,
-        relatives: int,
-        not_apart: BaseException | None = None,
-        choose: Callable[[tuple[Any, ...], dict[str, Any], dict[str, Any]], tuple[Any, ...]] | None = None,
-    ) -> None:
+    def __init__(self, relatives: int, not_apart: BaseException | None = None) -> None:
         self._most_relatives = relatives
         self._not_apart = not_apart
-        self._choose = choose
         self._relatives: set[int] = set()
         self._groups: set[int] = set()  # that the pickler has begun to write
 
@@ -76,13 +68,9 @@ class TakingApart:
         except Exception:  # a class of an extension that makes its objects itself
             return NotImplemented
         args: tuple[Any, ...] = BaseException.args.__get__(obj)  # type: ignore[attr-defined]
-        fields, attributes = dict(_fields(obj)), dict(vars(obj))
-        if self._choose is not None:
-            chosen = self._choose(() if members else args, fields, attributes)
-            args = args if members else chosen
         if members:
             self._groups.add(id(obj))
-        state: _State = (args, fields, attributes, *self._relatives_of(obj), obj.__suppress_context__)
+        state: _State = (args, dict(_fields(obj)), dict(vars(obj)), *self._relatives_of(obj), obj.__suppress_context__)
         # The state is written when the pickler knows the object, so that it may refer to itself.
         return _make, (kind, *members), state, None, None, _complete
 
