@@ -31,6 +31,8 @@ def numbers(n: int, kind: str = "int", fails: bool = False) -> Iterable[Any]:
                 yield Record(number)
             case "bytes":
                 yield number.to_bytes(2, "little") * 50_000
+            case "large":
+                yield number.to_bytes(2, "little") * 2**22  # 8 MiB
     if fails:
         raise ValueError("the disk is full")
 
@@ -153,6 +155,38 @@ def test_all_items_of_a_failed_batch_are_named_and_kept(
     told = capsys.readouterr()
     assert "on its items 45 to 49" in told.out
     assert "LookupError: bad item" in told.err
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_one_of_several_replicas_names_and_keeps_its_own_batch(parallelism: str, ordered: bool, tmp_path: Path) -> None:
+    path = tmp_path / "kept.pkl"
+    tasks: list[PipelineTask[Any, Any]] = [
+        PipelineTask(numbers, {"n": 200}),
+        PipelineTask(batches, {"size": 5, "culprit": 46}, num_procs=3, ordered=ordered),
+        PipelineTask(swallow),
+    ]
+    failure = failure_of(fail(tasks, parallelism, keep_failed_item=path))
+    assert failure.batch_first is not None
+    assert failure.item_index == failure.items_in - 1 == failure.batch_first + 4
+    kept = pickle.loads(path.read_bytes())["items"]
+    assert len(kept) == 5
+    assert 46 in kept
+    assert kept == sorted(kept)
+
+
+def test_of_a_large_batch_the_last_64_mib_are_kept(core: str, tmp_path: Path) -> None:
+    path = tmp_path / "kept.pkl"
+    tasks: list[PipelineTask[Any, Any]] = [
+        PipelineTask(numbers, {"n": 20, "kind": "large"}),
+        PipelineTask(batches, {"size": 12, "culprit": 11}),
+        PipelineTask(swallow),
+    ]
+    error = fail(tasks, "process", keep_failed_item=path)
+    assert failure_of(error).batch_first == 0
+    kept = [number_of(item) for item in pickle.loads(path.read_bytes())["items"]]
+    # 64 MiB before the item in hand. Where a message is a pickle, the eighth takes a few bytes too many.
+    assert kept == list(range(4 if core == "pure" else 3, 12))
+    assert error.__notes__[-1].startswith(f"not written: items 0 to {kept[0] - 1}")
 
 
 def test_a_batch_is_named_without_a_file_as_well(parallelism: str) -> None:
