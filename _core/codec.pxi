@@ -79,11 +79,20 @@ cdef class Chunks:
         return len(piece)
 
 
+class Fits(Exception):
+    """Ends the encoding of a message that is only measured, before it would be written."""
+
+
+def message_check(limit):
+    """What is given each message that passes as it is, which raises for one that is too large or cannot be encoded."""
+    return Encoder.__new__(Encoder, None, limit).check
+
+
 @cython.final
 cdef class Encoder:
     """Turns values into messages whose bytes lie in the region. One per sender: it reuses its pickler."""
 
-    cdef Run run
+    cdef Run run                         # None: messages are only measured
     cdef uint64_t limit                  # bytes; max_message_size
     cdef Chunks chunks
     cdef list buffers                    # memoryviews of the pickled value's large buffers
@@ -190,6 +199,8 @@ cdef class Encoder:
         return self._allocate(message, item)
 
     cdef unsigned char* _allocate(self, Message* message, object item) except NULL:
+        if self.run is None:
+            raise Fits
         cdef Region* region = self.run._open()
         cdef uint64_t block = region.control().arena.allocate(region.base, message.size)
         if block == 0:
@@ -200,6 +211,14 @@ cdef class Encoder:
         message.in_block = 1
         message.block = block
         return block_at(region.base, block).payload()
+
+    def check(self, item):
+        """Raise MessageFault if the item cannot be encoded or its message would be too large."""
+        cdef Message message
+        try:
+            self.encode(item, &message)
+        except Fits:   # so it has a size, which is within the limit
+            pass
 
     cdef _too_large(self, object item, uint64_t size):
         return MessageFault("size", type_name(item), f"{size} bytes, max_message_size is {self.limit}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline_executor.errors import PipelineError
+from pipeline_executor.options import DEFAULT_SHUTDOWN_TIMEOUT, RunOptions
 from pipeline_executor.report import RunReport, make_report
 from pipeline_executor.results import PipelineResults
 from pipeline_executor.task import PipelineTask
@@ -15,19 +16,11 @@ from pipeline_executor.task import PipelineTask
 # What it takes to check and run a pipeline is imported when one is, so that `import pipeline_executor` costs little in
 # every program that only defines steps: each child process of a run, for one.
 if TYPE_CHECKING:
-    from pipeline_executor.interfaces import OnEnd
+    from pipeline_executor.interfaces import ReplicaBooks
     from pipeline_executor.plan import Plan
     from pipeline_executor.streams import ResultStream
-    from pipeline_executor.typecheck.defects import Defect
-    from pipeline_executor.typecheck.signature import StepSignature
 
-__all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "check_pipeline", "execute"]
-
-#: Seconds that steps get to stop when a run is aborted.
-DEFAULT_SHUTDOWN_TIMEOUT = 1.0
-
-_START_METHODS = {"process-fork": "fork", "process-forkserver": "forkserver", "process-spawn": "spawn"}
-_PARALLELISMS = ("process", *_START_METHODS, "thread", "sequential", "ray")
+__all__ = ["check_pipeline", "execute"]
 
 
 def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
@@ -86,34 +79,18 @@ def execute(
 
     Shown by tests/test_rules.py (rules R1 to R8), tests/test_execute.py.
     """
-    from pipeline_executor.typecheck.check import check_definition
-
     _refuse_while_starting()
-    signatures = check_definition(
-        tasks,
-        check_types=type_check_pipeline,
-        others=_option_defects(parallelism, shutdown_timeout, inactivity_timeout),
+    options = RunOptions(
+        parallelism=parallelism,
+        type_check_pipeline=type_check_pipeline,
+        inactivity_timeout=inactivity_timeout,
+        shutdown_timeout=shutdown_timeout,
+        keep_failed_item=keep_failed_item,
+        progress=progress,
+        trace=trace,
+        on_end=_reporter(on_report),
     )
-    _refuse_unimplemented(tasks, parallelism, progress, trace)
-    if parallelism == "sequential":
-        if inactivity_timeout is not None:
-            from pipeline_executor.engines.warn import warn_caller
-
-            warn_caller(
-                "inactivity_timeout is not applied under parallelism='sequential', where nobody is left to watch",
-                RuntimeWarning,
-            )
-        stream = _start_sequential(tasks, signatures, keep_failed_item, on_report)
-    else:
-        stream = _start_local(
-            tasks,
-            signatures,
-            parallelism,
-            float(shutdown_timeout),
-            None if inactivity_timeout is None else float(inactivity_timeout),
-            keep_failed_item,
-            on_report,
-        )
+    stream = _start(tasks, options)
     if stream is None:
         return None
     try:
@@ -123,24 +100,25 @@ def execute(
         raise
 
 
-def _start_sequential(
-    tasks: Sequence[PipelineTask[Any, Any]],
-    signatures: Sequence[StepSignature],
-    kept_item_path: str | os.PathLike[str] | None,
-    on_report: Callable[[RunReport], object] | None,
-) -> ResultStream | None:
+def _start(tasks: Sequence[PipelineTask[Any, Any]], options: RunOptions) -> ResultStream | None:
     from pipeline_executor import backend
-    from pipeline_executor.engines.sequential import run_sequential
+    from pipeline_executor.engines.registry import ENGINES
+    from pipeline_executor.options import option_defects
     from pipeline_executor.plan import make_plan
+    from pipeline_executor.typecheck.check import check_definition
 
-    plan = make_plan(tasks, signatures, seed=_draw_seed(), replicate=False, keeps_items=kept_item_path is not None)
-    return run_sequential(
-        plan,
-        backend.select(),
-        message_check=_message_check,
-        kept_item_path=kept_item_path,
-        on_end=_reporter(plan, on_report),
+    signatures = check_definition(tasks, check_types=options.type_check_pipeline, others=list(option_defects(options)))
+    _refuse_unimplemented(options)
+    engine = ENGINES[options.parallelism]
+    plan = make_plan(
+        tasks,
+        signatures,
+        seed=_draw_seed(),
+        replicate=engine.replicates,
+        all_in_threads=engine.all_in_threads,
+        keeps_items=options.keep_failed_item is not None,
     )
+    return engine.run(plan, backend.select(), options)
 
 
 def _draw_seed() -> int:
@@ -148,58 +126,6 @@ def _draw_seed() -> int:
     import random
 
     return random.getrandbits(64)
-
-
-def _message_check(limit: int) -> Callable[[Any], object]:
-    from pipeline_executor.fallback.codec import Encoder
-
-    return Encoder(limit).encode
-
-
-def _start_local(
-    tasks: Sequence[PipelineTask[Any, Any]],
-    signatures: Sequence[StepSignature],
-    parallelism: str,
-    shutdown_timeout_s: float,
-    inactivity_timeout_s: float | None,
-    kept_item_path: str | os.PathLike[str] | None,
-    on_report: Callable[[RunReport], object] | None,
-) -> ResultStream | None:
-    import multiprocessing
-
-    from pipeline_executor import backend
-    from pipeline_executor.engines.local import run_local
-    from pipeline_executor.engines.warn import warn_caller
-    from pipeline_executor.plan import make_plan
-
-    plan = make_plan(
-        tasks,
-        signatures,
-        seed=_draw_seed(),
-        all_in_threads=parallelism == "thread",
-        keeps_items=kept_item_path is not None,
-    )
-    if multiprocessing.current_process().daemon and not all(step.in_threads for step in plan.steps):
-        raise PipelineError(
-            "execute() was called in a daemonic process, which may not have children. "
-            "Start this process with daemon=False, or use parallelism='thread' or 'sequential'."
-        )
-    for step in plan.steps:
-        if step.in_threads and step.env:
-            warn_caller(
-                f"step {step.index} {step.name!r}: env is not applied to a step that runs in threads of this process",
-                RuntimeWarning,
-            )
-    return run_local(
-        plan,
-        backend.select(),
-        _start_method(parallelism),
-        message_check=_message_check,
-        shutdown_timeout_s=shutdown_timeout_s,
-        inactivity_timeout_s=inactivity_timeout_s,
-        kept_item_path=kept_item_path,
-        on_end=_reporter(plan, on_report),
-    )
 
 
 def _refuse_while_starting() -> None:
@@ -223,101 +149,20 @@ def _refuse_while_starting() -> None:
     os._exit(GUARD_EXIT_CODE)
 
 
-def _reporter(plan: Plan, on_report: Callable[[RunReport], object] | None) -> OnEnd | None:
+def _reporter(
+    on_report: Callable[[RunReport], object] | None,
+) -> Callable[[Plan, Sequence[ReplicaBooks], float], object] | None:
     if on_report is None:
         return None
-    return lambda books, duration_s: on_report(make_report(plan, books, duration_s))
+    return lambda plan, books, duration_s: on_report(make_report(plan, books, duration_s))
 
 
-def _start_method(parallelism: str) -> str:
-    if parallelism in _START_METHODS:
-        return _START_METHODS[parallelism]
-    import multiprocessing
-
-    # Asked in a way that does not settle it: the program may still call set_start_method.
-    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    from numbers import Real  # as numpy's numbers are, which are no int and no float
-
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-#: What the ways to run are called elsewhere, in lower case without "-" and "_".
-_OTHER_NAMES = {
-    **dict.fromkeys(("fork", "forking"), "process-fork"),
-    **dict.fromkeys(("forkserver",), "process-forkserver"),
-    **dict.fromkeys(("spawn", "loky", "spawning"), "process-spawn"),
-    **dict.fromkeys(("processes", "multiprocessing", "multiprocess", "mp", "parallel"), "process"),
-    **dict.fromkeys(("threads", "threading", "multithreading", "multithread"), "thread"),
-    **dict.fromkeys(("serial", "single", "sync", "synchronous", "debug", "none"), "sequential"),
-}
-
-
-def _meant_parallelism(given: object) -> str:
-    import difflib  # here, because only a wrong call needs it
-
-    word = str(given).lower().replace("-", "").replace("_", "")
-    names = {name.replace("-", ""): name for name in _PARALLELISMS} | _OTHER_NAMES
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
-    return f"Did you mean {names[close[0]]!r}? " if close else ""
-
-
-def _option_defects(parallelism: object, shutdown_timeout: object, inactivity_timeout: object) -> list[Defect]:
-    import multiprocessing
-
-    from pipeline_executor.typecheck.defects import Defect
-
-    defects = []
-    if parallelism not in _PARALLELISMS:
-        defects.append(
-            Defect(
-                "execute(parallelism=...)",
-                f"there is no parallelism {parallelism!r}",
-                f"{_meant_parallelism(parallelism)}Use one of: {', '.join(_PARALLELISMS)}.",
-            )
-        )
-    else:
-        available = multiprocessing.get_all_start_methods()
-        if _START_METHODS.get(str(parallelism), available[0]) not in available:
-            defects.append(
-                Defect(
-                    "execute(parallelism=...)",
-                    f"{sys.platform} has no start method for {parallelism!r}",
-                    f"Use 'process', or one of: {', '.join('process-' + method for method in available)}.",
-                )
-            )
-    if not _is_number(shutdown_timeout) or not shutdown_timeout >= 0:
-        defects.append(
-            Defect(
-                "execute(shutdown_timeout=...)",
-                f"it is {shutdown_timeout!r}, not a number of seconds",
-                "Give a number that is 0 or more.",
-            )
-        )
-    if inactivity_timeout is not None and (not _is_number(inactivity_timeout) or not inactivity_timeout > 0):
-        defects.append(
-            Defect(
-                "execute(inactivity_timeout=...)",
-                f"it is {inactivity_timeout!r}, not a number of seconds",
-                "Give a number above 0, or None to wait for ever.",
-            )
-        )
-    return defects
-
-
-def _refuse_unimplemented(
-    tasks: Sequence[PipelineTask[Any, Any]],
-    parallelism: str,
-    progress: bool,
-    trace: object,
-) -> None:
-    if parallelism == "ray":
-        _not_implemented(f"parallelism={parallelism!r}")
-    if progress:
+def _refuse_unimplemented(options: RunOptions) -> None:
+    if options.parallelism == "ray":
+        _not_implemented(f"parallelism={options.parallelism!r}")
+    if options.progress:
         _not_implemented("progress")
-    if trace is not None:
+    if options.trace is not None:
         _not_implemented("trace")
 
 

@@ -34,7 +34,6 @@ __all__ = [
     "Link",
     "LinkedStep",
     "MessageFault",
-    "OnEnd",
     "Receiver",
     "ReplicaBooks",
     "Run",
@@ -433,6 +432,10 @@ class Core(Protocol):
 
     def open_run(self, layout: RunLayout, context: BaseContext) -> Run: ...
     def open_link(self, step: LinkedStep) -> Link: ...
+    def message_check(self, limit: int) -> Callable[[Any], object]:
+        """What is called with each message that passes as it is: it raises `MessageFault` for one that is larger than
+        `limit` bytes, as this core would send it to a process, or that could not be sent."""
+
     def run_as(self, info: WorkerInfo, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function as a part of that step."""
 
@@ -443,8 +446,3 @@ class Core(Protocol):
         """Set what Python calls for a signal that it handles already, as `signal.signal` does, and leave all else as it
         is: `signal.signal` would also undo `signal.siginterrupt` and what `faulthandler.register` has put before
         Python's own handler in C."""
-
-
-#: What an engine calls once, when a run has ended, well or not: with the books of every replica, in the order of their
-#: ledger entries, and the seconds that the run took.
-OnEnd = Callable[[Sequence[ReplicaBooks], float], object]

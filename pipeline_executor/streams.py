@@ -1,15 +1,10 @@
-"""What an engine gives to the façade, and what it is given to measure messages with. A leaf, like `interfaces`."""
+"""What an engine gives to the façade. A leaf, like `interfaces`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["MessageCheck", "ResultStream"]
-
-#: What an engine that copies no messages measures them with: made of a limit in bytes, its result raises `MessageFault`
-#: for a message that is larger or cannot be encoded.
-MessageCheck = Callable[[int], Callable[[Any], object]]
+__all__ = ["ResultStream"]
 
 
 class ResultStream(Protocol):

@@ -16,7 +16,6 @@ import contextlib
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.util
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -38,9 +37,10 @@ from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import Watch
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import hold, is_let_go, release
-from pipeline_executor.interfaces import Aborted, Cause, Core, OnEnd, Receiver
+from pipeline_executor.interfaces import Aborted, Cause, Core, Receiver
+from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan
-from pipeline_executor.streams import MessageCheck, ResultStream
+from pipeline_executor.streams import ResultStream
 from pipeline_executor.worker import forget_step
 
 if TYPE_CHECKING:
@@ -54,33 +54,22 @@ _T = TypeVar("_T")
 _LONGEST_S = 1e6
 
 
-def run_local(
-    plan: Plan,
-    core: Core,
-    start_method: str,
-    *,
-    message_check: MessageCheck,
-    shutdown_timeout_s: float,
-    inactivity_timeout_s: float | None,
-    kept_item_path: str | os.PathLike[str] | None,
-    on_end: OnEnd | None,
-) -> ResultStream | None:
-    """Run a plan in processes and threads of this machine.
+def run_local(plan: Plan, core: Core, options: RunOptions, start_method: str) -> ResultStream | None:
+    """Run a plan in processes and threads of this machine; see `registry.Engine.run`. The stream's pipeline runs.
 
     Arguments:
         start_method: "fork", "forkserver" or "spawn"; of the processes.
-        message_check: measures messages that threads pass as they are.
-        shutdown_timeout_s: how long steps that are still busy may go on when the run is aborted.
-        inactivity_timeout_s: how long nothing may move; None for ever.
-        kept_item_path: where the item of a step that fails is written; None: it is not.
-
-    Returns:
-        None when all is done, if the last step consumes; else the stream of its outputs, the pipeline running.
 
     Raises:
         PipelineTypeError: a function or a constant cannot be sent to a process. Nothing was started.
-        Whatever a step raised, or a TaskError.
     """
+    _refuse_in_a_daemon(plan)
+    for step in plan.steps:
+        if step.in_threads and step.env:
+            warn_caller(
+                f"step {step.index} {step.name!r}: env is not applied to a step that runs in threads of this process",
+                RuntimeWarning,
+            )
     context = multiprocessing.get_context(start_method)
     in_processes = [step for step in plan.steps if not step.in_threads]
     payloads = prepare(in_processes, start_method, has_threads=len(in_processes) < len(plan.steps))
@@ -93,18 +82,7 @@ def run_local(
                 from pipeline_executor.engines.fork_server import start_fork_server
 
                 start_fork_server(in_processes, core.NAME)
-            run = _LocalRun(
-                plan,
-                core,
-                context,
-                payloads,
-                message_check,
-                shutdown_timeout_s,
-                inactivity_timeout_s,
-                kept_item_path,
-                on_end,
-                open_run,
-            )
+            run = _LocalRun(plan, core, options, context=context, payloads=payloads, open_run=open_run)
             run.start()
         if plan.caller_entry is not None:
             return run
@@ -120,6 +98,14 @@ def run_local(
         raise
 
 
+def _refuse_in_a_daemon(plan: Plan) -> None:
+    if multiprocessing.current_process().daemon and not all(step.in_threads for step in plan.steps):
+        raise PipelineError(
+            "execute() was called in a daemonic process, which may not have children. "
+            "Start this process with daemon=False, or use parallelism='thread' or 'sequential'."
+        )
+
+
 class _LocalRun:
     """One run; see the module."""
 
@@ -127,21 +113,18 @@ class _LocalRun:
         self,
         plan: Plan,
         core: Core,
+        options: RunOptions,
+        *,
         context: multiprocessing.context.BaseContext,
         payloads: dict[int, Payload],
-        message_check: MessageCheck,
-        shutdown_timeout_s: float,
-        inactivity_timeout_s: float | None,
-        kept_item_path: str | os.PathLike[str] | None,
-        on_end: OnEnd | None,
         open_run: OpenRun,
     ) -> None:
         self._plan = plan
-        self._kept_item_path = kept_item_path
-        self._on_end = on_end
+        self._options = options
         self._started_at = time.monotonic()
         self._memory_kills = OutOfMemoryKills()
-        self._inactivity = None if inactivity_timeout_s is None else InactivityWatch(inactivity_timeout_s)
+        timeout_s = options.inactivity_timeout
+        self._inactivity = None if timeout_s is None else InactivityWatch(float(timeout_s))
         self._ended = False
         # One thread at a time works on the run; another may only abort it, which wakes the first.
         self._turn = threading.RLock()
@@ -157,7 +140,12 @@ class _LocalRun:
                     self._results = self._run.receiver(len(plan.layout.edges) - 1, plan.caller_entry)
                     self._watch = Watch(self._run)
                 self._replicas = Supervision(
-                    plan, self._run, context, payloads, message_check, min(shutdown_timeout_s, _LONGEST_S)
+                    plan,
+                    self._run,
+                    context,
+                    payloads=payloads,
+                    message_check=core.message_check,
+                    shutdown_timeout_s=min(float(options.shutdown_timeout), _LONGEST_S),
                 )
             except BaseException:
                 if self._watch is not None:
@@ -409,8 +397,8 @@ class _LocalRun:
     def _with_item(self, error: BaseException) -> BaseException:
         for left in self._replicas.left_behind:
             add_note(error, left)
-        if self._kept_item_path is not None:
-            keep_item_of_failed_replica(self._kept_item_path, error, self._plan, self._run.ledger)
+        if self._options.keep_failed_item is not None:
+            keep_item_of_failed_replica(self._options.keep_failed_item, error, self._plan, self._run.ledger)
         return error
 
     def _end(self) -> None:
@@ -431,8 +419,8 @@ class _LocalRun:
             if self._watch is not None:
                 self._watch.close()
         try:
-            if self._on_end is not None:
-                self._on_end(books, time.monotonic() - self._started_at)
+            if self._options.on_end is not None:
+                self._options.on_end(self._plan, books, time.monotonic() - self._started_at)
         finally:
             try:
                 for left in self._replicas.left_behind:

@@ -30,37 +30,28 @@ from pipeline_executor.interfaces import (
     Core,
     Link,
     MessageFault,
-    OnEnd,
     ReplicaBooks,
     State,
 )
+from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan, StepPlan
-from pipeline_executor.streams import MessageCheck, ResultStream
+from pipeline_executor.streams import ResultStream
 from pipeline_executor.worker import ask_for_linked_steps, from_the_step, text_of
 
 __all__ = ["run_sequential"]
 
 
-def run_sequential(
-    plan: Plan,
-    core: Core,
-    *,
-    message_check: MessageCheck,
-    kept_item_path: str | os.PathLike[str] | None,
-    on_end: OnEnd | None,
-) -> ResultStream | None:
-    """Run a plan in the calling process.
+def run_sequential(plan: Plan, core: Core, options: RunOptions) -> ResultStream | None:
+    """Run a plan in the calling process; see `registry.Engine.run`. The outputs are made as they are asked for.
 
     Arguments:
         core: whose links connect the steps.
-        kept_item_path: where the item of a step that fails is written; None: it is not.
-
-    Returns:
-        None when all is done, if the last step consumes; else the stream of its outputs, made as they are asked for.
-
-    Raises:
-        Whatever a step raised, or a TaskError.
     """
+    if options.inactivity_timeout is not None:
+        warn_caller(
+            "inactivity_timeout is not applied under parallelism='sequential', where nobody is left to watch",
+            RuntimeWarning,
+        )
     for step in plan.steps:
         if step.env:
             warn_caller(
@@ -73,7 +64,7 @@ def run_sequential(
 
         refuse_inside_a_loop()
     ask_for_linked_steps(core.running_step)
-    run = _SequentialRun(plan, core, message_check, kept_item_path, on_end)
+    run = _SequentialRun(plan, core, options)
     if plan.caller_entry is not None:
         return run
     try:
@@ -156,19 +147,12 @@ def _traceback_of(error: BaseException) -> str:
 
 
 class _SequentialRun:
-    def __init__(
-        self,
-        plan: Plan,
-        core: Core,
-        message_check: MessageCheck,
-        kept_item_path: str | os.PathLike[str] | None,
-        on_end: OnEnd | None,
-    ) -> None:
+    def __init__(self, plan: Plan, core: Core, options: RunOptions) -> None:
         self._plan = plan
-        self._kept_item_path = kept_item_path
+        self._kept_item_path = options.keep_failed_item
         self._core = core
-        self.message_check = message_check
-        self._on_end = on_end
+        self.message_check = core.message_check
+        self._on_end = options.on_end
         self._started_at = time.monotonic()
         self._owner_pid = os.getpid()
         self._over = False
@@ -390,4 +374,4 @@ class _SequentialRun:
             )
             for step in self._plan.steps
         ]
-        self._on_end(books, time.monotonic() - self._started_at)
+        self._on_end(self._plan, books, time.monotonic() - self._started_at)

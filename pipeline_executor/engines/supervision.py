@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.engines.child import Launch
 from pipeline_executor.engines.failures import GUARD_HINT
@@ -32,7 +32,6 @@ from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import no_forks, release
 from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
-from pipeline_executor.streams import MessageCheck
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload
@@ -63,6 +62,9 @@ _ANSWER_S = 0.5
 class Supervision:
     """See the module.
 
+    Arguments:
+        message_check: of the core; see `interfaces.Core`.
+
     Attributes:
         alive: the replicas that have been started and have not ended, by ledger entry.
         died: how those ended that had not finished.
@@ -77,8 +79,9 @@ class Supervision:
         plan: Plan,
         run: Run,
         context: multiprocessing.context.BaseContext,
+        *,
         payloads: Mapping[int, Payload],
-        message_check: MessageCheck,
+        message_check: Callable[[int], Callable[[Any], object]],
         shutdown_timeout_s: float,
     ) -> None:
         self._plan = plan

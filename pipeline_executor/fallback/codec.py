@@ -13,7 +13,7 @@ from pipeline_executor.interfaces import MessageFault
 from pipeline_executor.pickling import cloudpickle_dumps, needs_cloudpickle_again
 from pipeline_executor.reducers import Table, own_arrays_table, plain_table
 
-__all__ = ["Encoder", "decode", "type_name"]
+__all__ = ["Encoder", "decode", "message_check", "type_name"]
 
 _LEAST_BUFFER = 1024  # bytes; a smaller one costs less inside the pickle
 _MOST_REMEMBERED = 256
@@ -135,6 +135,11 @@ class Encoder:
                 self._cloudpickled.clear()
             self._cloudpickled[id(type(item))] = type(item)
         return by_value
+
+
+def message_check(limit: int) -> Callable[[Any], object]:
+    """See `interfaces.Core`."""
+    return Encoder(limit).encode
 
 
 def decode(message: memoryview) -> Any:

@@ -1,0 +1,113 @@
+"""How a run is to go: the arguments of `execute` besides the tasks, with their defaults and their checks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
+
+if TYPE_CHECKING:
+    from pipeline_executor.interfaces import ReplicaBooks
+    from pipeline_executor.plan import Plan
+    from pipeline_executor.typecheck.defects import Defect
+
+__all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "PARALLELISMS", "START_METHODS", "RunOptions", "option_defects"]
+
+#: Seconds that steps get to stop when a run is aborted.
+DEFAULT_SHUTDOWN_TIMEOUT = 1.0
+
+#: Of the processes, where the parallelism names one.
+START_METHODS = {"process-fork": "fork", "process-forkserver": "forkserver", "process-spawn": "spawn"}
+
+PARALLELISMS = ("process", *START_METHODS, "thread", "sequential", "ray")
+
+#: What the ways to run are called elsewhere, in lower case without "-" and "_".
+_OTHER_NAMES = {
+    **dict.fromkeys(("fork", "forking"), "process-fork"),
+    **dict.fromkeys(("forkserver",), "process-forkserver"),
+    **dict.fromkeys(("spawn", "loky", "spawning"), "process-spawn"),
+    **dict.fromkeys(("processes", "multiprocessing", "multiprocess", "mp", "parallel"), "process"),
+    **dict.fromkeys(("threads", "threading", "multithreading", "multithread"), "thread"),
+    **dict.fromkeys(("serial", "single", "sync", "synchronous", "debug", "none"), "sequential"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """See `execute`, whose arguments these are. An engine gets them whole.
+
+    Attributes:
+        on_end: what an engine calls once, when the run has ended, well or not: with the plan, the books of every
+            replica in the order of their ledger entries, and the seconds that the run took. None: nothing.
+    """
+
+    parallelism: str = "process"
+    type_check_pipeline: bool = True
+    inactivity_timeout: float | None = None
+    shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT
+    keep_failed_item: str | os.PathLike[str] | None = None
+    progress: bool = False
+    trace: object = None
+    on_end: Callable[[Plan, Sequence[ReplicaBooks], float], object] | None = None
+
+
+def option_defects(options: RunOptions) -> Iterator[Defect]:
+    """Find every option that has a wrong value."""
+    # Typed as they are promised to be, and looked at because nobody holds a caller to that.
+    yield from _parallelism_defects(options.parallelism)
+    shutdown_timeout: object = options.shutdown_timeout
+    if not _is_number(shutdown_timeout) or not shutdown_timeout >= 0:
+        yield _defect(
+            "shutdown_timeout",
+            f"it is {shutdown_timeout!r}, not a number of seconds",
+            "Give a number that is 0 or more.",
+        )
+    inactivity_timeout: object = options.inactivity_timeout
+    if inactivity_timeout is not None and (not _is_number(inactivity_timeout) or not inactivity_timeout > 0):
+        yield _defect(
+            "inactivity_timeout",
+            f"it is {inactivity_timeout!r}, not a number of seconds",
+            "Give a number above 0, or None to wait for ever.",
+        )
+
+
+def _parallelism_defects(parallelism: object) -> Iterator[Defect]:
+    import multiprocessing
+
+    if parallelism not in PARALLELISMS:
+        yield _defect(
+            "parallelism",
+            f"there is no parallelism {parallelism!r}",
+            f"{_meant_parallelism(parallelism)}Use one of: {', '.join(PARALLELISMS)}.",
+        )
+        return
+    available = multiprocessing.get_all_start_methods()
+    if START_METHODS.get(str(parallelism), available[0]) not in available:
+        yield _defect(
+            "parallelism",
+            f"{sys.platform} has no start method for {parallelism!r}",
+            f"Use 'process', or one of: {', '.join('process-' + method for method in available)}.",
+        )
+
+
+def _meant_parallelism(given: object) -> str:
+    import difflib  # here, because only a wrong call needs it
+
+    word = str(given).lower().replace("-", "").replace("_", "")
+    names = {name.replace("-", ""): name for name in PARALLELISMS} | _OTHER_NAMES
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+    return f"Did you mean {names[close[0]]!r}? " if close else ""
+
+
+def _defect(option: str, found: str, advice: str) -> Defect:
+    from pipeline_executor.typecheck.defects import Defect
+
+    return Defect(f"execute({option}=...)", found, advice)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    from numbers import Real  # as numpy's numbers are, which are no int and no float
+
+    return isinstance(value, Real) and not isinstance(value, bool)
