@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from edge_rig import POSIX, carry, children, open_edge, open_run, put, wait_until_asleep
 
+from pipeline_executor import backend
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, MessageFault, Receiver, Run, Sender
 
 # ---- order and end
@@ -440,6 +441,34 @@ def test_size_fault_when_a_message_exceeds_max_message_bytes(core: str, item: An
         assert receiver.poll() == (False, None)
         sender.send("x" * 500)
         assert receiver.poll() == (True, "x" * 500)
+
+
+@pytest.mark.parametrize("item", [*messages.SIMPLE.values(), *messages.arrays().values(), np.zeros(5000), "x" * 5000])
+def test_a_message_that_passes_by_reference_is_measured_as_one_that_is_sent(core: str, item: Any) -> None:
+    def fault_of(action: Callable[[Any], object]) -> tuple[str, str, str] | None:
+        try:
+            action(item)
+        except MessageFault as fault:
+            return fault.reason, fault.type_name, fault.detail
+        return None
+
+    check = backend.select().message_check
+    with open_edge(max_message_bytes=0) as (_, [sender], _):
+        assert sender.reserve()
+        refused = fault_of(sender.send)
+    assert fault_of(check(0)) == refused
+    if refused is None:  # such as an empty text: a message of no bytes
+        return
+    assert refused[0] == "size"
+    size = int(refused[2].partition(" ")[0])
+    assert fault_of(check(size)) is None
+    assert fault_of(check(size - 1)) is not None
+
+
+def test_a_message_that_could_not_be_sent_does_not_pass_by_reference_where_it_is_measured(core: str) -> None:
+    with pytest.raises(MessageFault) as caught:
+        backend.select().message_check(1000)(threading.Lock())
+    assert caught.value.reason == "encode"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on the address space is Linux's")
