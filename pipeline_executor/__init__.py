@@ -3,6 +3,7 @@
 >>> from pipeline_executor import PipelineTask, execute                        # doctest: +SKIP
 >>> execute([PipelineTask(load), PipelineTask(infer, num_procs=2), PipelineTask(save)])  # doctest: +SKIP
 
+`execute` runs a pipeline to its end, `stream` iterates over what its last step yields, `check_pipeline` only checks it.
 Everything public is importable from here. `pipeline_executor.backend` tells which core is in use.
 """
 
@@ -18,11 +19,12 @@ from pipeline_executor.errors import (
     TaskError,
     TaskFailure,
 )
-from pipeline_executor.execute import check_pipeline, execute
+from pipeline_executor.execute import check_pipeline, execute, stream
 from pipeline_executor.interfaces import WorkerInfo
 from pipeline_executor.report import RunReport, StepReport
 from pipeline_executor.results import PipelineResults
 from pipeline_executor.task import PipelineTask
+from pipeline_executor.version import __version__
 from pipeline_executor.worker import worker_info
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "TaskError",
     "TaskFailure",
     "WorkerInfo",
+    "__version__",
     "check_pipeline",
     "execute",
+    "stream",
     "worker_info",
 ]

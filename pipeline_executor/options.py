@@ -6,22 +6,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
 
 if TYPE_CHECKING:
     from pipeline_executor.interfaces import ReplicaBooks
     from pipeline_executor.plan import Plan
     from pipeline_executor.typecheck.defects import Defect
 
-__all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "PARALLELISMS", "START_METHODS", "RunOptions", "option_defects"]
+__all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "Parallelism", "RunOptions", "option_defects"]
 
 #: Seconds that steps get to stop when a run is aborted.
 DEFAULT_SHUTDOWN_TIMEOUT = 1.0
 
-#: Of the processes, where the parallelism names one.
-START_METHODS = {"process-fork": "fork", "process-forkserver": "forkserver", "process-spawn": "spawn"}
+Parallelism = Literal["process", "process-fork", "process-forkserver", "process-spawn", "thread", "sequential", "ray"]
 
-PARALLELISMS = ("process", *START_METHODS, "thread", "sequential", "ray")
+_PARALLELISMS: tuple[str, ...] = get_args(Parallelism)
 
 #: What the ways to run are called elsewhere, in lower case without "-" and "_".
 _OTHER_NAMES = {
@@ -43,7 +42,7 @@ class RunOptions:
             replica in the order of their ledger entries, and the seconds that the run took. None: nothing.
     """
 
-    parallelism: str = "process"
+    parallelism: Parallelism = "process"
     type_check_pipeline: bool = True
     inactivity_timeout: float | None = None
     shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT
@@ -53,40 +52,45 @@ class RunOptions:
     on_end: Callable[[Plan, Sequence[ReplicaBooks], float], object] | None = None
 
 
-def option_defects(options: RunOptions) -> Iterator[Defect]:
-    """Find every option that has a wrong value."""
+def option_defects(options: RunOptions, function: str) -> Iterator[Defect]:
+    """Find every option that has a wrong value.
+
+    Arguments:
+        function: the name of the one that was given them.
+    """
     # Typed as they are promised to be, and looked at because nobody holds a caller to that.
-    yield from _parallelism_defects(options.parallelism)
+    yield from _parallelism_defects(options.parallelism, function)
     shutdown_timeout: object = options.shutdown_timeout
     if not _is_number(shutdown_timeout) or not shutdown_timeout >= 0:
         yield _defect(
-            "shutdown_timeout",
+            f"{function}(shutdown_timeout=...)",
             f"it is {shutdown_timeout!r}, not a number of seconds",
             "Give a number that is 0 or more.",
         )
     inactivity_timeout: object = options.inactivity_timeout
     if inactivity_timeout is not None and (not _is_number(inactivity_timeout) or not inactivity_timeout > 0):
         yield _defect(
-            "inactivity_timeout",
+            f"{function}(inactivity_timeout=...)",
             f"it is {inactivity_timeout!r}, not a number of seconds",
             "Give a number above 0, or None to wait for ever.",
         )
 
 
-def _parallelism_defects(parallelism: object) -> Iterator[Defect]:
+def _parallelism_defects(parallelism: object, function: str) -> Iterator[Defect]:
     import multiprocessing
 
-    if parallelism not in PARALLELISMS:
+    if parallelism not in _PARALLELISMS:
         yield _defect(
-            "parallelism",
+            f"{function}(parallelism=...)",
             f"there is no parallelism {parallelism!r}",
-            f"{_meant_parallelism(parallelism)}Use one of: {', '.join(PARALLELISMS)}.",
+            f"{_meant_parallelism(parallelism)}Use one of: {', '.join(_PARALLELISMS)}.",
         )
         return
     available = multiprocessing.get_all_start_methods()
-    if START_METHODS.get(str(parallelism), available[0]) not in available:
+    _, _, start_method = str(parallelism).partition("-")
+    if start_method and start_method not in available:
         yield _defect(
-            "parallelism",
+            f"{function}(parallelism=...)",
             f"{sys.platform} has no start method for {parallelism!r}",
             f"Use 'process', or one of: {', '.join('process-' + method for method in available)}.",
         )
@@ -96,15 +100,15 @@ def _meant_parallelism(given: object) -> str:
     import difflib  # here, because only a wrong call needs it
 
     word = str(given).lower().replace("-", "").replace("_", "")
-    names = {name.replace("-", ""): name for name in PARALLELISMS} | _OTHER_NAMES
+    names = {name.replace("-", ""): name for name in _PARALLELISMS} | _OTHER_NAMES
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
     return f"Did you mean {names[close[0]]!r}? " if close else ""
 
 
-def _defect(option: str, found: str, advice: str) -> Defect:
+def _defect(title: str, found: str, advice: str) -> Defect:
     from pipeline_executor.typecheck.defects import Defect
 
-    return Defect(f"execute({option}=...)", found, advice)
+    return Defect(title, found, advice)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

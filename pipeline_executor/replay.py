@@ -10,12 +10,12 @@ import contextlib
 import importlib
 import pdb
 import pickle
-import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline_executor.bounded import bounded_repr
 from pipeline_executor.engines.kept_file import read_kept
 from pipeline_executor.interfaces import WorkerInfo
 from pipeline_executor.task import PipelineTask
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which = f"its item {kept['item_index']:,}"
     if len(kept["items"]) > 1:
         which = f"its items {kept['item_index'] - len(kept['items']) + 1:,} to {kept['item_index']:,}, the last"
-    print(f"step {kept['step']} {kept['task']!r} on {which}: {reprlib.repr(kept['item'])}")
+    print(f"step {kept['step']} {kept['task']!r} on {which}: {bounded_repr(kept['item'])}")
     if kept["constants_missing"]:
         print(f"could not be kept: the constants {', '.join(kept['constants_missing'])}", file=sys.stderr)
     try:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pdb.post_mortem(error.__traceback__)
         return 1
     for output in outputs:
-        print(f"it yields {reprlib.repr(output)}")
+        print(f"it yields {bounded_repr(output)}")
     print("it raised nothing")
     return 0
 

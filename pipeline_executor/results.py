@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -40,7 +40,9 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     Shown by tests/test_execute.py and tests/test_async_results.py.
     """
 
-    def __init__(self, stream: ResultStream) -> None:
+    def __init__(self, stream: ResultStream, steps: Sequence[str] = ()) -> None:
+        self._steps = steps
+        self._state = "running"
         self._stream: ResultStream | None = stream
         self._reader: _Reader[T] = _Reader(stream)
         self._awaited: Future[tuple[T] | None] | None = None  # the reader is waiting for it
@@ -50,6 +52,10 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         # A finalizer can be called but once, and an interrupt may come while it is at work.
         self._close = functools.partial(_close, stream, self._reader, os.getpid())
         self._finalizer = weakref.finalize(self, self._close)
+
+    def __repr__(self) -> str:
+        """The steps by name, and "running", "done" (all results were taken), "failed" or "closed" (left early)."""
+        return f"<PipelineResults of {' -> '.join(self._steps)}: {self._state}>"
 
     def __iter__(self) -> PipelineResults[T]:
         return self
@@ -66,10 +72,15 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
                     raise StopIteration
                 return found[0]
             result: T = self._stream.next_result()
-        except BaseException:  # the end, a failure, or an interrupt: each has ended the run
+        except BaseException as error:  # the end, a failure, or an interrupt: each has ended the run
+            self._ended(error)
             self.close()
             raise
         return result
+
+    def _ended(self, error: BaseException | None) -> None:
+        if self._state == "running":
+            self._state = "done" if error is None or isinstance(error, StopIteration) else "failed"
 
     def __aiter__(self) -> PipelineResults[T]:
         return self
@@ -103,7 +114,8 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         assert self._stream is not None
         try:
             return self._stream.poll_result()
-        except BaseException:
+        except BaseException as error:
+            self._ended(error)
             self.close()
             raise
 
@@ -116,12 +128,14 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
             is_the_steps = awaited.done() and awaited.exception() is error
             if isinstance(error, asyncio.CancelledError) and not is_the_steps:
                 raise  # only the wait is over; the next call goes on with it
+            self._ended(error)
             await self.aclose()
             raise
         if self._awaited is awaited:
             self._awaited = None
         self._turn_ends = time.monotonic() + _TURN_S  # the loop has just run the others
         if got is None:
+            self._ended(None)
             await self.aclose()
             raise StopAsyncIteration
         return got[0]
@@ -133,6 +147,8 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
 
     def close(self) -> None:
         """Stop the pipeline if it still runs. May be called more than once."""
+        if self._state == "running":
+            self._state = "closed"
         self._stream = None
         self._close()
         self._finalizer.detach()

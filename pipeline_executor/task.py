@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Never, TypedDict, Unpack, overload
 
+from pipeline_executor.bounded import bounded_repr
+
 __all__ = ["PipelineTask"]
+
+_MAX_REPR_CHARS = 60  # of one value
 
 if TYPE_CHECKING:
     # With defaults, so that a bare `PipelineTask` in an annotation is one of any types. At run time there are no
@@ -37,6 +41,8 @@ else:
 @dataclass(frozen=True)
 class PipelineTask(Generic[In_contra, Out_co]):
     """One step of a pipeline: a generator, its constant arguments, and how to run it.
+
+    >>> PipelineTask(infer, {"model": "resnet"}, num_procs=2, packets_in_flight=8)  # doctest: +SKIP
 
     Building a task checks nothing; `execute` and `check_pipeline` check the whole list and report
     every defect at once.
@@ -129,6 +135,22 @@ class PipelineTask(Generic[In_contra, Out_co]):
         ) -> None: ...
 
         def __init__(self, *arguments: Any, **settings: Any) -> None: ...
+
+    def __repr__(self) -> str:
+        """What was set. The constants' values are cut short, those of `env` left out: environment variables are where
+        secrets live."""
+        given = [callable_name(self.generator)]
+        for field in fields(self)[1:]:
+            value: object = getattr(self, field.name)
+            if type(value) is type(field.default) and value == field.default:
+                continue
+            shown = bounded_repr(value, _MAX_REPR_CHARS)
+            if field.name in ("constants", "env") and isinstance(value, Mapping):
+                hidden = field.name == "env"
+                parts = (f"{key!r}: {'...' if hidden else bounded_repr(value[key], _MAX_REPR_CHARS)}" for key in value)
+                shown = f"{{{', '.join(parts)}}}"
+            given.append(f"{field.name}={shown}")
+        return f"PipelineTask({', '.join(given)})"
 
     @property
     def display_name(self) -> str:

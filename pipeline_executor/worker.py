@@ -78,6 +78,8 @@ _around_replica: WorkerInfo | None = None  # the linked step in which this proce
 def worker_info() -> WorkerInfo:
     """Who the calling step is: its task's name, its replica's index, the number of replicas, a seed of its own.
 
+    >>> random = numpy.random.default_rng(worker_info().seed)                      # doctest: +SKIP
+
     Raises RuntimeError outside a step.
     """
     info = _linked_step()

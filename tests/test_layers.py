@@ -23,7 +23,18 @@ NAME = PACKAGE.name
 
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
-    "leaf": {"descriptors", "errors", "exceptions_by_parts", "forks", "interfaces", "pickling", "reducers", "streams"},
+    "leaf": {
+        "bounded",
+        "descriptors",
+        "errors",
+        "exceptions_by_parts",
+        "forks",
+        "interfaces",
+        "pickling",
+        "reducers",
+        "streams",
+        "version",
+    },
     "definition": {"task"},
     "check": {
         "typecheck",
@@ -295,7 +306,7 @@ def test_cores_are_chosen_by_the_backend_alone(core: str) -> None:
 
 
 def test_public_api_is_the_one_of_the_design() -> None:
-    functions = {"check_pipeline", "execute", "worker_info"}
+    functions = {"check_pipeline", "execute", "stream", "worker_info"}
     classes = {"PipelineResults", "PipelineTask", "RunReport", "StepReport", "TaskFailure", "WorkerInfo"}
     exceptions = {
         "InactivityError",
@@ -306,7 +317,7 @@ def test_public_api_is_the_one_of_the_design() -> None:
         "TaskDied",
         "TaskError",
     }
-    assert set(pipeline_executor.__all__) == functions | classes | exceptions
+    assert set(pipeline_executor.__all__) == functions | classes | exceptions | {"__version__"}
     assert len(pipeline_executor.__all__) == len(set(pipeline_executor.__all__))
     for name in pipeline_executor.__all__:
         assert getattr(pipeline_executor, name).__doc__, f"{name} has no docstring"

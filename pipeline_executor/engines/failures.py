@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import reprlib
 from collections.abc import Container, Mapping, Sequence
 
+from pipeline_executor.bounded import bounded_repr
 from pipeline_executor.engines.carried_exception import unpack
 from pipeline_executor.engines.items_told import items_told
 from pipeline_executor.engines.replica import ExitStatus
@@ -28,7 +28,6 @@ __all__ = [
     "GUARD_EXIT_CODE",
     "GUARD_HINT",
     "add_note",
-    "bounded_repr",
     "error_of",
     "inactive",
     "message_error",
@@ -75,17 +74,6 @@ _STAYS = (
     "multiprocessing waits for, keeps it alive. Join or stop what the step starts before it returns, or start it with "
     "daemon=True. It stopped"
 )
-
-_bounded = reprlib.Repr()
-_bounded.maxstring = _bounded.maxother = 200
-
-
-def bounded_repr(item: object) -> str:
-    """The item on one line of at most some hundred characters, whatever its own __repr__ does."""
-    try:
-        return " ".join(_bounded.repr(item).split())  # a table or an array takes many lines
-    except Exception as error:
-        return f"<cannot be shown: {type(error).__name__}>"
 
 
 def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None, stack: str | None) -> TaskFailure:

@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline_executor.bounded import bounded_repr
 from pipeline_executor.engines.failed_item import keep_failed_item
-from pipeline_executor.engines.failures import bounded_repr, message_error, note_second, raised, stopped_early
+from pipeline_executor.engines.failures import message_error, note_second, raised, stopped_early
 from pipeline_executor.engines.items_told import ItemsTold, last_output_in_words
 from pipeline_executor.engines.termination import OpenRun
 from pipeline_executor.engines.warn import warn_caller

@@ -19,13 +19,18 @@ __all__ = ["check_definition"]
 
 
 def check_definition(
-    tasks: Sequence[PipelineTask[Any, Any]], *, check_types: bool = True, others: Sequence[Defect] = ()
+    tasks: Sequence[PipelineTask[Any, Any]],
+    *,
+    check_types: bool = True,
+    must_yield: bool = False,
+    others: Sequence[Defect] = (),
 ) -> tuple[StepSignature, ...]:
     """Check the definition of a pipeline.
 
     Arguments:
         tasks: the steps, the source first.
         check_types: whether annotations are demanded and compared. Everything else is always checked.
+        must_yield: whether the last step has to yield, for somebody wants its output.
         others: defects found elsewhere, in what does not belong to a task; reported with those of the tasks.
 
     Returns:
@@ -42,6 +47,9 @@ def check_definition(
     """
     _require_list(tasks, others)
     checked = [_check_task(task, index, is_last=index == len(tasks) - 1) for index, task in enumerate(tasks)]
+    last = checked[-1]
+    if must_yield and last.signature is not None:
+        last.arguments.extend(_no_output(last.signature))
     signatures = [task.signature for task in checked]
     of_types: Iterable[tuple[list[Finding], list[Defect]]] = [([], [])] * len(tasks)
     if check_types and not agree_at_a_glance(tasks, signatures):
@@ -151,6 +159,15 @@ def _end_of_stream(signature: StepSignature, *, is_last: bool) -> Iterator[Findi
         yield Finding(
             f"{'is a coroutine' if signature.is_async else 'returns None'}, but the step after it needs a stream",
             f"Yield items and write -> {signature.stream_kind}[{ANY_ITEM}], or make it the last step.",
+        )
+
+
+def _no_output(signature: StepSignature) -> Iterator[Finding]:
+    if signature.consumes:
+        kind = "is a coroutine" if signature.is_async else "returns None"
+        yield Finding(
+            f"{kind}, but stream() gives what the last step yields",
+            f"Yield items and write -> {signature.stream_kind}[{ANY_ITEM}], or call execute().",
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import (
 from functools import partial
 from typing import Any, Generic, Never, TypeVar, assert_type
 
-from pipeline_executor import PipelineResults, PipelineTask, check_pipeline, execute
+from pipeline_executor import PipelineResults, PipelineTask, check_pipeline, execute, stream
 
 T = TypeVar("T")
 
@@ -130,6 +130,13 @@ check_pipeline(tasks)
 assert_type(execute(tasks), PipelineResults[Any] | None)
 execute([PipelineTask(tick), PipelineTask(accept_base)])
 execute([PipelineTask(load), PipelineTask(fetch), PipelineTask(store)])
+
+# What the results are is known of a tuple of tasks.
+assert_type(stream((PipelineTask(load), PipelineTask(infer))), PipelineResults[str])
+assert_type(stream((PipelineTask(load),), "thread", inactivity_timeout=1.0), PipelineResults[int])
+assert_type(stream(tasks), PipelineResults[Any])
+for text in stream((PipelineTask(load), PipelineTask(infer, {"model": "m"}, 2)), "process-fork"):
+    assert_type(text, str)
 
 # The fields are what they were.
 assert_type(texts.num_procs, int)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, TypeVar
 
-from pipeline_executor import PipelineTask, execute
+from pipeline_executor import PipelineTask, execute, stream
 
 T = TypeVar("T")
 
@@ -61,6 +61,10 @@ PipelineTask(infer, nmae="")  # refused
 PipelineTask(infer, num_procs="2")  # refused
 PipelineTask(infer, ordered=1)  # refused
 PipelineTask(infer, env={"A": 1})  # refused
+
+# Options
+stream((PipelineTask(load),), "proces")  # refused
+stream((PipelineTask(load),), shutdown_timout=1.0)  # refused
 
 # A task of other types than its step
 narrow = PipelineTask(accept_child)
