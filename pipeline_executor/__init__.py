@@ -21,11 +21,11 @@ from pipeline_executor.errors import (
 )
 from pipeline_executor.execute import check_pipeline, execute, stream
 from pipeline_executor.interfaces import WorkerInfo
+from pipeline_executor.replica.worker import worker_info
 from pipeline_executor.report import RunReport, StepReport
 from pipeline_executor.results import PipelineResults
 from pipeline_executor.task import PipelineTask
 from pipeline_executor.version import __version__
-from pipeline_executor.worker import worker_info
 
 __all__ = [
     "InactivityError",

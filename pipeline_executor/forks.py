@@ -10,10 +10,10 @@ A replica that is started by fork is a fork of the caller, too. `forking_replica
 | who | holds | in a fork |
 |---|---|---|
 | the caller (`engines.local`) | each run that is open | disowned: every use of it is an error; its replicas forgotten |
-| a replica's process (`engines.child`) | its run, signal handlers, the file for its stack, its lifeline | given up |
+| a replica's process (`replica.child`) | its run, signal handlers, the file for its stack, its lifeline | given up |
 | a replica's thread | nothing of its own | as the caller's |
 
-A fork whose code returns to us, or raises, is ended in the step's place by `engines.end_of_fork`.
+A fork whose code returns to us, or raises, is ended in the step's place by `replica.end_of_fork`.
 
 Signals: one that arrives in the child before the hook has put its default action back would meet the parent's handler,
 and the interpreter drops what it has noted by then. So a signal that has a handler of ours is blocked over the fork.

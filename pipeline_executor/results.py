@@ -198,7 +198,7 @@ class _Reader(Generic[T]):
         future: Future[tuple[T] | None] = Future()
         future.set_running_or_notify_cancel()  # from here on nobody who waits for it can cancel it
         if self._thread is None:
-            from pipeline_executor.engines.waiting_threads import waiting_threads
+            from pipeline_executor.replica.waiting_threads import waiting_threads
 
             self._thread = threading.Thread(target=self._work, name="pipeline_executor-next-result", daemon=True)
             waiting_threads.add(self._thread)

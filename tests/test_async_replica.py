@@ -15,7 +15,7 @@ import pytest
 from pipeline_executor import backend
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, Receiver, Run, RunLayout, Sender, State, Waiting
 from pipeline_executor.plan import Assignment
-from pipeline_executor.worker import interrupt_hook, run_replica
+from pipeline_executor.replica.worker import interrupt_hook, run_replica
 
 
 class Rig:

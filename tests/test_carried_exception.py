@@ -13,7 +13,7 @@ import pytest
 import steps
 
 from pipeline_executor import PipelineTask, TaskError, execute
-from pipeline_executor.engines.carried_exception import carry, unpack
+from pipeline_executor.replica.carried_exception import carry, unpack
 
 
 class MissingColumn(Exception):

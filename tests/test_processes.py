@@ -18,7 +18,7 @@ import pytest
 import steps
 
 from pipeline_executor import PipelineResults, PipelineTask, execute, plan, worker_info
-from pipeline_executor.engines.seeds import seed_process
+from pipeline_executor.replica.seeds import seed_process
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 

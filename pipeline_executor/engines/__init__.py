@@ -1,4 +1,5 @@
-"""Engines: each takes a plan and runs it somewhere.
+"""Engines: each takes a plan and runs it somewhere. All of this runs in the process that called `execute`.
 
-`sequential` chains the steps in the calling process; `local` gives each replica a process of its own.
+`registry` names them: `sequential` chains the steps in the calling process; `local` gives each replica a process, or a
+thread, of its own. What then runs there is in `replica`.
 """

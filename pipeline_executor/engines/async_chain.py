@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
-from pipeline_executor.engines.async_items import AsyncItems, awaited, log_unless_aborted
 from pipeline_executor.errors import PipelineError
+from pipeline_executor.replica.async_items import AsyncItems, awaited, log_unless_aborted
 
 __all__ = ["ChainedItems", "refuse_inside_a_loop", "run_chained_sink"]
 

@@ -7,9 +7,8 @@ import pickle
 from collections.abc import Container, Mapping, Sequence
 
 from pipeline_executor.bounded import bounded_repr
-from pipeline_executor.engines.carried_exception import unpack
 from pipeline_executor.engines.items_told import items_told
-from pipeline_executor.engines.replica import ExitStatus
+from pipeline_executor.engines.started_replica import ExitStatus
 from pipeline_executor.engines.working_directory import lacks_working_directory
 from pipeline_executor.errors import (
     InactivityError,
@@ -22,7 +21,8 @@ from pipeline_executor.errors import (
 )
 from pipeline_executor.interfaces import Cause, Ledger, MessageFault, ReplicaBooks, State, Waiting
 from pipeline_executor.plan import Assignment, Plan, StepPlan
-from pipeline_executor.worker import FailureReport, traceback_of_message
+from pipeline_executor.replica.carried_exception import unpack
+from pipeline_executor.replica.worker import FailureReport, traceback_of_message
 
 __all__ = [
     "GUARD_EXIT_CODE",

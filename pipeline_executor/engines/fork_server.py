@@ -24,13 +24,13 @@ __all__ = ["start_fork_server"]
 _DEFAULT = ["__main__"]
 
 #: What every replica's process imports: of ours, and of multiprocessing's.
-_OURS = ["pipeline_executor.engines.child", "pipeline_executor.backend", "multiprocessing.popen_forkserver", "runpy"]
+_OURS = ["pipeline_executor.replica.child", "pipeline_executor.backend", "multiprocessing.popen_forkserver", "runpy"]
 
 #: And of each core.
 _CORES = {"compiled": "pipeline_executor._core", "pure": "pipeline_executor.fallback"}
 
-_UNBLOCKS_INTERRUPTS = "pipeline_executor.engines.in_fork_server"
-_FLUSHES = "pipeline_executor.engines.flush_in_fork_server"
+_UNBLOCKS_INTERRUPTS = "pipeline_executor.replica.in_fork_server"
+_FLUSHES = "pipeline_executor.replica.flush_in_fork_server"
 
 
 def start_fork_server(steps: Sequence[StepPlan], core: str) -> None:

@@ -32,7 +32,6 @@ from pipeline_executor.engines.signals import hold_signals, set_handlers_by
 from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.engines.system_limits import descriptors_refused
 from pipeline_executor.engines.termination import OpenRun, give_back_default_actions
-from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import Watch
 from pipeline_executor.errors import PipelineError
@@ -40,8 +39,9 @@ from pipeline_executor.forks import hold, is_let_go, release
 from pipeline_executor.interfaces import Aborted, Cause, Core, Receiver
 from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan
+from pipeline_executor.replica.waiting_threads import waiting_threads
+from pipeline_executor.replica.worker import forget_step
 from pipeline_executor.streams import ResultStream
-from pipeline_executor.worker import forget_step
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload

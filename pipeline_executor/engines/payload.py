@@ -16,10 +16,8 @@ import contextlib
 import io
 import multiprocessing.context
 import multiprocessing.reduction
-import os
 import pickle
 import sys
-import tempfile
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import spawn
@@ -28,14 +26,14 @@ from typing import Any
 
 import cloudpickle
 
-from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.pickling import cloudpickle_dumps, is_found_by_name
 from pipeline_executor.plan import StepPlan
 from pipeline_executor.reducers import look_alikes, plain_table
+from pipeline_executor.replica.shared_bytes import SharedBytes
 
-__all__ = ["Payload", "SharedBytes", "dumps", "introduce", "names_that_children_import", "payloads_of"]
+__all__ = ["Payload", "dumps", "introduce", "names_that_children_import", "payloads_of"]
 
 
 class _UnpicklableConstant(Exception):
@@ -124,43 +122,6 @@ def payloads_of(steps: Iterable[StepPlan], main_names: frozenset[str]) -> dict[i
             defects,
         )
     return payloads
-
-
-class SharedBytes:
-    """Bytes in a file without a name, for what is too much for the pipe to a child that is being started.
-
-    That pipe is read only when the child has imported the main script, and never if that fails: the caller would wait
-    for as long as the import takes, or for ever.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        with tempfile.TemporaryFile(prefix="pipeline_executor-") as file:
-            file.write(data)
-            file.flush()
-            self._descriptor = os.dup(file.fileno())
-        self._size = len(data)
-
-    def __reduce__(self) -> tuple[Callable[..., SharedBytes], tuple[Any, ...]]:
-        return _attach_shared, (DescriptorForChild(self._descriptor), self._size)
-
-    def read(self) -> bytes:
-        """In the child, once: all of them."""
-        # By position, because the siblings that got this descriptor share its place in the file.
-        data = bytearray()
-        while len(data) < self._size:
-            data += os.pread(self._descriptor, self._size - len(data), len(data))
-        self.close()
-        return bytes(data)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def _attach_shared(descriptor: int, size: int) -> SharedBytes:
-    shared = SharedBytes.__new__(SharedBytes)
-    shared._descriptor = descriptor
-    shared._size = size
-    return shared
 
 
 def introduce(functions: Iterable[Callable[..., Any]]) -> None:

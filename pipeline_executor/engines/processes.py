@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from pipeline_executor.engines.child import Launch, run_child
 from pipeline_executor.engines.process_handle import ProcessHandle
-from pipeline_executor.engines.replica import ExitStatus
 from pipeline_executor.engines.signals import interrupts_blocked
+from pipeline_executor.engines.started_replica import ExitStatus
 from pipeline_executor.forks import forking_replica_of, no_forks
+from pipeline_executor.replica.child import Launch, run_child
 
 __all__ = ["ReplicaProcess", "start_method_left_open", "starting"]
 
@@ -55,7 +55,7 @@ def fork_server_pid() -> int:
 
 
 class ReplicaProcess:
-    """See `replica.Replica`. To be made within `starting`.
+    """See `started_replica.Replica`. To be made within `starting`.
 
     Attributes:
         process: how to signal it.

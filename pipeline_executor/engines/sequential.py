@@ -36,8 +36,8 @@ from pipeline_executor.interfaces import (
 )
 from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan, StepPlan
+from pipeline_executor.replica.worker import ask_for_linked_steps, from_the_step, text_of
 from pipeline_executor.streams import ResultStream
-from pipeline_executor.worker import ask_for_linked_steps, from_the_step, text_of
 
 __all__ = ["run_sequential"]
 

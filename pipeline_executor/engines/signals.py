@@ -1,4 +1,4 @@
-"""Signals, in the calling process while it starts others, and in a replica's process."""
+"""Signals in the calling process, while it starts others. For those in a replica's process see `replica.signals`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
 from typing import Any
 
-from pipeline_executor.forks import is_let_go
-from pipeline_executor.interfaces import Aborted, Run, State
-from pipeline_executor.plan import Assignment
-from pipeline_executor.worker import interrupt_hook
-
-__all__ = ["hold_signals", "interrupts_blocked", "restore_in_child", "set_child_signals", "set_handlers_by"]
+__all__ = ["hold_signals", "interrupts_blocked", "restore_in_child", "set_handlers_by"]
 
 #: All that a program may handle in Python; SIGCHLD must reach whoever reaps.
 _HELD = [int(number) for number in signal.valid_signals() if number != getattr(signal, "SIGCHLD", None)]
@@ -116,32 +110,3 @@ def interrupts_blocked(*, starts_tracker: bool) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def set_child_signals(run: Run, assignment: Assignment) -> None:
-    """In a replica's process: what the caller had set for itself does not hold here."""
-    signal.set_wakeup_fd(-1)
-    if sys.platform == "win32":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # there, Ctrl-C reaches every process of the console
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what came while it was blocked was meant for the caller
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def on_terminate(signal_number: int, frame: FrameType | None) -> None:
-        if is_let_go(run) or (run.aborted() is None and not assignment.is_unwanted(run)):
-            # Somebody else's wish: end by the signal, so that the caller sees it. Or a fork of the step's, to which a
-            # handler of the step's has passed it on.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        interrupt = interrupt_hook(threading.get_ident())
-        if interrupt is not None:
-            if not interrupt(frame):
-                raise Aborted("the pipeline is being stopped")
-        elif run.ledger.books(assignment.entry).state is State.RUNNING:
-            # The step is busy and has not noticed yet. Once it has, its `finally` blocks are not to be cut short.
-            run.ledger.set_state(assignment.entry, State.STOPPING)
-            raise Aborted("the pipeline is being stopped")
-
-    signal.signal(signal.SIGTERM, on_terminate)

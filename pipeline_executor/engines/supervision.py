@@ -13,25 +13,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from pipeline_executor.engines.child import Launch
 from pipeline_executor.engines.failures import GUARD_HINT
-from pipeline_executor.engines.first_words import FirstWords
-from pipeline_executor.engines.lifeline import Lifeline
 from pipeline_executor.engines.processes import ReplicaProcess, starting
-from pipeline_executor.engines.replica import ExitStatus, Replica
-from pipeline_executor.engines.run_tracker import RunTracker, tracker_of_forked_steps
-from pipeline_executor.engines.seeds import load_generators
 from pipeline_executor.engines.signals import hold_signals
-from pipeline_executor.engines.stacks import ASK, StackFile, StackFiles
+from pipeline_executor.engines.started_replica import ExitStatus, Replica
 from pipeline_executor.engines.system_limits import check_descriptor_limit, processes_refused
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
-from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import watches_paused
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import no_forks, release
 from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
+from pipeline_executor.replica.child import Launch
+from pipeline_executor.replica.first_words import FirstWords
+from pipeline_executor.replica.lifeline import Lifeline
+from pipeline_executor.replica.run_tracker import RunTracker, tracker_of_forked_steps
+from pipeline_executor.replica.seeds import load_generators
+from pipeline_executor.replica.stacks import ASK, StackFile, StackFiles
+from pipeline_executor.replica.waiting_threads import waiting_threads
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.payload import Payload

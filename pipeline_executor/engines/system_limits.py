@@ -16,9 +16,9 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from pipeline_executor.engines.stacks import HAS_SLOTS
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.plan import Assignment
+from pipeline_executor.replica.stacks import HAS_SLOTS
 
 __all__ = ["check_descriptor_limit", "descriptors_refused", "processes_refused"]
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pipeline_executor.engines.failures import thread_name
-from pipeline_executor.engines.replica import ExitStatus
+from pipeline_executor.engines.started_replica import ExitStatus
 from pipeline_executor.interfaces import Aborted, Run, State
 from pipeline_executor.plan import Assignment
-from pipeline_executor.worker import interrupt_hook, run_replica
+from pipeline_executor.replica.worker import interrupt_hook, run_replica
 
 __all__ = ["ReplicaThread", "close_after_the_last"]
 
@@ -28,7 +28,7 @@ _OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.s
 
 
 class ReplicaThread:
-    """See `replica.Replica`.
+    """See `started_replica.Replica`.
 
     Arguments:
         content: function and constants, as they are.

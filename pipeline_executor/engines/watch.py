@@ -25,10 +25,10 @@ from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING
 
 from pipeline_executor.engines.signals import hold_signals
-from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import no_forks
 from pipeline_executor.interfaces import Cause, Run
+from pipeline_executor.replica.waiting_threads import waiting_threads
 
 if TYPE_CHECKING:
     from pipeline_executor.engines.supervision import Supervision

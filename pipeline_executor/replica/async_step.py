@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pipeline_executor.engines.async_items import AsyncItems, awaited, log_unless_aborted
-from pipeline_executor.engines.end_of_fork import end_fork
-from pipeline_executor.engines.waiting_threads import waiting_threads
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import NOT_A_PART, is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run, Sender
+from pipeline_executor.replica.async_items import AsyncItems, awaited, log_unless_aborted
+from pipeline_executor.replica.end_of_fork import end_fork
+from pipeline_executor.replica.waiting_threads import waiting_threads
 
 if TYPE_CHECKING:
     from pipeline_executor.plan import Assignment

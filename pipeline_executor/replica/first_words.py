@@ -23,11 +23,11 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-from pipeline_executor.engines.exit_hooks import forget_hooks_of_the_parent, is_of_the_fork_server
-from pipeline_executor.engines.lifeline import Lifeline
-from pipeline_executor.engines.process_group import leave_the_callers_group
-from pipeline_executor.engines.run_tracker import RunTracker
-from pipeline_executor.engines.stacks import StackFile
+from pipeline_executor.replica.exit_hooks import forget_hooks_of_the_parent, is_of_the_fork_server
+from pipeline_executor.replica.lifeline import Lifeline
+from pipeline_executor.replica.process_group import leave_the_callers_group
+from pipeline_executor.replica.run_tracker import RunTracker
+from pipeline_executor.replica.stacks import StackFile
 
 __all__ = ["FirstWords", "replica_is_starting", "started"]
 

@@ -15,9 +15,6 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pipeline_executor.engines.carried_exception import carry
-from pipeline_executor.engines.checked import CheckedSender
-from pipeline_executor.engines.end_of_fork import end_fork
 from pipeline_executor.forks import has_handler_of_its_own, is_let_go
 from pipeline_executor.interfaces import (
     KEPT_BYTES,
@@ -31,6 +28,9 @@ from pipeline_executor.interfaces import (
     State,
     WorkerInfo,
 )
+from pipeline_executor.replica.carried_exception import carry
+from pipeline_executor.replica.checked import CheckedSender
+from pipeline_executor.replica.end_of_fork import end_fork
 
 if TYPE_CHECKING:
     from pipeline_executor.plan import Assignment
@@ -291,7 +291,9 @@ def _run_async_step(
     run: Run,
     at_end: contextlib.ExitStack,
 ) -> None:
-    from pipeline_executor.async_step import AsyncStep  # with asyncio, which takes longer to import than all the rest
+    from pipeline_executor.replica.async_step import (
+        AsyncStep,  # with asyncio, which takes longer to import than all the rest
+    )
 
     step, constants = load()
     running = AsyncStep(assignment, receiver, sender, run)

@@ -42,7 +42,7 @@ _MOST_THREADS = 8
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
 _THREAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+")
 _OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_WORKER = _OUR_FOLDER + "worker.py"
+_WORKER = os.path.join(_OUR_FOLDER, "replica", "worker.py")
 _PROCESS = multiprocessing.process.__file__  # under a process that is at its end, when the replica has done its work
 
 
@@ -100,7 +100,7 @@ class StackFile:
         """In a process that ends by this error before it has reached the run's ledger, where errors are reported."""
         import traceback
 
-        from pipeline_executor.worker import FailureReport, text_of
+        from pipeline_executor.replica.worker import FailureReport, text_of
 
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

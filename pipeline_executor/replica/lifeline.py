@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from pipeline_executor.descriptors import ConnectionForChild
-from pipeline_executor.engines.process_group import die_with_own_group, has_own_group
 from pipeline_executor.forks import no_forks
+from pipeline_executor.replica.process_group import die_with_own_group, has_own_group
 
 __all__ = ["Lifeline"]
 

@@ -8,25 +8,32 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline_executor.engines.exit_hooks import forget_hooks_of_the_parent, run_exit_hooks
-from pipeline_executor.engines.first_words import FirstWords, started
-from pipeline_executor.engines.process_group import has_own_group, leave_the_callers_group
-from pipeline_executor.engines.run_tracker import keep_trackers_out_of_the_group
-from pipeline_executor.engines.seeds import seed_process
-from pipeline_executor.engines.signals import set_child_signals
-from pipeline_executor.engines.stdin import leave_stdin_to_the_caller
 from pipeline_executor.forks import hold, hold_handler
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.pickling import share_main_names
 from pipeline_executor.plan import Assignment
-from pipeline_executor.worker import forget_step, run_replica
+from pipeline_executor.replica.exit_hooks import forget_hooks_of_the_parent, run_exit_hooks
+from pipeline_executor.replica.first_words import FirstWords, started
+from pipeline_executor.replica.process_group import has_own_group, leave_the_callers_group
+from pipeline_executor.replica.run_tracker import keep_trackers_out_of_the_group
+from pipeline_executor.replica.seeds import seed_process
+from pipeline_executor.replica.signals import set_child_signals
+from pipeline_executor.replica.stdin import leave_stdin_to_the_caller
+from pipeline_executor.replica.worker import forget_step, run_replica
 
 if TYPE_CHECKING:
-    from pipeline_executor.engines.payload import Payload, SharedBytes
+    from pipeline_executor.replica.shared_bytes import SharedBytes
 
 __all__ = ["Launch", "run_child"]
+
+
+class _Payload(Protocol):
+    """A step's function and constants, as the caller sends them."""
+
+    def to_send(self) -> bytes | SharedBytes:
+        """Their pickle, for the child that is being started right now."""
 
 
 class Launch:
@@ -44,13 +51,13 @@ class Launch:
         run: Run,
         first_words: FirstWords,
         content: tuple[Callable[..., Any], Mapping[str, Any]],
-        payload: Payload | None,
+        payload: _Payload | None,
     ) -> None:
         self.assignment = assignment
         self.run = run
         self.first_words: FirstWords | None = first_words
         self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
-        self._payload: Payload | None = payload
+        self._payload: _Payload | None = payload
         self._received: SharedBytes | bytes | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -35,8 +35,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from pipeline_executor.engines.process_group import has_own_group
 from pipeline_executor.forks import no_forks
+from pipeline_executor.replica.process_group import has_own_group
 
 __all__ = ["RunTracker", "keep_trackers_out_of_the_group", "tracker_of_forked_steps"]
 
