@@ -205,7 +205,7 @@ cdef class Encoder:
         cdef uint64_t block = region.control().arena.allocate(region.base, message.size)
         if block == 0:
             raise MessageFault(
-                "memory", type_name(item),
+                "memory", qualified_name(type(item)),
                 f"{message.size} bytes do not fit in the {region.control().region_size} bytes of shared memory",
             )
         message.in_block = 1
@@ -221,7 +221,7 @@ cdef class Encoder:
             pass
 
     cdef _too_large(self, object item, uint64_t size):
-        return MessageFault("size", type_name(item), f"{size} bytes, max_message_size is {self.limit}")
+        return MessageFault("size", qualified_name(type(item)), f"{size} bytes, max_message_size is {self.limit}")
 
     # The items of a flat value go into the scratch space, one after the other; False if there are too many, or one
     # of them is not of a plain kind or too long.
@@ -322,7 +322,7 @@ cdef class Encoder:
             )
         except Exception as error:
             error = refusal if refusal is not None else error
-            raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
+            raise MessageFault("encode", qualified_name(type(item)), f"{type(error).__name__}: {error}") from error
         if needs_cloudpickle_again(item):
             if len(self.cloudpickled) >= MOST_REMEMBERED:   # a program that makes types without end
                 self.cloudpickled.clear()
@@ -406,11 +406,6 @@ cdef uint64_t copy_object(unsigned char* to, object source) except? 0:
         return view.len
     finally:
         PyBuffer_Release(&view)
-
-
-cdef str type_name(object item):
-    kind = type(item)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 cdef object decode_plain(uint32_t kind, const unsigned char* at, uint64_t size):

@@ -56,6 +56,7 @@ from pipeline_executor.interfaces import (
 from pipeline_executor.interfaces import Cause as AbortCause
 from pipeline_executor.pickling import cloudpickle_dumps, needs_cloudpickle_again
 from pipeline_executor.reducers import own_arrays_table, plain_table, registered, torch_is_loaded
+from pipeline_executor.words import qualified_name
 
 NAME = "compiled"
 

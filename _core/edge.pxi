@@ -251,7 +251,7 @@ cdef class Sender:
                 return True
             if status == Status.no_memory:
                 raise MessageFault(
-                    "memory", "object" if item is None else type_name(item),
+                    "memory", "object" if item is None else qualified_name(type(item)),
                     f"the {region.control().region_size} bytes of shared memory are full, and it has to wait for its turn",
                 )
             check_wait(status, self.me)

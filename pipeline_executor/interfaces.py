@@ -1,7 +1,6 @@
 """What cores and engines agree on: the Protocols they obey and the small types they exchange.
 
-A leaf, like `errors`. A core is a module as `Core` describes it (`_core`, compiled; `fallback`, pure Python). An engine
-places the replicas of a plan and runs them (`engines`).
+A leaf. A core is a module as `Core` describes it: `_core`, compiled, or `fallback`, pure Python.
 """
 
 from __future__ import annotations
@@ -110,10 +109,11 @@ class Cause(enum.IntEnum):
 
 
 class Aborted(BaseException):
-    """The run is being killed; raised inside a step where it waits, so that its `finally` blocks run.
+    """The run is being stopped: raised in a step where it waits, so that its `finally` blocks run. Not an `Exception`,
+    or a step's `except Exception` would take it for a failure of its own."""
 
-    Not an `Exception`, so that a step's `except Exception` does not take it for a failure of its own.
-    """
+    def __init__(self, text: str = "the pipeline is being stopped") -> None:
+        super().__init__(text)
 
 
 class MessageFault(Exception):

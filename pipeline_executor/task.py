@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Never, TypedDict, Unpack, overload
 
-from pipeline_executor.bounded import bounded_repr
+from pipeline_executor.words import bounded_repr
 
 __all__ = ["PipelineTask"]
 

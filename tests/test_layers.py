@@ -24,16 +24,17 @@ NAME = PACKAGE.name
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
     "leaf": {
-        "bounded",
         "descriptors",
         "errors",
         "exceptions_by_parts",
         "forks",
+        "frames",
         "interfaces",
         "pickling",
         "reducers",
         "streams",
         "version",
+        "words",
     },
     "definition": {"task"},
     "check": {
@@ -115,7 +116,6 @@ LAYERS: dict[str, set[str]] = {
         "engines.system_limits",
         "engines.termination",
         "engines.threads",
-        "engines.warn",
         "engines.watch",
         "engines.working_directory",
     },

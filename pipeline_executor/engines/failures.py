@@ -6,7 +6,6 @@ import contextlib
 import pickle
 from collections.abc import Container, Mapping, Sequence
 
-from pipeline_executor.bounded import bounded_repr
 from pipeline_executor.engines.items_told import items_told
 from pipeline_executor.engines.started_replica import ExitStatus
 from pipeline_executor.engines.working_directory import lacks_working_directory
@@ -23,6 +22,7 @@ from pipeline_executor.interfaces import Cause, Ledger, MessageFault, ReplicaBoo
 from pipeline_executor.plan import Assignment, Plan, StepPlan
 from pipeline_executor.replica.carried_exception import unpack
 from pipeline_executor.replica.worker import FailureReport, traceback_of_message
+from pipeline_executor.words import bounded_repr
 
 __all__ = [
     "GUARD_EXIT_CODE",

@@ -32,10 +32,10 @@ from pipeline_executor.engines.signals import hold_signals, set_handlers_by
 from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.engines.system_limits import descriptors_refused
 from pipeline_executor.engines.termination import OpenRun, give_back_default_actions
-from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import Watch
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import hold, is_let_go, release
+from pipeline_executor.frames import warn_caller
 from pipeline_executor.interfaces import Aborted, Cause, Core, Receiver
 from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan

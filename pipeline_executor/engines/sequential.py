@@ -17,13 +17,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline_executor.bounded import bounded_repr
 from pipeline_executor.engines.failed_item import keep_failed_item
 from pipeline_executor.engines.failures import message_error, note_second, raised, stopped_early
 from pipeline_executor.engines.items_told import ItemsTold, last_output_in_words
 from pipeline_executor.engines.termination import OpenRun
-from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.errors import PipelineError, TaskFailure
+from pipeline_executor.frames import from_the_step, warn_caller
 from pipeline_executor.interfaces import (
     KEPT_ITEMS,
     SHOWN_ITEMS,
@@ -36,8 +35,9 @@ from pipeline_executor.interfaces import (
 )
 from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan, StepPlan
-from pipeline_executor.replica.worker import ask_for_linked_steps, from_the_step, text_of
+from pipeline_executor.replica.worker import ask_for_linked_steps
 from pipeline_executor.streams import ResultStream
+from pipeline_executor.words import bounded_repr, text_of
 
 __all__ = ["run_sequential"]
 
@@ -253,7 +253,7 @@ class _SequentialRun:
         if step.may_stop_early:
             self._close_steps_before(step.index)
             if self.error is not None:
-                raise Aborted("the pipeline is being stopped")
+                raise Aborted
             return
         failure = self._failure(step, None)
         try:
@@ -261,7 +261,7 @@ class _SequentialRun:
         except StopIteration:
             return
         self._abort(stopped_early([failure]))
-        raise Aborted("the pipeline is being stopped")
+        raise Aborted
 
     # ---- what callers do
 

@@ -19,10 +19,10 @@ from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.engines.started_replica import ExitStatus, Replica
 from pipeline_executor.engines.system_limits import check_descriptor_limit, processes_refused
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
-from pipeline_executor.engines.warn import warn_caller
 from pipeline_executor.engines.watch import watches_paused
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import no_forks, release
+from pipeline_executor.frames import warn_caller
 from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
 from pipeline_executor.replica.child import Launch

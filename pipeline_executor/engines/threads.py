@@ -18,13 +18,12 @@ from typing import Any
 
 from pipeline_executor.engines.failures import thread_name
 from pipeline_executor.engines.started_replica import ExitStatus
+from pipeline_executor.frames import OUR_FOLDER
 from pipeline_executor.interfaces import Aborted, Run, State
 from pipeline_executor.plan import Assignment
 from pipeline_executor.replica.worker import interrupt_hook, run_replica
 
 __all__ = ["ReplicaThread", "close_after_the_last"]
-
-_OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class ReplicaThread:
@@ -144,7 +143,7 @@ class ReplicaThread:
 
 def _of_the_step(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """Without how the thread came to the step, and without what the step has called of this library."""
-    ours = [frame.filename.startswith(_OUR_FOLDER) for frame in frames]
+    ours = [frame.filename.startswith(OUR_FOLDER) for frame in frames]
     start = ours.index(True) if True in ours else 0
     while start < len(frames) and ours[start]:
         start += 1

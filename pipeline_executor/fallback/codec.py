@@ -12,8 +12,9 @@ from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.interfaces import MessageFault
 from pipeline_executor.pickling import cloudpickle_dumps, needs_cloudpickle_again
 from pipeline_executor.reducers import Table, own_arrays_table, plain_table
+from pipeline_executor.words import qualified_name
 
-__all__ = ["Encoder", "decode", "message_check", "type_name"]
+__all__ = ["Encoder", "decode", "message_check"]
 
 _LEAST_BUFFER = 1024  # bytes; a smaller one costs less inside the pickle
 _MOST_REMEMBERED = 256
@@ -21,11 +22,6 @@ _HEAD = struct.Struct("=QQ")  # number of buffers, size of the pickle
 _SIZE = struct.Struct("=Q")
 
 Piece = bytes | memoryview
-
-
-def type_name(item: object) -> str:
-    kind = type(item)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 class _TablePickler(pickle.Pickler):
@@ -94,7 +90,7 @@ class Encoder:
         ]
         size = _size(item, pieces)
         if self._limit is not None and size > self._limit:
-            raise MessageFault("size", type_name(item), f"{size} bytes, max_message_size is {self._limit}")
+            raise MessageFault("size", qualified_name(type(item)), f"{size} bytes, max_message_size is {self._limit}")
         return pieces
 
     def _pickle(self, item: Any, views: list[memoryview]) -> bytes:
@@ -129,7 +125,7 @@ class Encoder:
             by_value = cloudpickle_dumps(item, table or plain_table(), keep_in_band, reduce_in_message)
         except Exception as error:
             error = refusal or error
-            raise MessageFault("encode", type_name(item), f"{type(error).__name__}: {error}") from error
+            raise MessageFault("encode", qualified_name(type(item)), f"{type(error).__name__}: {error}") from error
         if needs_cloudpickle_again(item):
             if len(self._cloudpickled) >= _MOST_REMEMBERED:  # a program that makes types without end
                 self._cloudpickled.clear()

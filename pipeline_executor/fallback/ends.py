@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline_executor.fallback.codec import Encoder, type_name
+from pipeline_executor.fallback.codec import Encoder
 from pipeline_executor.fallback.edge import NOBODY
 from pipeline_executor.fallback.locks import acquire
 from pipeline_executor.forks import is_let_go
 from pipeline_executor.interfaces import SHOWN_ITEMS, Aborted, Cause, LastSent, MessageFault, Waiting
+from pipeline_executor.words import qualified_name
 
 if TYPE_CHECKING:
     from pipeline_executor.fallback.run import Run
@@ -137,7 +138,9 @@ class Sender:
                 self._me.count_out()
         if not block:
             raise MessageFault(
-                "memory", type_name(item), f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory"
+                "memory",
+                qualified_name(type(item)),
+                f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory",
             )
         if size > COPY_LOCKED:
             self._copy(pieces, block)

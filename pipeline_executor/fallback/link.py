@@ -72,7 +72,7 @@ class Link:
                 return item
         except BaseException as error:
             self._step.failed(error)
-            raise Aborted("the pipeline is being stopped") from None
+            raise Aborted from None
         return self._next()
 
     def _next(self) -> Any:
@@ -80,12 +80,12 @@ class Link:
         if self.saw_end:
             raise StopIteration
         if self._aborted:
-            raise Aborted("the pipeline is being stopped")
+            raise Aborted
         try:
             item = self._next_of_step()
         except BaseException as error:
             self._step.failed(error)
-            raise Aborted("the pipeline is being stopped") from None
+            raise Aborted from None
         if item is _END:
             self.end()
             self._step.ended()
@@ -109,7 +109,7 @@ class Link:
         self._starting = True
         self.items = self._step.start()
         if self._aborted:
-            raise Aborted("the pipeline is being stopped")
+            raise Aborted
         if type(self.items) is GeneratorType and self._step.check is None:
             self._source = self.items
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline_executor.fallback.codec import type_name
 from pipeline_executor.fallback.edge import Edge
 from pipeline_executor.fallback.ends import COPY_LOCKED, Receiver, Sender
 from pipeline_executor.fallback.order import Order, Place
 from pipeline_executor.interfaces import MessageFault, Waiting
+from pipeline_executor.words import qualified_name
 
 if TYPE_CHECKING:
     from pipeline_executor.fallback.ledger import Entry
@@ -110,7 +110,9 @@ class OrderedSender(Sender):
                 self._me.count_out()
         if not block:
             raise MessageFault(
-                "memory", type_name(item), f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory"
+                "memory",
+                qualified_name(type(item)),
+                f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory",
             )
         if size > COPY_LOCKED:
             self._copy(pieces, block)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import NOT_A_PART, is_let_go
+from pipeline_executor.frames import BELOW_THE_STEP, package_of
 from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run, Sender
 from pipeline_executor.replica.async_items import AsyncItems, awaited, log_unless_aborted
 from pipeline_executor.replica.end_of_fork import end_fork
@@ -32,7 +33,7 @@ __all__ = ["AsyncStep"]
 _TURN_S = 0.001
 
 #: Packages whose code must not be interrupted by an exception: the loop would lose what it is just about to do.
-_OF_THE_LOOP = frozenset({"asyncio", "selectors", __name__.partition(".")[0]})
+_OF_THE_LOOP = frozenset({*BELOW_THE_STEP, "selectors"})
 
 
 class AsyncStep:
@@ -75,7 +76,7 @@ class AsyncStep:
                         self._task.exception()  # known; asyncio is not to log it
         except BaseException as error:
             if self._saw_abort and _is_of_the_abort(error):
-                raise Aborted("the pipeline is being stopped") from error
+                raise Aborted from error
             raise
 
     async def _main(self, step: Callable[..., Any], constants: Mapping[str, Any]) -> None:
@@ -210,7 +211,7 @@ class AsyncStep:
             self._receiver.stop()
         if self._input.holds_item() and not may_stop:
             self._run.abort(Cause.STOPPED_EARLY, self._assignment.entry)
-            raise Aborted("the pipeline is being stopped")
+            raise Aborted
 
     def end_threads(self) -> None:
         """End the threads that wait. To be called when nothing of the step is left, and a failure is an abort."""
@@ -383,7 +384,7 @@ class _Waiter:
 def _is_of_the_step(frame: FrameType | None) -> bool:
     """Whether a thread runs the step's own code, or what that has called of other libraries; not the loop's."""
     while frame is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        package = package_of(frame)
         if package in _OF_THE_LOOP:
             return False
         if package not in sys.stdlib_module_names:  # which may be called by either

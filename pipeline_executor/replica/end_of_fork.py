@@ -13,10 +13,9 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-__all__ = ["end_fork"]
+from pipeline_executor.frames import from_the_step
 
-#: Whose frames come before the step's in a traceback.
-_BELOW_THE_STEP = (__name__.partition(".")[0], "asyncio")
+__all__ = ["end_fork"]
 
 
 def end_fork(error: BaseException | None) -> NoReturn:
@@ -58,10 +57,7 @@ def _print(error: BaseException) -> None:
     import traceback
     from multiprocessing import current_process
 
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _BELOW_THE_STEP:
-        trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+    text = "".join(traceback.format_exception(type(error), error, from_the_step(error.__traceback__)))
     sys.stderr.write(f"Process {os.getpid()}, forked by {current_process().name}:\n{text}")
 
 

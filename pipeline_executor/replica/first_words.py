@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+from pipeline_executor.frames import after_frames_of
 from pipeline_executor.replica.exit_hooks import forget_hooks_of_the_parent, is_of_the_fork_server
 from pipeline_executor.replica.lifeline import Lifeline
 from pipeline_executor.replica.process_group import leave_the_callers_group
@@ -158,12 +159,7 @@ def _report_to_caller(kind: type[BaseException], error: BaseException, trace: Tr
 
 def _from_main(trace: TracebackType | None) -> TracebackType | None:
     """The traceback without the frames of multiprocessing and of the import of `__main__`."""
-    while trace is not None:
-        module = trace.tb_frame.f_globals.get("__name__", "")
-        if module != "__main__" and module.partition(".")[0] not in ("multiprocessing", "runpy", "importlib"):
-            break
-        trace = trace.tb_next
-    return trace
+    return after_frames_of(("__main__", "multiprocessing", "runpy", "importlib"), trace)
 
 
 def _drop_what_the_server_printed() -> None:

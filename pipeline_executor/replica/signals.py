@@ -36,10 +36,10 @@ def set_child_signals(run: Run, assignment: Assignment) -> None:
         interrupt = interrupt_hook(threading.get_ident())
         if interrupt is not None:
             if not interrupt(frame):
-                raise Aborted("the pipeline is being stopped")
+                raise Aborted
         elif run.ledger.books(assignment.entry).state is State.RUNNING:
             # The step is busy and has not noticed yet. Once it has, its `finally` blocks are not to be cut short.
             run.ledger.set_state(assignment.entry, State.STOPPING)
-            raise Aborted("the pipeline is being stopped")
+            raise Aborted
 
     signal.signal(signal.SIGTERM, on_terminate)

@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from pipeline_executor.descriptors import DescriptorForChild
+from pipeline_executor.frames import OUR_FOLDER
+from pipeline_executor.words import qualified_name, text_of
 
 __all__ = ["ASK", "HAS_SLOTS", "StackFile", "StackFiles"]
 
@@ -41,8 +43,7 @@ _MOST_THREADS = 8
 
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
 _THREAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+")
-_OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_WORKER = os.path.join(_OUR_FOLDER, "replica", "worker.py")
+_WORKER = os.path.join(OUR_FOLDER, "replica", "worker.py")
 _PROCESS = multiprocessing.process.__file__  # under a process that is at its end, when the replica has done its work
 
 
@@ -100,12 +101,11 @@ class StackFile:
         """In a process that ends by this error before it has reached the run's ledger, where errors are reported."""
         import traceback
 
-        from pipeline_executor.replica.worker import FailureReport, text_of
+        from pipeline_executor.replica.worker import FailureReport
 
         kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         lines = traceback.format_exception(kind, error, trace)
-        report = FailureReport(None, name, text_of(error)[:_MOST_TEXT], "".join(lines)[-_MOST_TEXT:])
+        report = FailureReport(None, qualified_name(kind), text_of(error)[:_MOST_TEXT], "".join(lines)[-_MOST_TEXT:])
         with open(self._descriptor, "wb", closefd=False) as file:
             file.write(_ERROR_FOLLOWS + pickle.dumps(report))
 
@@ -155,7 +155,7 @@ def _readable(text: str) -> str:
         elif not outside and (frame := _FRAME.match(line)):
             # The most recent call comes first. What called the replica's work is how its process was started.
             outside = frame["file"] in (_WORKER, _PROCESS)
-            if not frame["file"].startswith(_OUR_FOLDER) and frame["file"] != _PROCESS:
+            if not frame["file"].startswith(OUR_FOLDER) and frame["file"] != _PROCESS:
                 threads[-1].append(_with_source(frame["file"], int(frame["line"]), frame["name"]))
     shown = ["\n".join(reversed(frames[:_MOST_FRAMES])) for frames in threads]
     return "\nanother thread:\n".join([stack for stack in shown if stack][:_MOST_THREADS])

@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.forks import has_handler_of_its_own, is_let_go
+from pipeline_executor.frames import BELOW_THE_STEP, after_frames_of, from_the_step
 from pipeline_executor.interfaces import (
     KEPT_BYTES,
     KEPT_ITEMS,
@@ -31,6 +32,7 @@ from pipeline_executor.interfaces import (
 from pipeline_executor.replica.carried_exception import carry
 from pipeline_executor.replica.checked import CheckedSender
 from pipeline_executor.replica.end_of_fork import end_fork
+from pipeline_executor.words import qualified_name, text_of
 
 if TYPE_CHECKING:
     from pipeline_executor.plan import Assignment
@@ -40,12 +42,10 @@ __all__ = [
     "Interrupt",
     "ask_for_linked_steps",
     "forget_step",
-    "from_the_step",
     "interrupt_hook",
     "run_replica",
     "set_thread_worker_info",
     "set_worker_info",
-    "text_of",
     "traceback_of_message",
     "worker_info",
 ]
@@ -63,8 +63,6 @@ _LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
 #: Bytes that a replica gives up when its step has used all memory, so that there are some to report it with: several
 #: of the pieces in which the interpreter asks for memory. They are never written, and so only addresses are taken.
 _RESERVE_BYTES = 2**23
-
-_BELOW_THE_STEP = (__name__.partition(".")[0], "asyncio")
 
 _worker_info: WorkerInfo | None = None  # of this process
 _in_thread = threading.local()  # of a step that runs in a thread of the caller
@@ -222,7 +220,7 @@ def _run_replica(
             end_fork(None)
         # A step can catch whatever was raised into it and return as if nothing had been.
         if run.aborted() or (receiver is not None and receiver.fault is not None):
-            raise Aborted("the pipeline is being stopped")
+            raise Aborted
         if receiver is not None:
             if sender is not None and sender.stopped:
                 receiver.stop()
@@ -356,7 +354,7 @@ def _describe(error: BaseException, fault: MessageFault | None, *, with_exceptio
     trace = from_the_step(cause.__traceback__) if fault is None else _from_the_message(cause.__traceback__)
     return FailureReport(
         exception=carry(cause) if with_exception and is_of_the_user else None,
-        type_name=_qualified_name(type(cause)),
+        type_name=qualified_name(type(cause)),
         text=_shortened(text_of(cause)),
         traceback=_shortened(_traceback_text(cause, trace)),
         fault=None if fault is None else MessageFault(fault.reason, fault.type_name, fault.detail),
@@ -376,36 +374,9 @@ def _traceback_text(error: BaseException, trace: TracebackType | None) -> str:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception:  # a user's __getattr__, asked for the notes, or a damaged chain: the frames are still to be had
         frames = "".join(traceback.format_tb(trace))
-        return f"Traceback (most recent call last):\n{frames}{_qualified_name(type(error))}: {text_of(error)}\n"
-
-
-def _qualified_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def text_of(error: BaseException) -> str:
-    """The exception's own text, whatever its __str__ does."""
-    try:
-        return str(error)
-    except Exception as second:  # a user's __str__
-        return f"<its text could not be had: {type(second).__name__}>"
+        return f"Traceback (most recent call last):\n{frames}{qualified_name(type(error))}: {text_of(error)}\n"
 
 
 def _from_the_message(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the first frame that belongs to neither the library nor a pickler; None without such."""
-    while trace is not None and _package_of(trace) in (*_BELOW_THE_STEP, "pickle", "cloudpickle", "copyreg"):
-        trace = trace.tb_next
-    return trace
-
-
-def _package_of(trace: TracebackType) -> str:
-    name: str = trace.tb_frame.f_globals.get("__name__", "")
-    return name.partition(".")[0]
-
-
-def from_the_step(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame that is not this library's, nor that of the event loop below it."""
-    start = trace
-    while start is not None and _package_of(start) in _BELOW_THE_STEP:
-        start = start.tb_next
-    return start if start is not None else trace
+    return after_frames_of((*BELOW_THE_STEP, "pickle", "cloudpickle", "copyreg"), trace)

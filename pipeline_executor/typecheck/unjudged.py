@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["judged", "warn"]
+from pipeline_executor.frames import warn_caller
+from pipeline_executor.words import text_of
 
-_PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+__all__ = ["judged", "warn"]
 
 _Answer = TypeVar("_Answer")
 
@@ -26,26 +24,12 @@ def judged(title: str, question: Callable[[], _Answer], otherwise: _Answer) -> _
         return question()
     except Exception as error:
         warn(
-            f"{title}: its annotations cannot be judged ({type(error).__name__}: {_text_of(error)}), "
+            f"{title}: its annotations cannot be judged ({type(error).__name__}: {text_of(error)[:200]}), "
             "so they were not checked."
         )
         return otherwise
 
 
-def _text_of(error: Exception) -> str:
-    try:
-        return str(error)[:200]
-    except Exception:  # its __str__ is the user's as well
-        return "without a text"
-
-
 def warn(text: str) -> None:
     """Warn, in the caller's name, of what could not be checked."""
-    # The line to show is that of the caller, who is outside of this package.
-    if sys.version_info >= (3, 12):
-        warnings.warn(text, UserWarning, skip_file_prefixes=(_PACKAGE_DIR,))
-    else:
-        frame, level = sys._getframe(1), 2
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE_DIR):
-            frame, level = frame.f_back, level + 1
-        warnings.warn(text, UserWarning, stacklevel=level - 1)
+    warn_caller(text, UserWarning)
