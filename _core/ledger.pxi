@@ -33,14 +33,14 @@ cdef class Ledger:
         cdef Access held = self.run._hold()
         cdef ReplicaEntry* at = self._entry(entry)
         return ReplicaBooks(
-            State(at.state.load(acquire)),
-            at.pid.load(acquire),
-            at.items_in.load(acquire),
-            at.items_out.load(acquire),
-            at.wait_input_ns.load(acquire) * 1e-9,
-            at.wait_room_ns.load(acquire) * 1e-9,
-            waiting_of(at.waiting.load(acquire)),
-            batch_first_of(at),
+            state=State(at.state.load(acquire)),
+            pid=at.pid.load(acquire),
+            items_in=at.items_in.load(acquire),
+            items_out=at.items_out.load(acquire),
+            wait_input_s=at.wait_input_ns.load(acquire) * 1e-9,
+            wait_room_s=at.wait_room_ns.load(acquire) * 1e-9,
+            waiting=waiting_of(at.waiting.load(acquire)),
+            batch_first=batch_first_of(at),
         )
 
     def set_state(self, uint32_t entry, uint32_t state):

@@ -179,7 +179,7 @@ class RunLayout:
     entries: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReplicaBooks:
     """A replica's entry in the ledger as it was when read.
 

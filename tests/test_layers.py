@@ -88,6 +88,7 @@ LAYERS: dict[str, set[str]] = {
         "replica.signals",
         "replica.stacks",
         "replica.stdin",
+        "replica.step_result",
         "replica.waiting_threads",
         "replica.worker",
     },

@@ -35,6 +35,7 @@ from pipeline_executor.interfaces import (
 )
 from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan, StepPlan
+from pipeline_executor.replica.step_result import refuse_none, refuse_value
 from pipeline_executor.replica.worker import ask_for_linked_steps
 from pipeline_executor.streams import ResultStream
 from pipeline_executor.words import bounded_repr, text_of
@@ -136,8 +137,7 @@ def _items_of(step: StepPlan, source: Iterator[Any] | None) -> Iterator[Any]:
 
 def _call(step: StepPlan, source: Iterator[Any] | None) -> Any:
     result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
-    if result is None:
-        raise TypeError("the step returned None; a step that another follows yields items or returns an iterable")
+    refuse_none(result)
     return result
 
 
@@ -279,11 +279,7 @@ class _SequentialRun:
                 result = None
             else:
                 result = step.function(**step.constants) if source is None else step.function(source, **step.constants)
-            if result is not None:
-                raise TypeError(
-                    f"the sink returned a value of type {type(result).__name__!r}, which nobody would get; "
-                    "a sink returns None, and a last step that yields is annotated -> Iterable[...]"
-                )
+            refuse_value(result)
             if self.error is None:
                 self.ended(step)
         except Aborted:

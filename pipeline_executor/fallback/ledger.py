@@ -142,15 +142,16 @@ class Ledger:
 
     def books(self, entry: int) -> ReplicaBooks:
         words, at = self.memory.words, self._at(entry)
+        waits_room, waits_input = words[at + _WAITS_ROOM], words[at + _WAITS_INPUT]
         return ReplicaBooks(
-            State(words[at + _STATE]),
-            words[at + _PID],
-            words[at + _IN],
-            words[at + _OUT],
-            words[at + _WAIT_INPUT] * 1e-9,
-            words[at + _WAIT_ROOM] * 1e-9,
-            Waiting.ROOM if words[at + _WAITS_ROOM] else Waiting.INPUT if words[at + _WAITS_INPUT] else Waiting.NOTHING,
-            self._batch_first(at),
+            state=State(words[at + _STATE]),
+            pid=words[at + _PID],
+            items_in=words[at + _IN],
+            items_out=words[at + _OUT],
+            wait_input_s=words[at + _WAIT_INPUT] * 1e-9,
+            wait_room_s=words[at + _WAIT_ROOM] * 1e-9,
+            waiting=Waiting.ROOM if waits_room else Waiting.INPUT if waits_input else Waiting.NOTHING,
+            batch_first=self._batch_first(at),
         )
 
     def _batch_first(self, at: int) -> int:

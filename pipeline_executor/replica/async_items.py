@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pipeline_executor.interfaces import Aborted
+from pipeline_executor.replica.step_result import refuse_value
 
 __all__ = ["AsyncItems", "awaited", "log_unless_aborted"]
 
@@ -57,10 +58,7 @@ async def awaited(result: Any) -> None:
     value = await result
     if value is not None:
         _dispose(value)
-        raise TypeError(
-            f"the sink returned a value of type {type(value).__name__!r}, which nobody would get; "
-            "a sink returns None, and a last step that yields is annotated -> AsyncIterable[...]"
-        )
+    refuse_value(value, "AsyncIterable")
 
 
 def log_unless_aborted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from pipeline_executor.interfaces import (
 from pipeline_executor.replica.carried_exception import carry
 from pipeline_executor.replica.checked import CheckedSender
 from pipeline_executor.replica.end_of_fork import end_fork
+from pipeline_executor.replica.step_result import refuse_none, refuse_value
 from pipeline_executor.words import qualified_name, text_of
 
 if TYPE_CHECKING:
@@ -271,14 +272,10 @@ def _run_step(load: Load, receiver: Receiver | None, sender: Sender | None) -> N
     step, constants = load()
     result = step(**constants) if receiver is None else step(receiver, **constants)
     if sender is not None:
-        if result is None:
-            raise TypeError("the step returned None; a step that another follows yields items or returns an iterable")
+        refuse_none(result)
         sender.drive(result)
-    elif result is not None:
-        raise TypeError(
-            f"the sink returned a value of type {type(result).__name__!r}, which nobody would get; "
-            "a sink returns None, and a last step that yields is annotated -> Iterable[...]"
-        )
+    else:
+        refuse_value(result)
 
 
 def _run_async_step(
