@@ -37,7 +37,7 @@ def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
 
     Shown by tests/test_definition.py.
     """
-    from pipeline_executor.typecheck.check import check_definition
+    from pipeline_executor.check.definition import check_definition
 
     check_definition(tasks)
 
@@ -171,10 +171,10 @@ def stream(
 
 def _run(tasks: Sequence[PipelineTask[Any, Any]], options: RunOptions, function: str) -> PipelineResults[Any] | None:
     from pipeline_executor import backend
+    from pipeline_executor.check.definition import check_definition
     from pipeline_executor.engines.registry import ENGINES
     from pipeline_executor.options import option_defects
     from pipeline_executor.plan import make_plan
-    from pipeline_executor.typecheck.check import check_definition
 
     signatures = check_definition(
         tasks,

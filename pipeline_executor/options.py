@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
 
 if TYPE_CHECKING:
+    from pipeline_executor.check.defects import Defect
     from pipeline_executor.interfaces import ReplicaBooks
     from pipeline_executor.plan import Plan
-    from pipeline_executor.typecheck.defects import Defect
 
 __all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "Parallelism", "RunOptions", "option_defects"]
 
@@ -106,7 +106,7 @@ def _meant_parallelism(given: object) -> str:
 
 
 def _defect(title: str, found: str, advice: str) -> Defect:
-    from pipeline_executor.typecheck.defects import Defect
+    from pipeline_executor.check.defects import Defect
 
     return Defect(title, found, advice)
 

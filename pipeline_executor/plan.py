@@ -21,8 +21,8 @@ from pipeline_executor.interfaces import (
 
 # A plan's parts are all that a replica's process needs of this module.
 if TYPE_CHECKING:
+    from pipeline_executor.check.signature import StepSignature
     from pipeline_executor.task import PipelineTask
-    from pipeline_executor.typecheck.signature import StepSignature
 
 __all__ = ["Assignment", "Plan", "StepPlan", "make_plan"]
 

@@ -11,9 +11,9 @@ from typing import Any, Never
 import pytest
 
 from pipeline_executor import execute
+from pipeline_executor.check import check_definition
 from pipeline_executor.errors import PipelineError, PipelineTypeError
 from pipeline_executor.task import PipelineTask
-from pipeline_executor.typecheck import check_definition
 
 
 def numbers() -> Iterable[int]:

@@ -38,34 +38,36 @@ LAYERS: dict[str, set[str]] = {
     },
     "definition": {"task"},
     "check": {
-        "typecheck",
-        "typecheck.annotations",
-        "typecheck.assignable",
-        "typecheck.bases",
-        "typecheck.callables",
-        "typecheck.check",
-        "typecheck.constants",
-        "typecheck.conversions",
-        "typecheck.defects",
-        "typecheck.edges",
-        "typecheck.explain",
-        "typecheck.flavour",
-        "typecheck.forms",
-        "typecheck.glance",
-        "typecheck.guarded",
-        "typecheck.members",
-        "typecheck.mistakes",
-        "typecheck.options",
-        "typecheck.reading",
-        "typecheck.records",
-        "typecheck.rules",
-        "typecheck.signature",
-        "typecheck.solve",
-        "typecheck.streams",
-        "typecheck.stubs",
-        "typecheck.tuples",
-        "typecheck.unjudged",
-        "typecheck.writing",
+        "check",
+        "check.constants",
+        "check.conversions",
+        "check.defects",
+        "check.definition",
+        "check.edges",
+        "check.explain",
+        "check.fast_path",
+        "check.mistakes",
+        "check.not_checked",
+        "check.relation",
+        "check.relation.annotations",
+        "check.relation.assignable",
+        "check.relation.bases",
+        "check.relation.callables",
+        "check.relation.checker_imports",
+        "check.relation.forms",
+        "check.relation.members",
+        "check.relation.reading",
+        "check.relation.relation",
+        "check.relation.rules",
+        "check.relation.solve",
+        "check.relation.stubs",
+        "check.relation.tuples",
+        "check.relation.typed_dicts",
+        "check.relation.writing",
+        "check.signature",
+        "check.step_kind",
+        "check.streams",
+        "check.task_settings",
     },
     "plan": {"options", "plan"},
     "replica": {
@@ -277,6 +279,12 @@ def test_layers_of_one_module_make_no_circle() -> None:
         graph = {module: needs for module, needs in graph.items() if module not in free}
 
 
+def test_relation_between_types_knows_nothing_of_steps() -> None:
+    relation = {module for module in LAYERS["check"] if module.startswith("check.relation")}
+    for module in relation:
+        assert {found for found in imports_of(module) if found.startswith("check")} <= relation
+
+
 @pytest.mark.parametrize("module", sorted(LAYERS["leaf"]))
 def test_leaves_import_nothing_of_the_package(module: str) -> None:
     assert imports_of(module) == set()
@@ -384,5 +392,5 @@ def test_modules_have_a_docstring_and_say_what_they_export(module: str) -> None:
         if (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__")
         or (isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "__all__")
     ]
-    if module not in ("engines", "replica"):  # nothing but the packages of their modules
+    if module not in ("engines", "replica", "check.relation"):  # nothing but the packages of their modules
         assert len(exported) == 1

@@ -1,0 +1,235 @@
+"""What flows between two steps: the streams that they are annotated with, and whether one fits the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pipeline_executor.check.constants import constant_findings
+from pipeline_executor.check.defects import ANY_ITEM, Defect, Finding
+from pipeline_executor.check.explain import explain
+from pipeline_executor.check.mistakes import hidden_by_wrapper, step_around
+from pipeline_executor.check.not_checked import judged, warn
+from pipeline_executor.check.relation.annotations import Absent, show, unresolved_names
+from pipeline_executor.check.relation.forms import DYNAMIC, Form, substitute
+from pipeline_executor.check.relation.reading import read
+from pipeline_executor.check.relation.solve import solve, without_variables
+from pipeline_executor.check.relation.writing import write
+from pipeline_executor.check.signature import StepSignature, is_nothing
+from pipeline_executor.check.streams import input_item, item_of, output_item, stream_of, variables_of
+from pipeline_executor.task import PipelineTask
+
+__all__ = ["check_types"]
+
+_SWITCH_OFF = "or pass type_check_pipeline=False to go without the check."
+
+
+class _Streams(NamedTuple):
+    """The items of a step's two streams: see `input_item` and `output_item`."""
+
+    takes: Form | Absent
+    gives: Form | Absent
+
+
+def check_types(
+    tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature | None]
+) -> Iterator[tuple[list[Finding], list[Defect]]]:
+    """Check the annotations of the steps of a pipeline.
+
+    Arguments:
+        tasks: the steps.
+        signatures: one for each; None for a task that has none, which is a defect by itself.
+
+    Yields:
+        For each task what is wrong with it, and what is wrong between it and the one before.
+    """
+    before: StepSignature | None = None
+    item: Form | Absent = Absent.ANNOTATION  # what the step before yields, its variables settled
+    for index, (task, signature) in enumerate(zip(tasks, signatures, strict=True)):
+        if signature is None:
+            before, item = None, Absent.ANNOTATION
+            yield [], []
+            continue
+        streams = _streams_of(signature)
+        findings = [
+            *constant_findings(signature, task.constants if isinstance(task.constants, Mapping) else None),
+            *_stream_findings(signature, streams, item, is_last=index == len(tasks) - 1),
+        ]
+        if before is None:
+            between: list[Defect] = []
+            item = _settled(streams.gives)
+        else:
+            between, item = _check_edge(before, item, signature, streams)
+        before = signature
+        yield findings, between
+
+
+def _streams_of(signature: StepSignature) -> _Streams:
+    """What a step takes and gives."""
+    return judged(
+        signature.title, lambda: _Streams(input_item(signature), output_item(signature)), _Streams(DYNAMIC, DYNAMIC)
+    )
+
+
+def _stream_findings(
+    signature: StepSignature, streams: _Streams, given: Form | Absent | None, *, is_last: bool
+) -> Iterator[Finding]:
+    """Find what is wrong with the two annotations of a step by themselves.
+
+    Arguments:
+        signature: the step.
+        streams: what it takes and gives.
+        given: what the step before yields, to tell what was probably meant; None where there is none.
+        is_last: whether no step follows.
+    """
+    name = signature.stream_name
+    item = ANY_ITEM if given is None or isinstance(given, Absent) else write(given)
+    if streams.gives is Absent.ANNOTATION or (name is not None and streams.takes is Absent.ANNOTATION):
+        wrapper = hidden_by_wrapper(signature)
+        if wrapper is not None:
+            yield wrapper
+            return
+    if name is not None and streams.takes is Absent.ANNOTATION:
+        yield Finding(
+            f"argument {name!r} takes the stream and has no annotation",
+            f"Write {name}: {signature.stream_kind}[{item}], {_SWITCH_OFF} {step_around(signature, item)}".rstrip(),
+        )
+    elif name is not None and streams.takes is Absent.STREAM:
+        yield judged(signature.title, lambda: _no_stream(signature, given), _no_stream_finding(signature, ANY_ITEM))
+    if name is None or streams.takes is not Absent.STREAM or not step_around(signature, item):
+        yield from _return_findings(signature, streams, is_last=is_last)
+    # else it was written for one item, and what to do about that has been said
+
+
+def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding:
+    form = without_variables(read(signature.stream_annotation, variables_of(signature)))
+    other = item_of(form, is_async=not signature.is_async)
+    name, annotation = signature.stream_name, show(signature.stream_annotation)
+    if signature.is_async and other is not None and form != read(str) and not _is_one_item(form, given):
+        return Finding(
+            f"argument {name!r} is annotated {annotation}, but an asynchronous step that read it would block its event "
+            "loop",
+            f"Write {name}: AsyncIterable[{write(other)}] and read it by async for, or write the step with def.",
+        )
+    if not signature.is_async and other is not None:
+        return Finding(
+            f"argument {name!r} is annotated {annotation}, which only an asynchronous step can read",
+            f"Write the step with async def, or {name}: Iterable[{write(other)}] and read it by for.",
+        )
+    meant = _meant(form, given, is_async=signature.is_async)
+    around = step_around(signature, meant) if meant == write(form) else ""
+    return _no_stream_finding(signature, meant, around)
+
+
+def _no_stream_finding(signature: StepSignature, meant: str, around: str = "") -> Finding:
+    name, given = signature.stream_name, "an asynchronous iterator" if signature.is_async else "an iterator"
+    return Finding(
+        f"argument {name!r} is annotated {show(signature.stream_annotation)}, but is given {given}",
+        f"Write {name}: {signature.stream_kind}[{meant}]: a step takes the items of the step before one by one. "
+        f"{around}".rstrip(),
+    )
+
+
+def _meant(form: Form, given: Form | Absent | None, *, is_async: bool) -> str:
+    """The item type that somebody had in mind who annotated a step with something else than a stream."""
+    item = item_of(form, is_async=is_async)
+    if item is None or form == read(str):
+        return write(form)
+    return write(form if _is_one_item(form, given) else item)
+
+
+def _is_one_item(form: Form, given: Form | Absent | None) -> bool:
+    return isinstance(given, Form) and given != DYNAMIC and solve(given, form).fits
+
+
+def _return_findings(signature: StepSignature, streams: _Streams, *, is_last: bool) -> Iterator[Finding]:
+    if signature.consumes:
+        yield from _consumer_findings(signature, is_last=is_last)
+        return
+    none_if_last = ", or -> None for a last step that only consumes" if is_last else ""
+    kind = signature.stream_kind
+    if streams.gives is Absent.ANNOTATION:
+        yield Finding(
+            "has no annotation that tells what it returns",
+            f"Write -> {kind}[{ANY_ITEM}]{none_if_last}, {_SWITCH_OFF}",
+        )
+    elif streams.gives is Absent.STREAM:
+        verb = "yields" if signature.is_generator else "returns a value"
+        no_stream = "no asynchronous stream" if signature.is_async else "no stream"
+        yield Finding(
+            f"{verb}, but is annotated to return {show(signature.return_annotation)}, which is {no_stream}",
+            f"Write -> {kind}[{ANY_ITEM}]{'' if signature.is_generator else none_if_last}.",
+        )
+
+
+def _consumer_findings(signature: StepSignature, *, is_last: bool) -> Iterator[Finding]:
+    annotation = signature.return_annotation
+    if not is_last or is_nothing(annotation):  # where it may not stand at all, that says enough
+        return
+    if annotation is Absent.ANNOTATION:
+        yield Finding(
+            "has no annotation that tells what it returns",
+            f"Write -> None, or yield items and write -> {signature.stream_kind}[{ANY_ITEM}], {_SWITCH_OFF}",
+        )
+    else:
+        yield Finding(
+            f"is a coroutine, which yields nothing, but is annotated to return {show(annotation)}",
+            f"Write -> None, or yield items and write -> AsyncIterable[{ANY_ITEM}].",
+        )
+
+
+def _check_edge(
+    before: StepSignature, given: Form | Absent, after: StepSignature, streams: _Streams
+) -> tuple[list[Defect], Form | Absent]:
+    """Check what one step yields against what the next one takes.
+
+    Arguments:
+        before: the one step.
+        given: the type of the items that it yields, without variables.
+        after: the next.
+        streams: what that one takes and gives.
+
+    Returns:
+        The defects, and the type of the items that the next step yields when it is given those.
+    """
+    if isinstance(given, Absent) or isinstance(streams.takes, Absent) or after.stream_name is None:
+        return [], _settled(streams.gives)  # a defect of one of the two steps by itself
+    title = f"{before.title} -> {after.title}"
+    takes = streams.takes
+    unjudged: tuple[list[Defect], Form | Absent] = ([], DYNAMIC)
+    return judged(title, lambda: _compare(title, before, given, after, takes, streams.gives), unjudged)
+
+
+def _settled(item: Form | Absent) -> Form | Absent:
+    """The items of a step whose variables nothing settles."""
+    return item if isinstance(item, Absent) else without_variables(item)
+
+
+def _compare(
+    title: str, before: StepSignature, given: Form, after: StepSignature, takes: Form, gives: Form | Absent
+) -> tuple[list[Defect], Form | Absent]:
+    solution = solve(stream_of(given, is_async=after.is_async), read(after.stream_annotation, variables_of(after)))
+    yielded = gives if isinstance(gives, Absent) else without_variables(substitute(gives, solution.variables))
+    if solution.fits:
+        _warn_of_unresolved(title, before, given, after, takes)
+        return [], yielded
+    # Two classes of one name in different modules would read as if there were no difference.
+    qualified = write(given) == write(takes)
+    mine, theirs = write(given, qualified=qualified), write(takes, qualified=qualified)
+    reason = explain(given, without_variables(substitute(takes, solution.variables)), solution, qualified=qualified)
+    advice = reason.advice or (
+        f"Make the two agree: let {before.name!r} yield {theirs}, "
+        f"or write {after.stream_name}: {after.stream_kind}[{mine}] in {after.name!r}."
+    )
+    what = f"produces {before.stream_kind}[{mine}], accepts {after.stream_kind}[{theirs}]"
+    return [Defect(title, what, f"{reason.why} {advice}")], yielded
+
+
+def _warn_of_unresolved(title: str, before: StepSignature, given: Form, after: StepSignature, takes: Form) -> None:
+    names = unresolved_names(before.return_annotation) + unresolved_names(after.stream_annotation)
+    if names and write(given) != write(takes):
+        warn(
+            f"{title}: {', '.join(dict.fromkeys(names))} cannot be resolved at run time, so what the one "
+            "produces was not fully compared with what the other accepts. "
+            "Import it outside of `if TYPE_CHECKING:` to have it checked."
+        )

@@ -1,0 +1,283 @@
+"""Annotations as values: how they are resolved, unwrapped and written out in a message.
+
+Nothing here raises for an odd annotation: users write whatever their type checker takes, and more.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
+
+from pipeline_executor.check.relation.checker_imports import checker_import
+
+__all__ = [
+    "Absent",
+    "Scope",
+    "Unresolved",
+    "class_scope",
+    "is_alias",
+    "module_scope",
+    "own_annotations",
+    "peel",
+    "resolve",
+    "show",
+    "type_parameters",
+    "unresolved_names",
+]
+
+# Far above any annotation that a person writes; bounds the time that a self-referring one can cost.
+_MAX_LAYERS = 100
+
+
+class Absent(enum.Enum):
+    """Stands where an annotation or an item type would, when there is none."""
+
+    ANNOTATION = "no annotation"
+    STREAM = "not a stream"
+
+
+class Unresolved:
+    """Stands for a name that does not exist at run time (imported under `TYPE_CHECKING`).
+
+    It takes part in any expression that an annotation may hold, and equals another of the same text,
+    so that two steps which name the same unknown type still agree.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __getattr__(self, name: str) -> Unresolved:
+        # `typing` probes its operands for dunder names; they must look absent.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Unresolved(f"{self._text}.{name}")
+
+    def __getitem__(self, arguments: object) -> Unresolved:
+        items = arguments if isinstance(arguments, tuple) else (arguments,)
+        return Unresolved(f"{self._text}[{', '.join(show(item) for item in items)}]")
+
+    def __or__(self, other: object) -> object:
+        return _union(self, other)
+
+    def __ror__(self, other: object) -> object:
+        return _union(other, self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unresolved) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _union(left: Any, right: Any) -> object:
+    return Union[left, right]  # noqa: UP007 - `|` is what is being implemented
+
+
+class Scope(typing.NamedTuple):
+    """Where the names of an annotation are looked up.
+
+    Attributes:
+        module_names: the global names of the step's module.
+        inner_names: names that hide them: closure variables and type parameters.
+        last_resort: names that are tried when neither knows one: those of the step's class.
+        is_class_body: whether `ClassVar` and `Final` may stand there.
+    """
+
+    module_names: dict[str, Any]
+    inner_names: dict[str, Any]
+    last_resort: Mapping[str, object]
+    is_class_body: bool = False
+
+
+def resolve(annotation: object, scope: Scope) -> object:
+    """Turn an annotation as it was written into the type that it means.
+
+    Names that cannot be found become `Unresolved`. An annotation that cannot be understood at all
+    becomes `Unresolved` as a whole.
+    """
+    if type(annotation) is type:
+        return annotation  # the most frequent one: a class, with nothing in it to resolve
+    inner_names = dict(scope.inner_names)
+    module_names = scope.module_names
+    if isinstance(annotation, ForwardRef):
+        # That of a typed dictionary's base tells where it was written.
+        module = sys.modules.get(str(annotation.__forward_module__))
+        module_names = module_names if module is None else vars(module)
+        # From 3.14 on it brings along the parts of its expression that could be evaluated.
+        inner_names.update(getattr(annotation, "__extra_names__", None) or {})
+        annotation = annotation.__forward_arg__
+    written = annotation if isinstance(annotation, str) else None
+    # One annotation at a time, so that a bad name in it spoils no other argument's.
+    holder: object = types.SimpleNamespace(__annotations__={"it": annotation})
+    if scope.is_class_body and written is not None:
+        holder = type("holder", (), {"__annotations__": {"it": annotation}})
+    for _ in range(_MAX_LAYERS):
+        try:
+            return get_type_hints(holder, module_names, inner_names, include_extras=True)["it"]
+        except NameError as error:
+            found = _substitute_for(error.name, scope, module_names, placeholder=written is not None)
+            if error.name is None or error.name in inner_names or found is None:
+                break
+            inner_names[error.name] = found
+        except Exception:  # an annotation is arbitrary code
+            break
+    return annotation if written is None else Unresolved(written)
+
+
+def _substitute_for(name: str | None, scope: Scope, module_names: dict[str, Any], *, placeholder: bool) -> object:
+    if name is None:
+        return None
+    if name in scope.last_resort:
+        return scope.last_resort[name]
+    imported = checker_import(name, module_names)
+    if imported is not None:
+        return imported
+    # Linters move `from collections.abc import Iterable` under TYPE_CHECKING. Without this most of
+    # such a module's steps would lose their check.
+    if name in collections.abc.__all__:
+        return getattr(collections.abc, name)
+    # `typing` remembers what a ForwardRef object was evaluated to. Only for text, where the object is
+    # our own, may that be a placeholder: nobody else must ever see one.
+    return Unresolved(name) if placeholder else None
+
+
+def class_scope(class_: type[Any]) -> Scope:
+    """Where the names in the body of a class are looked up."""
+    inner = {name: value for name, value in vars(class_).items() if isinstance(value, type)}
+    module_names = module_scope(class_.__module__).module_names
+    return Scope(module_names, type_parameters(class_), {class_.__name__: class_, **inner}, is_class_body=True)
+
+
+def module_scope(name: str | None) -> Scope:
+    """Where the names in a module are looked up; nowhere, where it is not loaded."""
+    module = sys.modules.get(name or "")
+    return Scope({} if module is None else vars(module), {}, {})
+
+
+def type_parameters(generic: object) -> dict[str, Any]:
+    """What `class C[T]` or `def f[T]` declares, by name."""
+    # Absent before 3.12, and a descriptor in the classes of the interpreter itself.
+    parameters = getattr(generic, "__type_params__", ())
+    return {parameter.__name__: parameter for parameter in parameters} if isinstance(parameters, tuple) else {}
+
+
+def own_annotations(class_: type[Any]) -> Mapping[str, Any]:
+    """The annotations in the body of a class, without those of its bases."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(class_, format=annotationlib.Format.FORWARDREF)
+    else:
+        annotations = vars(class_).get("__annotations__", {})
+        return annotations if isinstance(annotations, dict) else {}
+
+
+def peel(annotation: object) -> object:
+    """Take off what does not matter to assignability: `Annotated`, and qualifiers such as `Final`."""
+    for _ in range(_MAX_LAYERS):
+        if annotation is None:
+            return types.NoneType
+        origin = get_origin(annotation)
+        if origin is not Annotated and getattr(origin, "_name", None) not in _QUALIFIERS:
+            return annotation
+        annotation = get_args(annotation)[0]
+    return Any
+
+
+# By name: typing_extensions has twins of those that an interpreter lacks.
+_QUALIFIERS = frozenset({"ClassVar", "Final", "NotRequired", "ReadOnly", "Required"})
+
+
+def is_alias(annotation: object) -> bool:
+    """True for a type alias that a `type` statement made."""
+    # By name: `typing` has the class from 3.12 on, typing_extensions its own twin.
+    return type(annotation).__name__ == "TypeAliasType"
+
+
+def unresolved_names(annotation: object) -> tuple[str, ...]:
+    """The parts of an annotation that could not be resolved, as text, without repetition."""
+    found: dict[str, None] = {}
+
+    def visit(part: object, layers_left: int) -> None:
+        if layers_left == 0:
+            return
+        if isinstance(part, Unresolved):
+            found[repr(part)] = None
+        elif isinstance(part, ForwardRef):
+            found[part.__forward_arg__] = None
+        elif isinstance(part, str):
+            found[part] = None
+        elif isinstance(part, list):
+            for argument in part:
+                visit(argument, layers_left - 1)
+        elif get_origin(part) is Annotated:
+            visit(get_args(part)[0], layers_left - 1)
+        elif get_origin(part) is not Literal:
+            for argument in get_args(part):
+                visit(argument, layers_left - 1)
+
+    try:
+        visit(annotation, _MAX_LAYERS)
+    except Exception:  # an object that only looks like an annotation
+        return tuple(found)
+    return tuple(found)
+
+
+def show(annotation: object, *, qualified: bool = False, max_chars: int = 200) -> str:
+    """Write an annotation the way its author would.
+
+    Arguments:
+        annotation: any object.
+        qualified: put the module before the name of each class, to tell two of the same name apart.
+        max_chars: longer texts are cut.
+    """
+    try:
+        text = _text(annotation, qualified)
+    except Exception:  # __repr__, __name__ and __module__ are the user's code
+        text = f"<{type(annotation).__name__}>"
+    return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
+
+
+def _text(annotation: Any, qualified: bool) -> str:
+    if annotation is None or annotation is types.NoneType:
+        return "None"
+    if annotation is Ellipsis:
+        return "..."
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, ForwardRef):
+        return annotation.__forward_arg__
+    if isinstance(annotation, list):
+        return f"[{', '.join(_text(item, qualified) for item in annotation)}]"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is None:
+        return _name(annotation, qualified)
+    if origin in (Union, types.UnionType):
+        return " | ".join(_text(argument, qualified) for argument in arguments)
+    if origin is Literal:
+        return f"Literal[{', '.join(repr(value) for value in arguments)}]"
+    if origin is Annotated:
+        return _text(arguments[0], qualified)
+    name = _name(origin, qualified)
+    if not arguments:
+        return f"{name}[()]" if origin is tuple and annotation is not typing.Tuple else name  # noqa: UP006
+    star = "*" if getattr(annotation, "__unpacked__", False) else ""
+    return f"{star}{name}[{', '.join(_text(argument, qualified) for argument in arguments)}]"
+
+
+def _name(annotation: Any, qualified: bool) -> str:
+    if isinstance(annotation, type):
+        prefix = f"{annotation.__module__}." if qualified and annotation.__module__ != "builtins" else ""
+        return prefix + annotation.__qualname__
+    name = getattr(annotation, "__name__", None)
+    return name if isinstance(name, str) else repr(annotation).removeprefix("typing.")

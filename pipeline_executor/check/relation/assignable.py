@@ -1,0 +1,89 @@
+"""Whether a value of one type may be handed to what accepts another.
+
+The relation is a table: for each pair of kinds of type there is one case, with the rule that decides it. The first case
+that fits decides, so the table is read from top to bottom. Each rule of `rules` names the section of the typing
+specification which it implements.
+
+Source: https://typing.python.org/en/latest/spec/concepts.html#summary-of-type-relations
+"""
+
+from __future__ import annotations
+
+from pipeline_executor.check.relation import rules
+from pipeline_executor.check.relation.forms import (
+    Alias,
+    ClassObject,
+    Distinct,
+    Dynamic,
+    Form,
+    Function,
+    Instance,
+    LiteralValue,
+    NeverForm,
+    Parameters,
+    Record,
+    Tuple,
+    UnionForm,
+    Variable,
+)
+from pipeline_executor.check.relation.reading import read
+from pipeline_executor.check.relation.relation import Binder, Case, Relation
+
+__all__ = ["is_assignable", "new_relation"]
+
+
+def is_assignable(produced: object, accepted: object) -> bool:
+    """Tell whether every value of type `produced` is also one of type `accepted`.
+
+    Type variables, on either side, are taken for types that nothing is known of; `solve` finds what they stand for.
+
+    Arguments:
+        produced: a resolved annotation or a `Form`, the type of what is handed over.
+        accepted: the same, the type of what is asked for.
+
+    Raises:
+        TooLargeError: the answer would take too long.
+
+    Shown by tests/check/test_assignable.py, test_pairs.py and test_against_mypy.py.
+    """
+    return new_relation().holds(read(produced), read(accepted))
+
+
+def new_relation(binder: Binder | None = None) -> Relation:
+    """The relation, for one question."""
+    return Relation(_CASES, binder)
+
+
+_CASES = (
+    Case(Form, Form, rules.equal),
+    Case(Form, Variable, rules.to_variable),
+    Case(Form, Dynamic, rules.dynamic),
+    Case(Dynamic, Form, rules.dynamic),
+    Case(Variable, Form, rules.from_variable),
+    Case(NeverForm, Form, rules.never),
+    Case(Form, Instance, rules.to_object),
+    Case(Alias, Form, rules.from_alias),
+    Case(Form, Alias, rules.to_alias),
+    Case(UnionForm, Form, rules.from_union),
+    Case(Form, UnionForm, rules.to_union),
+    Case(Distinct, Distinct, rules.between_distinct),
+    Case(Distinct, Form, rules.from_distinct),
+    Case(Form, Distinct, rules.to_distinct),
+    Case(LiteralValue, LiteralValue, rules.between_literals),
+    Case(LiteralValue, Form, rules.from_literal),
+    Case(Form, LiteralValue, rules.to_literal),
+    Case(Record, Record, rules.between_records),
+    Case(Tuple, Tuple, rules.between_tuples),
+    Case(Instance, Tuple, rules.to_tuple),
+    Case(Function, Function, rules.between_functions),
+    Case(Parameters, Parameters, rules.between_parameters),
+    Case(Form, Function, rules.to_function),
+    Case(ClassObject, ClassObject, rules.between_class_objects),
+    Case(Instance, ClassObject, rules.to_class_object),
+    Case(Function, Instance, rules.function_to_protocol),
+    Case(ClassObject, Form, rules.from_class_object),
+    Case(Form, Instance, rules.to_protocol),
+    Case(Instance, Instance, rules.promoted),
+    Case(Form, Instance, rules.nominal),
+    Case(Form, Record, rules.nominal),
+)

@@ -1,0 +1,245 @@
+"""The classes that a type derives from, with their type arguments; how type arguments vary."""
+
+from __future__ import annotations
+
+import collections.abc as abc
+import dataclasses
+import enum
+import functools
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Generic, ParamSpec, Protocol, get_origin
+
+from pipeline_executor.check.relation.annotations import class_scope, own_annotations, resolve
+from pipeline_executor.check.relation.callables import function_form
+from pipeline_executor.check.relation.forms import (
+    DYNAMIC,
+    AnyClass,
+    Dynamic,
+    Form,
+    Function,
+    Instance,
+    Record,
+    Tuple,
+    Variable,
+    substitute,
+    union_of,
+)
+from pipeline_executor.check.relation.reading import own_form, parameters_of, read
+from pipeline_executor.check.relation.stubs import BUILTIN_MEMBERS, is_of_stubs, stub_of
+
+__all__ = ["Variance", "as_instance_of", "builtin_member", "class_of", "direct_bases", "variances_of"]
+
+
+def class_of(form: Form) -> AnyClass | None:
+    """The class whose methods a form has; None where that is not one class."""
+    if isinstance(form, (Instance, Record)):
+        return form.class_
+    return tuple if isinstance(form, Tuple) else None
+
+
+def as_instance_of(form: Form, class_: AnyClass) -> Form | None:
+    """See a type as one of a class that it derives from.
+
+    Returns:
+        The class with the type arguments that follow, `Sequence[int]` for `list[int]`; a `Dynamic` where one of the
+        bases may be anything; None where the class is no base.
+    """
+    own = class_of(form)
+    if own is class_ or own is None:
+        return form if own is class_ else None
+    if class_ not in own.__mro__ and stub_of(class_) is None:
+        return None  # spares the walk
+    for base in direct_bases(form):
+        found = base if isinstance(base, Dynamic) else as_instance_of(base, class_)
+        if found is not None:
+            return found
+    return None
+
+
+def direct_bases(form: Form) -> tuple[Form, ...]:
+    """What a type derives from by its class statement, or by the stubs of the standard library."""
+    if isinstance(form, Tuple):
+        return (Instance(abc.Sequence, (union_of(form.parts()),)),)
+    if not isinstance(form, (Instance, Record)):
+        return ()
+    class_ = form.class_
+    if isinstance(form, Record):
+        # https://typing.python.org/en/latest/spec/typeddict.html#assignability
+        return (read(abc.Mapping[str, object]),)
+    variables = dict(zip(parameters_of(class_), form.arguments, strict=False))
+    if stub_of(class_) is not None:
+        bases = _bases_by_stub(class_)  # type: ignore[arg-type]  # mypy takes no class object for hashable
+        return tuple(substitute(base, variables) for base in bases)
+    fields = getattr(class_, "_fields", None)
+    if isinstance(fields, tuple) and tuple in class_.__bases__:
+        return (
+            _named_tuple(class_, fields, variables),
+            *_read_bases((b for b in class_.__bases__ if b is not tuple), variables),
+        )
+    scope = class_scope(class_)
+    written = vars(class_).get("__orig_bases__", class_.__bases__)
+    return _read_bases((resolve(base, scope) for base in written), variables)
+
+
+@functools.cache  # of few classes, which are asked for all the time
+def _bases_by_stub(class_: AnyClass) -> tuple[Form, ...]:
+    stub = stub_of(class_)
+    bases: tuple[Any, ...] = (stub.bases if stub is not None else ()) or class_.__bases__
+    return tuple(read(base) for base in bases)
+
+
+def _read_bases(bases: abc.Iterable[Any], variables: dict[Any, Form]) -> tuple[Form, ...]:
+    return tuple(
+        read(base, variables)
+        for base in bases
+        if not any(base is none or get_origin(base) is none for none in (Generic, Protocol, typing.NamedTuple))
+    )
+
+
+def _named_tuple(class_: AnyClass, fields: tuple[Any, ...], variables: dict[Any, Form]) -> Form:
+    """https://typing.python.org/en/latest/spec/namedtuples.html#type-compatibility-rules"""
+    annotations = own_annotations(class_)
+    scope = class_scope(class_)
+    return Tuple(
+        tuple(
+            read(resolve(annotations[field], scope), variables) if field in annotations else DYNAMIC for field in fields
+        )
+    )
+
+
+def builtin_member(form: Form, name: str) -> Form | None:
+    """The type of a method that a builtin class has and does not annotate, where the tables know it."""
+    own = class_of(form)
+    for (class_, member), annotation in BUILTIN_MEMBERS.items():
+        if member != name or own is None or not isinstance(class_, type):
+            continue
+        base = as_instance_of(form, class_)
+        if isinstance(base, Instance):
+            return read(
+                annotation, {typing.Self: form, **dict(zip(parameters_of(class_), base.arguments, strict=False))}
+            )
+    return None
+
+
+class Variance(enum.Enum):
+    """How a generic class follows its type argument.
+
+    https://typing.python.org/en/latest/spec/generics.html#variance
+    """
+
+    COVARIANT = "covariant"
+    CONTRAVARIANT = "contravariant"
+    INVARIANT = "invariant"
+    #: The class does not tell, and no stub is known: either direction is let pass.
+    UNKNOWN = "of unknown variance"
+
+
+def variances_of(class_: AnyClass, count: int, pending: frozenset[int] = frozenset()) -> tuple[Variance, ...]:
+    """The variance of each of a class's `count` type parameters.
+
+    Arguments:
+        class_: the class.
+        count: how many type arguments it has been given.
+        pending: identities of the classes whose variance is just being inferred; they are taken as covariant.
+    """
+    parameters = parameters_of(class_)
+    if len(parameters) != count:
+        default = Variance.INVARIANT if is_of_stubs(class_) or _is_standard(class_) else Variance.UNKNOWN
+        return (default,) * count
+    return tuple(_variance(parameter, class_, pending) for parameter in parameters)
+
+
+def _is_standard(class_: AnyClass) -> bool:
+    return class_.__module__.partition(".")[0] in sys.stdlib_module_names
+
+
+def _variance(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Variance:
+    if isinstance(parameter, ParamSpec):
+        return Variance.COVARIANT  # between parameters, the relation already looks at them the other way round
+    if getattr(parameter, "__infer_variance__", False):
+        return Variance.COVARIANT if id(class_) in pending else _inferred(parameter, class_, pending | {id(class_)})
+    if getattr(parameter, "__covariant__", False):
+        return Variance.COVARIANT
+    return Variance.CONTRAVARIANT if getattr(parameter, "__contravariant__", False) else Variance.INVARIANT
+
+
+def _inferred(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Variance:
+    """The variance that follows from where a class uses its parameter.
+
+    https://typing.python.org/en/latest/spec/generics.html#variance-inference
+    """
+    uses = set(_uses_in_class(parameter, class_, pending))
+    if Variance.INVARIANT in uses or {Variance.COVARIANT, Variance.CONTRAVARIANT} <= uses:
+        return Variance.INVARIANT
+    if Variance.UNKNOWN in uses:
+        return Variance.UNKNOWN
+    return Variance.CONTRAVARIANT if Variance.CONTRAVARIANT in uses else Variance.COVARIANT
+
+
+def _uses_in_class(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Iterator[Variance]:
+    for base in direct_bases(own_form(class_)):
+        yield from _uses(parameter, base, Variance.COVARIANT, pending)
+    scope = class_scope(class_)
+    frozen = _is_frozen(class_)
+    for name, annotation in own_annotations(class_).items():
+        form = read(resolve(annotation, scope))
+        read_only = frozen or name.startswith("_") or get_origin(annotation) is typing.Final
+        yield from _uses(parameter, form, Variance.COVARIANT if read_only else Variance.INVARIANT, pending)
+    for name, value in vars(class_).items():
+        if isinstance(value, property):
+            method, settable = value.fget, value.fset is not None
+        else:
+            method, settable = value, False
+        if name in ("__new__", "__replace__") or not isinstance(method, types.FunctionType):
+            continue
+        form = function_form(method, scope, skip_first=True)
+        uses = tuple(_uses(parameter, form, Variance.INVARIANT if settable else Variance.COVARIANT, pending))
+        if name != "__init__":
+            yield from uses
+        elif uses and not dataclasses.is_dataclass(class_):
+            yield from _uses_in_init(method)
+
+
+def _uses_in_init(method: types.FunctionType) -> Iterator[Variance]:
+    """What becomes of the arguments is in the body: `self.item = item` makes the class invariant in the item's type."""
+    public = {name for name in stored_attributes(method) if not name.startswith("_")}
+    if public:
+        yield Variance.INVARIANT if public & set(method.__code__.co_varnames) else Variance.UNKNOWN
+
+
+def stored_attributes(method: types.FunctionType) -> tuple[str, ...]:
+    """Names that a method uses as attributes: among them every `self.name = ...`."""
+    return method.__code__.co_names
+
+
+def _is_frozen(class_: AnyClass) -> bool:
+    parameters = getattr(class_, "__dataclass_params__", None)
+    return hasattr(class_, "_fields") or bool(getattr(parameters, "frozen", False))
+
+
+def _uses(parameter: Any, form: Form, polarity: Variance, pending: frozenset[int]) -> Iterator[Variance]:
+    if isinstance(form, Variable):
+        if form.of is parameter:
+            yield polarity
+    elif isinstance(form, Function):
+        for part in form.parameters.parts():
+            yield from _uses(parameter, part, _times(polarity, Variance.CONTRAVARIANT), pending)
+        yield from _uses(parameter, form.result, polarity, pending)
+    else:
+        parts = form.parts()
+        own = class_of(form)
+        known = isinstance(form, (Instance, Record)) and own is not None
+        variances = variances_of(own, len(parts), pending) if known and own else (Variance.COVARIANT,) * len(parts)
+        for part, variance in zip(parts, variances, strict=True):
+            yield from _uses(parameter, part, _times(polarity, variance), pending)
+
+
+def _times(outer: Variance, inner: Variance) -> Variance:
+    if Variance.UNKNOWN in (outer, inner):
+        return Variance.UNKNOWN
+    if Variance.INVARIANT in (outer, inner):
+        return Variance.INVARIANT
+    return Variance.COVARIANT if outer is inner else Variance.CONTRAVARIANT

@@ -1,0 +1,64 @@
+"""Names that a module imports for the type checker alone.
+
+What stands under `if TYPE_CHECKING:` does not exist when the module runs, but it says where a name comes from. Where
+that module has been loaded by somebody else, which is the rule for the types of values that exist, the name can be had
+from there. Nothing is ever imported for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["checker_import"]
+
+
+def checker_import(name: str, module_names: Mapping[str, Any]) -> object | None:
+    """What a module would have under a name if it were the type checker.
+
+    Arguments:
+        name: the name that was not found.
+        module_names: the module's namespace.
+
+    Returns:
+        The object; None where the module does not import it so, or what it imports from is not loaded.
+    """
+    path = module_names.get("__file__")
+    if not isinstance(path, str):
+        return None
+    source = "".join(linecache.getlines(path))
+    if "TYPE_CHECKING" not in source:
+        return None
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # another file by now, or none of Python's
+        return None
+    for statement in _checker_statements(tree):
+        for alias in statement.names:
+            if name == (alias.asname or alias.name.partition(".")[0]):
+                return _loaded(statement, alias, module_names)
+    return None
+
+
+def _checker_statements(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
+            for statement in node.body:
+                if isinstance(statement, (ast.Import, ast.ImportFrom)):
+                    yield statement
+
+
+def _loaded(statement: ast.Import | ast.ImportFrom, alias: ast.alias, module_names: Mapping[str, Any]) -> object | None:
+    if isinstance(statement, ast.Import):
+        return sys.modules.get(alias.name if alias.asname else alias.name.partition(".")[0])
+    origin = statement.module or ""
+    if statement.level:
+        package = str(module_names.get("__package__") or "").split(".")
+        above = package[: len(package) - statement.level + 1]
+        origin = ".".join([*above, *([origin] if origin else [])])
+    module = sys.modules.get(origin)
+    found: object | None = getattr(module, alias.name, None)
+    return found if found is not None else sys.modules.get(f"{origin}.{alias.name}")

@@ -1,0 +1,241 @@
+"""How an annotation is read into a `Form`."""
+
+from __future__ import annotations
+
+import collections.abc as abc
+import enum
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NewType, ParamSpec, TypeVar, TypeVarTuple, get_args, get_origin
+
+from pipeline_executor.check.relation.annotations import Absent, is_alias, peel, show
+from pipeline_executor.check.relation.forms import (
+    DYNAMIC,
+    NEVER,
+    NONE,
+    Alias,
+    AnyClass,
+    ClassObject,
+    Distinct,
+    Dynamic,
+    Form,
+    Function,
+    Instance,
+    LiteralValue,
+    Parameter,
+    Parameters,
+    Record,
+    Tuple,
+    Variable,
+    Variables,
+    substitute,
+    union_of,
+)
+from pipeline_executor.check.relation.stubs import stub_of
+
+__all__ = ["expand", "is_typed_dict", "own_form", "parameters_of", "read"]
+
+#: A function with any parameters at all, of which nothing is known.
+_ANY_PARAMETERS = Parameters((), DYNAMIC)
+_NO_VARIABLES: Variables = types.MappingProxyType({})
+
+
+def read(annotation: object, variables: Variables = _NO_VARIABLES) -> Form:
+    """Read a resolved annotation.
+
+    Arguments:
+        annotation: as `resolve` returns it.
+        variables: what type variables stand for; the others stay variables.
+
+    Returns:
+        Its form; a `Dynamic` for what is no type, so that it passes.
+    """
+    annotation = peel(annotation)
+    if isinstance(annotation, Form):
+        return substitute(annotation, variables)
+    if isinstance(annotation, (TypeVar, ParamSpec)) or annotation is typing.Self:
+        return _variable(annotation, variables)
+    if isinstance(annotation, NewType):
+        return Distinct(annotation, read(annotation.__supertype__))
+    if is_alias(annotation):
+        return Alias(annotation)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is not None and is_alias(origin):
+        return Alias(origin, tuple(read(argument, variables) for argument in arguments))
+    read_special = _SPECIAL.get(id(annotation if origin is None else origin))
+    if read_special is not None:
+        return read_special(arguments, variables)
+    class_ = annotation if origin is None else origin
+    if isinstance(class_, type):
+        return _of_class(class_, annotation, arguments, variables)
+    if isinstance(annotation, (list, tuple)):  # `typing` makes tuples of the lists that stand for a ParamSpec
+        items = (Parameter("", read(item, variables)) for item in annotation)
+        return Parameters(tuple(items))
+    if getattr(origin, "_name", None) in ("TypeGuard", "TypeIs"):
+        return Instance(bool)
+    return Dynamic(show(annotation))
+
+
+def _variable(annotation: Any, variables: Variables) -> Form:
+    known = variables.get(annotation)
+    if known is not None:
+        return known
+    variable = Variable(annotation)
+    return Parameters((), variable) if isinstance(annotation, ParamSpec) else variable
+
+
+def _union(arguments: tuple[Any, ...], variables: Variables) -> Form:
+    return union_of(tuple(read(argument, variables) for argument in arguments)) if arguments else DYNAMIC
+
+
+def _literal(arguments: tuple[Any, ...], _: Variables) -> Form:
+    return union_of(tuple(_one_literal(value) for value in arguments)) if arguments else DYNAMIC
+
+
+def _one_literal(value: object) -> Form:
+    if value is None:
+        return NONE
+    # https://typing.python.org/en/latest/spec/literal.html#legal-and-illegal-parameterizations
+    if type(value) in (int, bool, str, bytes) or isinstance(value, enum.Enum):
+        return LiteralValue(value)
+    return DYNAMIC
+
+
+def _concatenate(arguments: tuple[Any, ...], variables: Variables) -> Form:
+    before = tuple(Parameter("", read(argument, variables)) for argument in arguments[:-1])
+    rest = _parameters(arguments[-1], variables) if arguments else _ANY_PARAMETERS
+    return Parameters(before + rest.items, rest.tail) if isinstance(rest, Parameters) else _ANY_PARAMETERS
+
+
+def _parameters(annotation: object, variables: Variables) -> Form:
+    form = _ANY_PARAMETERS if annotation is Ellipsis else read(annotation, variables)
+    return form if isinstance(form, Parameters) else _ANY_PARAMETERS
+
+
+def _callable(arguments: tuple[Any, ...], variables: Variables) -> Form:
+    if len(arguments) != 2:
+        return Function(_ANY_PARAMETERS, DYNAMIC)
+    return Function(_parameters(arguments[0], variables), read(arguments[1], variables))
+
+
+def _type(arguments: tuple[Any, ...], variables: Variables) -> Form:
+    return ClassObject(read(arguments[0], variables) if arguments else DYNAMIC)
+
+
+# What stands for a type by itself, or when it is subscripted. By identity: annotations may define an equality.
+_SPECIAL: dict[int, Callable[[tuple[Any, ...], Variables], Form]] = {
+    id(special): read_special
+    for special, read_special in (
+        (Any, lambda _, __: DYNAMIC),
+        (Absent.ANNOTATION, lambda _, __: DYNAMIC),
+        (typing.Never, lambda _, __: NEVER),
+        (typing.NoReturn, lambda _, __: NEVER),
+        (types.NoneType, lambda _, __: NONE),
+        # Type checkers let any str pass for it, mypy for one.
+        (typing.LiteralString, lambda _, __: Instance(str)),
+        (typing.Union, _union),
+        (types.UnionType, _union),
+        (Literal, _literal),
+        (abc.Callable, _callable),
+        (typing.Concatenate, _concatenate),
+        (type, _type),
+        (Ellipsis, lambda _, __: _ANY_PARAMETERS),
+    )
+}
+
+
+def _of_class(class_: AnyClass, annotation: object, arguments: tuple[Any, ...], variables: Variables) -> Form:
+    if Any in class_.__mro__ or class_ in (typing.Generic, typing.Protocol):
+        # A class with Any among its bases may be anything.
+        return DYNAMIC
+    if class_ is tuple:
+        bare = annotation is tuple or annotation is typing.Tuple  # noqa: UP006
+        return Tuple((), DYNAMIC) if bare else _tuple(arguments, variables)
+    kind = Record if is_typed_dict(class_) else Instance
+    if class_.__module__ == "numpy" and stub_of(class_) is None:
+        return kind(class_)  # its numbers: the argument says how many bits, and the classes do not tell
+    parameters = parameters_of(class_)
+    given = tuple(read(argument, variables) for argument in arguments)
+    if any(isinstance(parameter, TypeVarTuple) for parameter in parameters):
+        return kind(class_)
+    if not parameters:
+        return kind(class_, given)
+    is_bare_list = len(parameters) == 1 and isinstance(parameters[0], ParamSpec) and given
+    if is_bare_list and not isinstance(given[0], Parameters):
+        # `X[int, str]` is short for `X[[int, str]]`:
+        # https://typing.python.org/en/latest/spec/generics.html#user-defined-generic-classes
+        given = (Parameters(tuple(Parameter("", form) for form in given)),)
+    missing = tuple(_unwritten(parameter) for parameter in parameters[len(given) :])
+    return kind(class_, (given + missing)[: len(parameters)])
+
+
+def _unwritten(parameter: object) -> Form:
+    return _ANY_PARAMETERS if isinstance(parameter, ParamSpec) else DYNAMIC
+
+
+def _tuple(arguments: tuple[Any, ...], variables: Variables) -> Form:
+    """https://typing.python.org/en/latest/spec/tuples.html"""
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return Tuple((), read(arguments[0], variables))
+    before: list[Form] = []
+    after: list[Form] = []
+    rest: Form | None = None
+    for argument in arguments:
+        inner = _unpacked(argument)
+        if inner is None:
+            (before if rest is None else after).append(read(argument, variables))
+            continue
+        form = read(inner, variables) if get_origin(inner) is tuple else Tuple((), DYNAMIC)
+        if not isinstance(form, Tuple) or (rest is not None and form.rest is not None):
+            return Tuple((), DYNAMIC)
+        (before if rest is None else after).extend(form.before)
+        if form.rest is not None:
+            rest = form.rest
+            after.extend(form.after)
+    return Tuple(tuple(before), rest, tuple(after))
+
+
+def _unpacked(argument: Any) -> object:
+    """What stands behind the star of `*X` or in `Unpack[X]`."""
+    if getattr(argument, "__unpacked__", False) and get_origin(argument) is tuple:
+        return tuple[get_args(argument)]  # type: ignore[misc]
+    if get_origin(argument) is typing.Unpack:
+        return get_args(argument)[0]
+    return None
+
+
+def is_typed_dict(class_: AnyClass) -> bool:
+    """True for a class that `TypedDict` made, be it that of `typing` or that of typing_extensions."""
+    return issubclass(class_, dict) and hasattr(class_, "__required_keys__")
+
+
+def parameters_of(class_: AnyClass) -> tuple[Any, ...]:
+    """The type variables of a generic class, in the order in which it is subscripted."""
+    stub = stub_of(class_)
+    if stub is not None:
+        return stub.parameters
+    declared = vars(class_).get("__parameters__")
+    if isinstance(declared, tuple):
+        return declared
+    # What derives from `Sequence[T]` alone is generic without saying so.
+    found: dict[object, None] = {}
+    for base in vars(class_).get("__orig_bases__", ()):
+        found |= dict.fromkeys(getattr(base, "__parameters__", ()))
+    return tuple(found)
+
+
+def own_form(class_: AnyClass) -> Instance | Record:
+    """A class as its own body sees it: each parameter is the variable that it is called by."""
+    kind = Record if is_typed_dict(class_) else Instance
+    return kind(class_, tuple(_variable(parameter, {}) for parameter in parameters_of(class_)))
+
+
+def expand(alias: Alias) -> Form:
+    """What a type alias stands for.
+
+    https://typing.python.org/en/latest/spec/aliases.html#type-statement
+    """
+    given: Mapping[object, Form] = dict(zip(alias.of.__type_params__, alias.arguments, strict=False))
+    unknown = {parameter: DYNAMIC for parameter in alias.of.__type_params__ if parameter not in given}
+    return read(alias.of.__value__, {**unknown, **given})

@@ -1,0 +1,66 @@
+"""Whether one tuple may stand where another is asked for.
+
+Source: https://typing.python.org/en/latest/spec/tuples.html#type-compatibility-rules
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline_executor.check.relation.forms import Dynamic, Form, Tuple
+
+__all__ = ["is_tuple_assignable"]
+
+
+def is_tuple_assignable(produced: Tuple, accepted: Tuple, holds: Callable[[Form, Form], bool]) -> bool:
+    """Compare two tuples item by item.
+
+    Arguments:
+        produced: the tuple at hand.
+        accepted: the one that is asked for.
+        holds: the relation between their items.
+    """
+    if accepted.rest is None:
+        if produced.rest is None:
+            return len(produced.before) == len(accepted.before) and _all(holds, produced.before, accepted.before)
+        return _of_unknown_length(produced, accepted.before, holds)
+    if produced.rest is None:
+        return _of_known_length(produced.before, accepted, accepted.rest, holds)
+    return _both_of_unknown_length(produced, produced.rest, accepted, accepted.rest, holds)
+
+
+def _all(holds: Callable[[Form, Form], bool], mine: tuple[Form, ...], theirs: tuple[Form, ...]) -> bool:
+    return all(map(holds, mine, theirs))
+
+
+def _of_unknown_length(produced: Tuple, accepted: tuple[Form, ...], holds: Callable[[Form, Form], bool]) -> bool:
+    # Any number of Any may also be the right number.
+    missing = len(accepted) - len(produced.before) - len(produced.after)
+    if not isinstance(produced.rest, Dynamic) or missing < 0:
+        return False
+    return _all(holds, (*produced.before, *(produced.rest,) * missing, *produced.after), accepted)
+
+
+def _of_known_length(
+    produced: tuple[Form, ...], accepted: Tuple, rest: Form, holds: Callable[[Form, Form], bool]
+) -> bool:
+    extra = len(produced) - len(accepted.before) - len(accepted.after)
+    return extra >= 0 and _all(holds, produced, (*accepted.before, *(rest,) * extra, *accepted.after))
+
+
+def _both_of_unknown_length(
+    produced: Tuple, rest: Form, accepted: Tuple, accepted_rest: Form, holds: Callable[[Form, Form], bool]
+) -> bool:
+    missing_before = max(0, len(accepted.before) - len(produced.before))
+    missing_after = max(0, len(accepted.after) - len(produced.after))
+    if (missing_before or missing_after) and not isinstance(rest, Dynamic):
+        return False
+    before = (*produced.before, *(rest,) * missing_before)
+    after = (*(rest,) * missing_after, *produced.after)
+    extra_before = (accepted_rest,) * (len(before) - len(accepted.before))
+    extra_after = (accepted_rest,) * (len(after) - len(accepted.after))
+    return (
+        _all(holds, before, (*accepted.before, *extra_before))
+        and holds(rest, accepted_rest)
+        and _all(holds, after, (*extra_after, *accepted.after))
+    )
