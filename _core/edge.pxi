@@ -113,7 +113,7 @@ cdef class Sender:
     def stop(self):
         cdef Access held = self.run._hold()
         with nogil:
-            self.edge.stop()
+            self.edge.stop(held.region)
 
     def finish(self):
         cdef Access held = self.run._hold()
@@ -351,7 +351,7 @@ cdef class Receiver:
         cdef Access held = self.run._hold()
         self.told_to_stop = True
         with nogil:
-            self.edge.stop()
+            self.edge.stop(held.region)
 
     def finish(self):
         self._release()

@@ -169,7 +169,7 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
         Status take(const Region&, ReplicaEntry*, Spin&) noexcept
         void release(const Region&, ReplicaEntry*) noexcept
         Status finish_consuming(const Region&, uint32_t, bool_t) noexcept
-        void stop() noexcept
+        void stop(const Region&) noexcept
 
     cdef cppclass Order:
         Status try_take(const Region&, Edge&, ReplicaEntry*) noexcept

@@ -241,6 +241,42 @@ def test_ordered_slow_item_holds_back_at_most_the_bound(parallelism: str) -> Non
         assert [item for item, _ in results] == list(range(1, 1_000))
 
 
+def pass_on(items: Iterable[bytes]) -> Iterable[bytes]:
+    yield from items
+
+
+def many_blobs(n: int) -> Iterable[bytes]:
+    for number in range(n):
+        yield number.to_bytes(4, "little") * 500
+
+
+def take_slowly(items: Iterable[bytes]) -> None:
+    for number, item in enumerate(items):
+        assert item[:4] == number.to_bytes(4, "little")
+        time.sleep(0.0002)
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="the system does not count the switches of processes that have ended"
+)
+@pytest.mark.parametrize("bound", ["packets_in_flight", "max_buffer_bytes"])
+def test_ordered_replicas_that_wait_are_not_all_woken_for_each_item(core: str, bound: str) -> None:
+    import resource
+
+    replicas, items = 48, 1_000
+    settings: dict[str, Any] = {bound: replicas + 8 if bound == "packets_in_flight" else 8_000}
+    tasks = [
+        task(many_blobs, {"n": items}),
+        ordered(pass_on, num_procs=replicas, **settings),
+        task(take_slowly),
+    ]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw
+    execute(tasks, "process-fork")
+    switches = resource.getrusage(resource.RUSAGE_CHILDREN).ru_nvcsw - before
+    # Some for each item, and a few for each replica; a wake-up of all for each item would make as many as replicas.
+    assert switches / items < replicas / 2
+
+
 def drop_all_but_the_first(items: Iterable[int], taken: Any, most: int) -> Iterable[int]:
     for item in items:
         with taken.get_lock():

@@ -93,6 +93,10 @@ struct Region {
   }
 };
 
+// Wakes the first of those that wait in the line of an ordered edge, if it can go on (order.hpp). To be called after a fence that
+// follows what lets it.
+inline void call_first_in_order(const Region& region, const Edge& edge) noexcept;
+
 struct alignas(cache_line) Cell {
   // With l = Edge::lap(p): turn == l: the producer at position p may write; turn == l + 1: the consumer at p may read.
   Atomic<std::uint64_t> turn;
@@ -123,6 +127,7 @@ struct Edge {
   alignas(cache_line) Event items;  // consumers wait for: a message, the end
   alignas(cache_line) Event room;   // producers wait for: a credit
   alignas(cache_line) Event bytes;  // producers wait for: room within max_bytes
+  alignas(cache_line) Event turns;  // producers in order wait for: the oldest item in work to be done (order.hpp)
   alignas(cache_line) Atomic<std::uint32_t> producers_left;
   Atomic<std::uint32_t> consumers_left;
   Atomic<std::uint32_t> first_quitter;  // the replica that first returned before it saw the end; `nobody`: none
@@ -192,10 +197,15 @@ struct Edge {
     room.notify(1);
   }
 
+  // Whether so many bytes have room beside those that are there. A message that is too large for the bound passes alone.
+  bool fits(std::uint64_t size, std::uint64_t now) const noexcept {
+    return now == 0 || (size <= max_bytes && now <= max_bytes - size);
+  }
+
   bool try_reserve_bytes(std::uint64_t size) noexcept {
     std::uint64_t now = buffered_bytes.load(std::memory_order_relaxed);
     do {
-      if (now != 0 && (size > max_bytes || now > max_bytes - size)) return false;
+      if (!fits(size, now)) return false;
     } while (!buffered_bytes.compare_exchange_weak(now, now + size, std::memory_order_relaxed));
     return true;
   }
@@ -343,7 +353,10 @@ struct Edge {
     if (counts(me->hand)) {
       const std::uint64_t left = buffered_bytes.fetch_sub(me->hand.size, std::memory_order_relaxed) - me->hand.size;
       // Not for each small message of a full queue. Whoever waits is woken in the end: an empty queue has no bytes.
-      if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) bytes.notify(unpark_everyone);
+      if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) {
+        bytes.notify(unpark_everyone);
+        if (order_offset != 0) call_first_in_order(region, *this);  // by the fence of `notify`
+      }
     }
     if (consumers > 1) pass_on(region, position + 1);
     return Status::ok;
@@ -389,17 +402,18 @@ struct Edge {
       given_back = released.fetch_add(1, std::memory_order_release) + 1;
     }
     fence_seq_cst();  // pairs with Event::wait's
+    if (order_offset != 0) call_first_in_order(region, *this);
     if (room.waiters.load(std::memory_order_relaxed) != 0 &&
         // Also once in a while whatever is free: a producer that never sleeps may take each credit as it comes.
         (limit - (acquired.load(std::memory_order_relaxed) - given_back) >= room_hysteresis || given_back % limit == 0))
-      // Of producers in order not each can use each credit (order.hpp).
+      // Those of an ordered edge that wait here are not those in its line, and few (order.hpp).
       room.wake(room_hysteresis > 1 || order_offset != 0 ? unpark_everyone : 1);
   }
 
   // A consumer has ended. `entitled`: take() told it that the input ended, or the step after it wants no more.
   Status finish_consuming(const Region& region, std::uint32_t replica, bool entitled) noexcept {
     if (!entitled && may_stop_early) {
-      stop();
+      stop(region);
     } else if (!entitled) {
       std::uint32_t none = nobody;
       // What this replica has consumed lies before the present tail; what lies there or after comes too late.
@@ -422,17 +436,21 @@ struct Edge {
   }
 
   // The consumers want no more: producers close their generators, other replicas of the consumer see the end.
-  void stop() noexcept {
+  void stop(const Region& region) noexcept {
     stopped.store(1, std::memory_order_release);
     items.notify(unpark_everyone);
     room.notify(unpark_everyone);
     bytes.notify(unpark_everyone);
+    // By the fence of `notify`. Those of other edges look once in vain.
+    for (std::uint32_t index = 0; index < region.control()->replicas; ++index)
+      region.entry(index)->called.notify_fenced(unpark_everyone);
   }
 
   void wake_everybody() noexcept {
     items.wake(unpark_everyone);
     room.wake(unpark_everyone);
     bytes.wake(unpark_everyone);
+    turns.wake(unpark_everyone);
   }
 };
 
@@ -448,6 +466,7 @@ inline bool Region::abort(Cause cause, std::uint32_t replica) const noexcept {
   KILL_POINT("aborted");
   // Also when somebody else was first: it may have died before it woke anybody.
   for (std::uint32_t index = 0; index < control()->edges; ++index) edge(index)->wake_everybody();
+  for (std::uint32_t index = 0; index < control()->replicas; ++index) entry(index)->called.wake(unpark_everyone);
   bell_ring(bell);
   return first;
 }

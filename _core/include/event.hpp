@@ -64,7 +64,18 @@ struct Event {
   // Returns true when ready() holds, false when the interpreter is to look for signals first.
   template <class Ready>
   bool wait(const Ready& ready, Spin& spin) noexcept {
-    if (spin.nap.is_first() && spin_until(ready, spin)) return true;  // else it goes on with a wait
+    return spins(ready, spin) || sleep(ready, spin);
+  }
+
+  // The first half: looks for a short while. Not if it goes on with a wait that was interrupted.
+  template <class Ready>
+  static bool spins(const Ready& ready, Spin& spin) noexcept {
+    return spin.nap.is_first() && spin_until(ready, spin);
+  }
+
+  // The second half.
+  template <class Ready>
+  bool sleep(const Ready& ready, Spin& spin) noexcept {
     waiters.fetch_add(1, std::memory_order_relaxed);
     bool done = true;
     for (;;) {
@@ -105,6 +116,11 @@ struct Event {
   // To be called after the condition was made true.
   void notify(int how_many) noexcept {
     fence_seq_cst();  // pairs with wait's fence
+    notify_fenced(how_many);
+  }
+
+  // The same, by who has made a fence of its own since.
+  void notify_fenced(int how_many) noexcept {
     if (waiters.load(std::memory_order_relaxed) != 0) wake(how_many);
   }
 

@@ -30,7 +30,7 @@ struct EdgePlan {
     return count;
   }
   std::uint64_t bytes() const noexcept {
-    return cells() * sizeof(Cell) + (ordered ? sizeof(Order) + slots() * sizeof(Order::Slot) : 0);
+    return cells() * sizeof(Cell) + (ordered ? Order::bytes(slots()) : 0);
   }
 };
 

@@ -48,6 +48,8 @@ struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint64_t> items_out;
   Atomic<std::uint64_t> wait_room_ns;
 
+  alignas(cache_line) Event called;  // the replica alone waits here, for its turn among several
+
   static constexpr std::uint64_t behind_all = std::uint64_t{1} << 63;
 
   // The two are called by the one thread that reads; release: pairs with the load in Order::begin, which may be another's.

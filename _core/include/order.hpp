@@ -14,6 +14,8 @@
 // the others may use all but the last. So it can always go on, and messages that wait have their credits already.
 // Likewise it looks at the bytes in the ring alone, and the others at those of the waiting messages too.
 //
+// Who has to wait for credit or bytes stands in a line, in the order of the items, and nobody but the first is ever called.
+//
 // All functions are called without the interpreter's lock or with it, and none throws. Those that may have to wait for a cell of
 // the ring are not noexcept; see Region::let_go.
 #pragma once
@@ -22,6 +24,7 @@
 #include <new>
 
 #include "edge.hpp"
+#include "line.hpp"
 
 namespace pipeline_executor {
 
@@ -32,6 +35,9 @@ struct Order {
 
   struct alignas(cache_line) Slot {
     Atomic<std::uint64_t> word;
+    // Of who waits in the line with this item, written before it joins. Read by who may be about to call it.
+    Atomic<std::uint64_t> size;     // bytes that it wants room for
+    Atomic<std::uint32_t> replica;  // its entry
   };
 
   // A message that waits, in an arena block.
@@ -43,6 +49,7 @@ struct Order {
   // fixed before any process starts
   alignas(cache_line) std::uint64_t slots_offset;
   std::uint64_t mask;  // slots - 1
+  std::uint64_t line_offset;
 
   alignas(cache_line) Atomic<std::uint64_t> turn;           // written by who has the baton alone
   alignas(cache_line) Atomic<std::uint64_t> pending_bytes;  // of the messages that wait
@@ -55,11 +62,22 @@ struct Order {
     Order* order = new (base + edge.order_offset) Order();
     order->slots_offset = edge.order_offset + sizeof(Order);
     order->mask = slots - 1;
+    order->line_offset = order->slots_offset + slots * sizeof(Slot);
     order->slot(base, 0).store(direct, std::memory_order_relaxed);
   }
 
+  static std::uint64_t bytes(std::uint64_t slots) noexcept {
+    return sizeof(Order) + slots * sizeof(Slot) + Line::bytes(slots);
+  }
+
+  // Of the replicas that wait for credit or bytes, a place for each slot.
+  Line& line(unsigned char* base) const noexcept { return *reinterpret_cast<Line*>(base + line_offset); }
+
+  Slot& slot_of(unsigned char* base, std::uint64_t position) const noexcept {
+    return *(reinterpret_cast<Slot*>(base + slots_offset) + (position & mask));
+  }
   Atomic<std::uint64_t>& slot(unsigned char* base, std::uint64_t position) const noexcept {
-    return (reinterpret_cast<Slot*>(base + slots_offset) + (position & mask))->word;
+    return slot_of(base, position).word;
   }
 
   static bool is_items(std::uint64_t place) noexcept { return place != 0 && (place & behind_all) == 0; }
@@ -82,7 +100,7 @@ struct Order {
     while (done && (status == Status::empty || status == Status::early)) {
       // Whoever is woken for a message that it may not take yet goes on to wait for the turn, and looks again then.
       const Status nothing = status;
-      done = (nothing == Status::empty ? input.items : output.room)
+      done = (nothing == Status::empty ? input.items : output.turns)
                  .wait(
                      [&]() noexcept {
                        status = try_take(region, input, me);
@@ -128,6 +146,7 @@ struct Order {
       if (size != 0) {
         (waits ? pending_bytes : edge.buffered_bytes).fetch_sub(size, std::memory_order_relaxed);
         edge.bytes.notify(unpark_everyone);  // one may have found no room for it
+        call_first(region, edge);            // likewise, by the fence of `notify`
       }
       return Status::empty;
     }
@@ -148,6 +167,14 @@ struct Order {
     Status status = Status::empty;
     Event* lacks = &edge.room;
     bool done = true;
+    if (is_items(place)) {
+      const auto is_done = [&]() noexcept {
+        status = put_now(region, edge, me, message, place);
+        return status != Status::empty;
+      };
+      done = Event::spins(is_done, spin) ||
+             wait_in_line(region, edge, me, place - 1, edge.counts(message) ? message.size : 0, is_done, spin);
+    }
     while (done && status == Status::empty) {
       Event* const at = lacks;
       done = at->wait(
@@ -191,6 +218,27 @@ struct Order {
     return close_slot(region, edge, place - 1);
   }
 
+  // ---- the line ---------------------------------------------------------------------------------
+
+  // Calls the first, if it can go on. To be called after a fence that follows what lets it; pairs with the fence of
+  // Event::sleep in wait_in_line. A value that is older than that fence is no harm: who writes the newer one calls afterwards.
+  void call_first(const Region& region, const Edge& edge) const noexcept {
+    const Line& its_line = line(region.base);
+    if (its_line.is_empty()) return;
+    const std::uint64_t now = turn.load(std::memory_order_relaxed);
+    std::uint64_t position;
+    if (!its_line.find_first(now, mask, position)) return;
+    const bool is_behind = position != now;
+    if (!has_credit(edge, is_behind ? edge.limit - 1 : edge.limit)) return;
+    const Slot& its = slot_of(region.base, position);
+    const std::uint64_t size = its.size.load(std::memory_order_relaxed);
+    if (size != 0 && !edge.fits(size, edge.buffered_bytes.load(std::memory_order_relaxed) +
+                                          (is_behind ? pending_bytes.load(std::memory_order_relaxed) : 0)))
+      return;
+    KILL_POINT("about to call");
+    region.entry(its.replica.load(std::memory_order_relaxed))->called.notify_fenced(unpark_everyone);
+  }
+
   // The messages that still wait, of all slots: for when nobody uses the run any more.
   std::uint64_t slots() const noexcept { return mask + 1; }
   std::uint64_t newest_waiting(const Region& region, std::uint64_t index) const noexcept {
@@ -218,6 +266,24 @@ struct Order {
     Locked(const Locked&) = delete;
     Locked& operator=(const Locked&) = delete;
   };
+
+  // Waits for credit and `size` bytes for the item at `position`, until is_done().
+  template <class IsDone>
+  bool wait_in_line(const Region& region, Edge& edge, ReplicaEntry* me, std::uint64_t position, std::uint64_t size,
+                    const IsDone& is_done, Spin& spin) noexcept {
+    Slot& mine = slot_of(region.base, position);
+    mine.size.store(size, std::memory_order_relaxed);
+    mine.replica.store(static_cast<std::uint32_t>(me - region.entry(0)), std::memory_order_relaxed);
+    line(region.base).join(position, mask);
+    KILL_POINT("line joined");
+    const bool done = me->called.sleep(is_done, spin);  // which looks after its fence
+    line(region.base).leave(position, mask);
+    KILL_POINT("line left");
+    // Whoever was the first may have been called twice, or for what it does not take.
+    fence_seq_cst();  // pairs with Event::sleep's, of who is the first now
+    call_first(region, edge);
+    return done;
+  }
 
   static Node* node(const Region& region, std::uint64_t block) noexcept {
     return reinterpret_cast<Node*>(Arena::at(region.base, block)->payload());
@@ -248,12 +314,13 @@ struct Order {
     std::uint64_t pending = pending_bytes.load(std::memory_order_acquire);  // pairs with the subtraction in to_ring
     do {
       const std::uint64_t now = pending + edge.buffered_bytes.load(std::memory_order_relaxed);
-      if (now != 0 && (size > edge.max_bytes || now > edge.max_bytes - size)) return false;
+      if (!edge.fits(size, now)) return false;
     } while (!pending_bytes.compare_exchange_weak(pending, pending + size, std::memory_order_acquire));
     return true;
   }
 
-  // A message that waited goes into the ring, whatever is there: at most twice max_buffer_bytes.
+  // A message that waited goes into the ring, whatever is there: at most twice max_buffer_bytes. For a moment its bytes are
+  // counted twice. Who is not called for that reason is called when the message is taken.
   void to_ring(Edge& edge, std::uint64_t size) noexcept {
     edge.buffered_bytes.fetch_add(size, std::memory_order_relaxed);
     pending_bytes.fetch_sub(size, std::memory_order_release);  // who sees it gone here sees it there
@@ -300,6 +367,7 @@ struct Order {
   // By who has the baton and has closed the item at `position`: hands the baton on.
   Status advance(const Region& region, Edge& edge, std::uint64_t position) {
     slot(region.base, position).store(0, std::memory_order_relaxed);
+    const std::uint64_t first = position;
     for (;;) {
       turn.store(++position, std::memory_order_release);  // pairs with the loads in try_take and put_now
       Atomic<std::uint64_t>& word = slot(region.base, position);
@@ -309,9 +377,10 @@ struct Order {
         // release: pairs with the loads of `direct`
         if (word.compare_exchange_strong(waiting, direct, std::memory_order_release, std::memory_order_relaxed)) {
           KILL_POINT("baton handed on");
-          fence_seq_cst();  // pairs with Event::wait's, of those that wait for a turn
-          if (edge.room.waiters.load(std::memory_order_relaxed) != 0) edge.room.wake(unpark_everyone);
-          if (edge.bytes.waiters.load(std::memory_order_relaxed) != 0) edge.bytes.wake(unpark_everyone);
+          fence_seq_cst();  // pairs with Event::sleep's, of those that wait for a turn
+          call_first(region, edge);
+          edge.room.notify_fenced(unpark_everyone);  // those that wait for all items to be done
+          edge.turns.notify_fenced(as_many(position - first));
           return Status::ok;
         }
         // acquire: pairs with the exchanges in lay_down. Once it is closed nobody writes there before the turn has moved.
@@ -321,6 +390,10 @@ struct Order {
         if (status != Status::ok) return status;
       }
     }
+  }
+
+  static int as_many(std::uint64_t count) noexcept {
+    return count < unpark_everyone ? static_cast<int>(count) : unpark_everyone;
   }
 
   // The list has the newest first. What cannot go out any more is put back into its slot, where the end of the run finds
@@ -363,5 +436,9 @@ struct Order {
     } while (!word.compare_exchange_weak(newest, block, std::memory_order_release, std::memory_order_relaxed));
   }
 };
+
+inline void call_first_in_order(const Region& region, const Edge& edge) noexcept {
+  Order::of(region, edge).call_first(region, edge);
+}
 
 }  // namespace pipeline_executor

@@ -187,7 +187,7 @@ class Edge:
         for _ in range(waiters):
             self.space.release()
         if self.order is not None:
-            self.order.wake()
+            self.order.call()
         return block, size
 
     def producer_left(self) -> None:

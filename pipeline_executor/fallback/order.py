@@ -9,17 +9,17 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
+from multiprocessing.synchronize import Semaphore
 from typing import TYPE_CHECKING
-
-from pipeline_executor.fallback.locks import acquire
 
 if TYPE_CHECKING:
     from pipeline_executor.fallback.edge import Edge
 
 __all__ = ["Order", "Place", "Places"]
 
-_TURN, _CREDITS_OUT, _PENDING_BYTES, _BEDS = range(4)
-_WORDS = 4
+_TURN, _CREDITS_OUT, _PENDING_BYTES, _BEDS, _IN_LINE, _EARLY = range(6)
+_WORDS = 6
+# Of a bed: 1 + the rank of who sleeps there, 0: nobody; and the bytes that it wants room for, in a list of their own.
 # Of a slot: the list of the messages that wait, and whether there will be no more.
 _OLDEST, _OLDEST_SIZE, _NEWEST, _NEWEST_SIZE, _CLOSED = range(5)
 _SLOT_WORDS = 5
@@ -36,6 +36,11 @@ class Place:
 
     position: int
     is_end: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Where it stands in the line: what comes after the end of n items right behind the last of them, n - 1."""
+        return 2 * self.position + (not self.is_end)
 
 
 class Places:
@@ -78,12 +83,16 @@ class Places:
 
 
 class Order:
-    """What an edge's processes share of its order. All calls are made under the edge's lock, but for `holds_back`,
-    `sleep` and `wake_everybody`.
+    """What an edge's processes share of its order. All calls are made under the edge's lock, but for `holds_back` and
+    `wake_everybody`.
 
-    Who waits for a credit, for room within max_buffer_bytes, for its turn, or for the oldest item in work, says so and
-    sleeps on a semaphore of its own; whoever changes one of these wakes all that have said so. On a semaphore for all
-    one of them could take the wake-up of another that alone can go on.
+    Who waits for a credit, for room within max_buffer_bytes or for its turn stands in a line, in the order of the
+    items, and sleeps on a semaphore of its own, its bed. Whoever changes one of these calls the first, if it can go on,
+    and who was admitted calls the next. Those that wait for the oldest item in work share a semaphore: as many are
+    woken as the turn has moved (docs/protocol.md).
+
+    Attributes:
+        turns: where those sleep that wait for the oldest item in work.
     """
 
     @staticmethod
@@ -105,25 +114,26 @@ class Order:
         self._num_slots = self._slots(edge.limit, edge.layout.producers)
         # What is being made holds no credit; it is at most one item for each producer.
         self._limit = max(1, edge.limit - edge.layout.producers)
-        # For each replica one for its thread that yields, and one for that which reads.
-        self._beds = [context.Semaphore(0) for _ in range(2 * edge.layout.producers)]
-        self._sleeping = first_word + _WORDS  # a word for each: whether somebody sleeps there
-        self._slots_at = self._sleeping + len(self._beds)
+        self._beds = [context.Semaphore(0) for _ in range(edge.layout.producers)]
+        self.turns = context.Semaphore(0)
+        self._ranks_at = first_word + _WORDS
+        self._sizes_at = self._ranks_at + len(self._beds)
+        self._slots_at = self._sizes_at + len(self._beds)
 
     def _slot(self, position: int) -> int:
         return self._slots_at + position % self._num_slots * _SLOT_WORDS
 
     def find_bed(self) -> int:
-        """Where the caller is to sleep, nobody else."""
+        """Where the caller, a sender, is to sleep, nobody else."""
         words, at = self._edge.memory.words, self._first + _BEDS
         words[at] += 1
         bed: int = words[at] - 1
         if bed >= len(self._beds):
-            raise ValueError("an ordered edge has one sender, and one receiver beside it, for each producer")
+            raise ValueError("an ordered edge has one sender for each producer")
         return bed
 
-    def sleep(self, bed: int) -> None:
-        acquire(self._beds[bed])
+    def semaphore(self, bed: int) -> Semaphore:
+        return self._beds[bed]
 
     @property
     def turn(self) -> int:
@@ -150,28 +160,78 @@ class Order:
         for messages that wait.
         """
         edge, words = self._edge, self._edge.memory.words
-        is_due = self.is_due(place)
-        queued = edge.buffered_bytes + (0 if is_due else words[self._first + _PENDING_BYTES])
-        if (
-            not (is_due or self.may_wait(place))
-            or words[self._first + _CREDITS_OUT] >= self._limit - (not is_due)
-            or (queued and queued + size > edge.limit_bytes)
-        ):
-            return self._say_that_it_sleeps(bed)
+        rank = 0 if place is None else place.rank
+        if not self._has_room(size, rank):
+            self._stand_in_line(bed, rank, size)
+            return False
         words[self._first + _CREDITS_OUT] += 1
-        if is_due:
+        if self.is_due(place):
             edge.buffered_bytes += size
         else:
             words[self._first + _PENDING_BYTES] += size
+        self.call()
         return True
 
-    def _say_that_it_sleeps(self, bed: int) -> bool:
-        self._edge.memory.words[self._sleeping + bed] = 1
+    def _has_room(self, size: int, rank: int) -> bool:
+        edge, words, turn = self._edge, self._edge.memory.words, self.turn
+        is_item, is_due = rank % 2 == 1, rank <= 2 * turn + 1
+        queued = edge.buffered_bytes + (0 if is_due else words[self._first + _PENDING_BYTES])
+        return (
+            (is_due or is_item)
+            and words[self._first + _CREDITS_OUT] < self._limit - (not is_due)
+            and (not queued or queued + size <= edge.limit_bytes)
+        )
+
+    # ---- who waits, and who is called
+
+    def _stand_in_line(self, bed: int, rank: int, size: int) -> None:
+        words = self._edge.memory.words
+        words[self._first + _IN_LINE] += not words[self._ranks_at + bed]
+        words[self._ranks_at + bed] = rank + 1
+        words[self._sizes_at + bed] = size
+
+    def _leave_line(self, bed: int) -> None:
+        words = self._edge.memory.words
+        if words[self._ranks_at + bed]:
+            words[self._ranks_at + bed] = 0
+            words[self._first + _IN_LINE] -= 1
+
+    def call(self) -> None:
+        """Wake the first in the line, if it can go on."""
+        words = self._edge.memory.words
+        while words[self._first + _IN_LINE]:
+            ranks = words[self._ranks_at : self._sizes_at].tolist()
+            first = min(filter(None, ranks))
+            bed, rank = ranks.index(first), first - 1
+            has_gone = rank % 2 == 1 and rank < 2 * self.turn  # its item is done: a second signal came while it left
+            if not has_gone and not self._has_room(words[self._sizes_at + bed], rank):
+                return
+            self._leave_line(bed)
+            if not has_gone:
+                self._beds[bed].release()
+                return
+
+    def gave_up(self, bed: int) -> None:
+        """Who slept there, or was to, does not any more, and may have been called."""
+        self._leave_line(bed)
+        self.call()
+
+    def may_take(self, position: int) -> bool:
+        """Whether the item may be taken by now; if not, the caller is to sleep on `turns`."""
+        if not self.holds_back(position):
+            return True
+        self._edge.memory.words[self._first + _EARLY] += 1
         return False
 
-    def may_take(self, position: int, bed: int) -> bool:
-        """Whether the item may be taken by now; if not, the caller is to sleep."""
-        return not self.holds_back(position) or self._say_that_it_sleeps(bed)
+    def _wake_early(self, items: int) -> None:
+        """So many items more may be taken than before."""
+        words, at = self._edge.memory.words, self._first + _EARLY
+        count = min(items, words[at])
+        words[at] -= count
+        for _ in range(count):
+            self.turns.release()
+
+    # ---- what leaves
 
     def hand_over(self, block: int, size: int, place: Place | None, *, was_due: bool) -> None:
         """A message that was admitted: into the ring, or to those that wait."""
@@ -194,13 +254,15 @@ class Order:
         """The replica yields nothing more for this item. If it is its turn, the turn goes on as far as it can."""
         words = self._edge.memory.words
         words[self._slot(place.position) + _CLOSED] = 1
-        if place.position != self.turn:
+        first = self.turn
+        if place.position != first:
             return
         while words[(slot := self._slot(self.turn)) + _CLOSED]:
             words[slot + _CLOSED] = 0
             words[self._first + _TURN] += 1
             self._publish_list(self._slot(self.turn))
-        self.wake()
+        self._wake_early(self.turn - first)
+        self.call()
 
     def _publish_list(self, slot: int) -> None:
         words = self._edge.memory.words
@@ -228,15 +290,9 @@ class Order:
     def give_back(self) -> None:
         """A consumer has asked for the item after: the credit of the one that it had is free."""
         self._edge.memory.words[self._first + _CREDITS_OUT] -= 1
-        self.wake()
-
-    def wake(self) -> None:
-        words = self._edge.memory.words
-        for bed in range(words[self._first + _BEDS]):
-            if words[self._sleeping + bed]:
-                words[self._sleeping + bed] = 0
-                self._beds[bed].release()
+        self.call()
 
     def wake_everybody(self) -> None:
         for bed in self._beds:
             bed.release()
+            self.turns.release()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_executor.fallback.edge import Edge
 from pipeline_executor.fallback.ends import COPY_LOCKED, Receiver, Sender
+from pipeline_executor.fallback.locks import acquire
 from pipeline_executor.fallback.order import Order, Place
 from pipeline_executor.interfaces import MessageFault, Waiting
 from pipeline_executor.words import qualified_name
@@ -78,9 +79,8 @@ class OrderedSender(Sender):
         assert self._kept is not None
         (pieces, item, place), self._kept = self._kept, None
         try:
-            # `try_send` has said that somebody sleeps here, so there will be a token to be used up.
-            with self._me.waiting(Waiting.ROOM):
-                self._order.sleep(self._bed)
+            # `try_send` stands in the line, so there will be a token to be used up.
+            self._sleep()
             self._put(pieces, item, place)
         finally:
             self._end()
@@ -92,11 +92,24 @@ class OrderedSender(Sender):
 
     def _put(self, pieces: list[Any], item: Any, place: Place | None) -> None:
         while not self._heed() and not self._hand_over_at(pieces, item, place):  # or nobody wants it
+            self._sleep()
+
+    def _sleep(self) -> None:
+        """Until it is called."""
+        try:
             with self._me.waiting(Waiting.ROOM):
-                self._order.sleep(self._bed)
+                acquire(self._order.semaphore(self._bed))
+        except BaseException:  # a signal's handler has raised
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        if not self._run.closed:
+            with self._lock:
+                self._order.gave_up(self._bed)
 
     def _hand_over_at(self, pieces: list[Any], item: Any, place: Place | None) -> bool:
-        """False if it can be neither published nor laid down now: who then sleeps will be woken."""
+        """False if it can be neither published nor laid down now: who then sleeps will be called."""
         edge, order = self._edge, self._order
         size = sum(map(len, pieces))
         with self._lock:
@@ -133,8 +146,6 @@ class OrderedReceiver(Receiver):
         self._output_lock = run.lock(orders)
         self._places = run.places(entry)
         self._is_held_back = False
-        with self._output_lock:
-            self._bed = self._order.find_bed()
 
     def _release(self) -> None:
         left = self._places.leave()
@@ -161,7 +172,7 @@ class OrderedReceiver(Receiver):
             return
         self._is_held_back = False
         with self._output_lock:
-            may_take = self._order.may_take(self._edge.head, self._bed)
+            may_take = self._order.may_take(self._edge.head)
         if not may_take:
             with self._me.waiting(Waiting.INPUT):
-                self._order.sleep(self._bed)
+                acquire(self._order.turns)

@@ -106,8 +106,15 @@ DEEP_CHECKS = [
 SMALL = "preemptions=1 stale_loads=1"
 WRAPS_ORDERED = f"complete items=6 outputs=100001 limit=3 {SMALL}"  # a slot is used twice
 READER = f"reader items=2 outputs=11 {SMALL}"
+LACKS_CREDIT = f"complete limit=3 {SMALL}"
+LACKS_BYTES = f"kept items=3 outputs=111 limit=8 max_bytes=16 {SMALL}"
+OTHERS = "others replicas=3 items=3 outputs=311 limit=6 preemptions=1 stale_loads=0"
+OTHERS_WRAP = f"others patient=1 items=3 outputs=131 slots=2 limit=5 {SMALL}"
+WRAPS_LINE = "complete items=4 outputs=1111 slots=2 limit=3 preemptions=1 stale_loads=0"
+EARLY = "complete replicas=3 items=4 outputs=1001 slots=2 limit=5 preemptions=1 stale_loads=0"
+ABORT_EARLY = "abort replicas=3 items=4 outputs=1001 slots=2 limit=5 preemptions=1 stale_loads=0"
 
-ORDERED_CHECKS = [
+ORDERED_CHECKS: list[Any] = [
     f"complete {SMALL}",
     "complete limit=3 preemptions=2 stale_loads=1",
     f"complete items=3 outputs=121 limit=4 {SMALL}",
@@ -122,6 +129,15 @@ ORDERED_CHECKS = [
     WRAPS_ORDERED,
     f"seen items=3 outputs=111 blocker=2 {SMALL}",
     f"seen items=4 outputs=1211 blocker=3 limit=4 {SMALL}",
+    OTHERS,
+    OTHERS_WRAP,
+    f"others items=2 outputs=21 limit=4 {SMALL}",
+    "others replicas=3 items=3 outputs=211 limit=9 max_bytes=48 preemptions=1 stale_loads=0",
+    LACKS_BYTES,
+    f"kept outputs=0 tail=1 {SMALL}",
+    WRAPS_LINE,
+    EARLY,
+    pytest.param(ABORT_EARLY, marks=THOROUGH),
     READER,
     f"stop leave_after=1 items=3 outputs=111 {SMALL}",
     f"quit leave_after=1 {SMALL}",
@@ -142,6 +158,8 @@ DEEP_ORDERED_CHECKS = [
     f"complete replicas=3 items=3 outputs=111 limit=4 {SMALL}",
     "complete source=1 preemptions=2 stale_loads=1",
     "seen items=3 outputs=111 blocker=2 preemptions=2 stale_loads=2",
+    OTHERS.replace("stale_loads=0", "stale_loads=1"),
+    EARLY.replace("stale_loads=0", "stale_loads=1"),
     "reader replicas=1 items=3 yields=3 preemptions=3 stale_loads=2",
     "reader items=3 outputs=011 limit=3 preemptions=2 stale_loads=1",
     f"death deaths=1 {SMALL}",
@@ -208,9 +226,10 @@ FAULTS = [
     without("edge.hpp", "room.notify(1);", "complete producers=2 preemptions=1 stale_loads=1", HANGS),
     without(
         "edge.hpp",
-        "if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) bytes.notify(unpark_everyone);",
+        "bytes.notify(unpark_everyone);\n        if",
         "complete messages=2 limit=2 max_bytes=16",
         HANGS,
+        "if",
     ),
     without("edge.hpp", "items.notify(unpark_everyone);\n      if", "complete", HANGS, "if"),
     without("edge.hpp", "edge(index)->wake_everybody();", "abort", HANGS, ";"),
@@ -355,28 +374,61 @@ ORDERED_FAULTS = [
         WRAPS_ORDERED,
     ),
     weaker("order.hpp", "turn.store(++position, {})", (RELEASE, RELAXED), WRAPS_ORDERED),
-    weaker("order.hpp", "newest, block, {}", (RELEASE, RELAXED), "complete preemptions=2 stale_loads=0", RACES),
+    weaker(
+        "order.hpp", "newest, block, {}, " + ACQUIRE, (RELEASE, RELAXED), "complete preemptions=2 stale_loads=0", RACES
+    ),
     weaker("order.hpp", "word.exchange(0, {})", (ACQUIRE, RELAXED), f"complete {SMALL}", RACES),
-    # wake-ups
+    # the line, and who else waits
+    without("line.hpp", f"waiting.fetch_add(1, {RELAXED});", LACKS_CREDIT, HANGS),
+    without("line.hpp", f"word(position & mask).fetch_add(bit(position & mask), {RELAXED});", LACKS_CREDIT, HANGS),
     without(
         "order.hpp",
-        f"if (edge.room.waiters.load({RELAXED}) != 0) edge.room.wake(unpark_everyone);",
-        f"complete limit=3 {SMALL}",
+        f"mine.replica.store(static_cast<std::uint32_t>(me - region.entry(0)), {RELAXED});",
+        LACKS_CREDIT,
         HANGS,
+    ),
+    without("order.hpp", "call_first(region, edge);\n          edge.room", LACKS_CREDIT, HANGS, keep="edge.room"),
+    without("order.hpp", "fence_seq_cst();  // pairs with Event::sleep's, of those", LACKS_CREDIT, HANGS, keep="//"),
+    without(
+        "edge.hpp", "if (order_offset != 0) call_first_in_order(region, *this);\n    if", LACKS_CREDIT, HANGS, keep="if"
     ),
     without(
+        "edge.hpp", "if (order_offset != 0) call_first_in_order(region, *this);  //", LACKS_BYTES, HANGS, keep="//"
+    ),
+    Change(
         "order.hpp",
-        f"if (edge.bytes.waiters.load({RELAXED}) != 0) edge.bytes.wake(unpark_everyone);",
-        "complete replicas=3 items=3 outputs=011 limit=8 max_bytes=16 preemptions=2 stale_loads=0",
+        "has_credit(edge, is_behind ? edge.limit - 1 : edge.limit)",
+        "has_credit(edge, edge.limit - 1)",
+        LACKS_CREDIT,
         HANGS,
     ),
-    without("order.hpp", "fence_seq_cst();  // pairs with Event::wait's", "complete limit=3", HANGS, keep="//"),
-    Change(  # it may wake one that cannot use the credit
+    Change(
+        "order.hpp",
+        f"(is_behind ? pending_bytes.load({RELAXED}) : 0)",
+        f"pending_bytes.load({RELAXED})",
+        LACKS_BYTES,
+        HANGS,
+    ),
+    without("order.hpp", "call_first(region, edge);\n    return done;", OTHERS, HANGS, keep="return done;"),
+    without(
+        "order.hpp",
+        "fence_seq_cst();  // pairs with Event::sleep's, of who",
+        OTHERS.replace("stale_loads=0", "stale_loads=1"),
+        HANGS,
+        keep="//",
+    ),
+    without("line.hpp", "if (step == 0) bits &= ~(bit(at) - 1);", WRAPS_LINE, HANGS),
+    Change("line.hpp", "step <= words(mask + 1)", "step < words(mask + 1)", OTHERS_WRAP, HANGS),
+    without("order.hpp", "edge.room.notify_fenced(unpark_everyone);", f"kept outputs=0 tail=1 {SMALL}", HANGS),
+    without("order.hpp", "edge.turns.notify_fenced(as_many(position - first));", EARLY, HANGS),
+    without("edge.hpp", "entry(index)->called.wake(unpark_everyone);", f"abort limit=3 {SMALL}", HANGS, keep=";"),
+    without("edge.hpp", "turns.wake(unpark_everyone);", ABORT_EARLY, HANGS),
+    without(
         "edge.hpp",
-        "room_hysteresis > 1 || order_offset != 0 ?",
-        "room_hysteresis > 1 ?",
-        f"complete items=2 outputs=33 limit=4 {SMALL}",
+        "region.entry(index)->called.notify_fenced(unpark_everyone);",
+        f"stop leave_after=1 items=3 outputs=111 limit=3 {SMALL}",
         HANGS,
+        keep=";",
     ),
     # credits and bytes
     Change(
@@ -404,7 +456,13 @@ ORDERED_FAULTS = [
     ),
     Change("order.hpp", f"me->place_lock.exchange(1, {ACQUIRE}) != 0", "false", READER),
     # the abort
-    Change("order.hpp", "made->next = newest;", "made->next = 0;", "abort items=2 outputs=12 limit=5", "are left"),
+    Change(
+        "order.hpp",
+        "made->next = newest;",
+        "made->next = 0;",
+        f"abort items=2 outputs=12 limit=5 {SMALL}",
+        "of an item",
+    ),
 ]
 
 # Orders and fences that are stronger than they need be, because others beside them do the same. The checker must find

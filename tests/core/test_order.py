@@ -6,7 +6,9 @@ Edge 0 leads from a source (entry 0) to the step's replicas (entries 1, 2, ...),
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import signal
 import threading
 import time
 import weakref
@@ -229,6 +231,59 @@ def test_ordered_item_is_not_taken_when_the_oldest_is_too_far_behind() -> None:
             until(lambda: step.waits(1) is Waiting.INPUT)
             taken.append(step.take(0))  # and so item 0 is left, as all after it were
         assert sorted(taken) == [4, 5]
+
+
+def test_ordered_replicas_that_wait_go_on_one_after_another_while_the_one_whose_turn_it_is_is_busy() -> None:
+    replicas = 4
+    with open_step(replicas, packets=replicas + 5) as step:  # five of which are not for what is being made
+        for replica in range(replicas):
+            assert step.take(replica) == replica
+        step.sends(0, *range(5))
+        with contextlib.ExitStack() as threads:
+            for replica in (3, 1, 2):
+                threads.enter_context(in_a_thread(step, functools.partial(step.sends, replica, replica)))
+                until(lambda replica=replica: step.waits(replica) is Waiting.ROOM)  # type: ignore[misc]
+            assert step.seen() == [*range(5)]  # and so all credits are free
+            until(lambda: all(step.sent(replica) for replica in (1, 2, 3)))
+        assert [step.take(replica) for replica in range(3)] == [4, 5, 6]
+        assert step.seen() == [1, 2, 3]
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="a signal cannot be sent to a thread")
+@pytest.mark.parametrize("bound", ["packets", "bytes"])
+def test_ordered_replica_that_is_interrupted_while_it_waits_is_in_nobodys_way(bound: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    main = threading.get_ident()
+    packets, limit_bytes = (6, 2**20) if bound == "packets" else (64, 2_500)
+    message = bytes(1_000)
+    with open_step(3, packets=packets, limit_bytes=limit_bytes) as step:
+        assert [step.take(replica) for replica in range(3)] == [0, 1, 2]
+        full = 3 if bound == "packets" else 2
+        step.sends(0, *[message] * full)
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        try:
+            with in_a_thread(step, lambda: step.sends(2, message)):
+                until(lambda: step.waits(2) is Waiting.ROOM)
+
+                def interrupt_the_first() -> None:
+                    until(lambda: step.waits(1) is Waiting.ROOM)
+                    signal.pthread_kill(main, signal.SIGUSR1)
+
+                with in_a_thread(step, interrupt_the_first), pytest.raises(Interrupted):
+                    step.sends(1, message)
+                # It never comes back, and the one whose turn it is does not go on.
+                assert step.seen() == [message] * full
+                until(lambda: step.sent(2))
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert (step.take(0), step.take(1)) == (3, 4)
+        assert step.seen() == [message]
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000])

@@ -5,11 +5,13 @@
 // A step with `replicas` replicas takes `items` items, whose input edge is full from the start unless `source` is 1, when
 // a thread fills it. Item number p yields as many messages as the p-th digit of `outputs` says, from the left, and each
 // replica `tail` messages after the end. One consumer takes them. Other names: `limit` and `max_bytes` of the output edge,
-// `input_limit`; `leave_after`; and those of `Bounds` and `executions` as in scenarios.cpp.
+// `input_limit`; `slots`, how many items may be in work at once; `leave_after`; and those of `Bounds` and `executions` as in scenarios.cpp.
 //
 //   complete    every message arrives once, those of an item after those of the items before, those of the end last
 //   seen        the same, and item `blocker` yields nothing before the consumer has all that belongs to items before it
-//   reader      the same, while replica 0 yields in a second thread of its own, not caring what the first takes
+//   others      the same, and item `patient` is left only when all other items' messages have been handed over
+//   kept        as complete, and the consumer keeps each message until the next has been handed over
+//   reader      as complete, while replica 0 yields in a second thread of its own, not caring what the first takes
 //   stop        the consumer returns after `leave_after` messages, as it may: everybody ends, nobody is aborted
 //   quit        the same, and it may not: the run is aborted in its name if, and only if, a message was left or came after
 //   leave       replica 0 returns after `leave_after` items, as it may: what the others have taken arrives in order
@@ -38,10 +40,12 @@ struct Setting {
   unsigned limit = 4, input_limit = 8, max_bytes = 1 << 20;
   unsigned consumers = 1;
   unsigned source = 0, blocker = UINT32_MAX, leave_after = UINT32_MAX;
+  unsigned patient = 0;
+  unsigned slots = 0;   // 0: as many as there would be
   unsigned yields = 2;  // of the second thread of replica 0
 };
 
-enum class Kind { complete, seen, reader, stop, quit, leave, abort, death };
+enum class Kind { complete, seen, others, kept, reader, stop, quit, leave, abort, death };
 
 struct Record {
   unsigned sent, received, before_blocker;
@@ -126,12 +130,16 @@ Status ask(unsigned replica, Spin& spin) {
 
 bool all_before_the_blocker_came() { return record.before_blocker == outputs_before(setting.blocker); }
 
+bool others_are_handed_over() { return record.sent == outputs_before(setting.items); }
+bool all_is_handed_over() { return record.sent == outputs_before(setting.items) + setting.replicas * setting.tail; }
+
 Status work(unsigned replica, std::uint64_t item, Spin& spin) {
   if (kind == Kind::reader && replica == 0) return Status::ok;  // its second thread yields
   if (item == setting.blocker) model::wait_until(all_before_the_blocker_came);
   Status status = Status::ok;
   for (unsigned number = 0; number < outputs_of(item) && status == Status::ok; ++number)
     status = put(replica, number, spin, [item](std::uint64_t) { return item; });
+  if (kind == Kind::others && item == setting.patient) model::wait_until(others_are_handed_over);
   return status;
 }
 
@@ -154,7 +162,7 @@ void replicate(unsigned replica) {
   }
   record.ended[replica] = leaves ? Status::end : status;
   if (status == Status::aborted) return;
-  if (status == Status::stopped) input->stop();
+  if (status == Status::stopped) input->stop(region);
   ReplicaEntry* me = entry(replica);
   if (order->close(region, *output, me) == Status::aborted) return;
   input->release(region, me);
@@ -193,6 +201,8 @@ void look_at(const Message& message) {
   record.last_number = number;
 }
 
+bool another_is_handed_over() { return record.sent > record.received || all_is_handed_over(); }
+
 void consume(unsigned index) {
   Spin spin;
   ReplicaEntry* me = entry(index);
@@ -205,6 +215,7 @@ void consume(unsigned index) {
     status = output->try_take(region, me);
     while (status == Status::empty || status == Status::interrupted) status = output->take(region, me, spin);
     if (status == Status::ok) look_at(me->hand);
+    if (kind == Kind::kept) model::wait_until(another_is_handed_over);
   }
   record.ended[index] = leaves ? Status::end : status;
   record.consumer_left = leaves;
@@ -263,6 +274,7 @@ void name_edge(const Edge& edge, const char* const* texts) {
   name(edge.room, texts[6]);
   name(edge.bytes, texts[7]);
   name(edge.producers_left, texts[8]);
+  name(edge.turns, texts[9]);
 }
 
 void set_up() {
@@ -275,14 +287,17 @@ void set_up() {
   input = region.edge(0);
   output = region.edge(1);
   order = &Order::of(region, *output);
+  if (setting.slots != 0) Order::setup(region.base, *output, setting.slots);
   static const char* const of_input[] = {"in.tail",  "in.acquired", "in.head",  "in.released",      "in.buffered_bytes",
-                                         "in.items", "in.room",     "in.bytes", "in.producers_left"};
+                                         "in.items", "in.room",     "in.bytes", "in.producers_left", "in.turns"};
   static const char* const of_output[] = {"out.tail",  "out.acquired", "out.head",  "out.released",      "out.buffered_bytes",
-                                          "out.items", "out.room",     "out.bytes", "out.producers_left"};
+                                          "out.items", "out.room",     "out.bytes", "out.producers_left", "out.turns"};
   name_edge(*input, of_input);
   name_edge(*output, of_output);
   name(order->turn, "turn");
   name(order->pending_bytes, "pending_bytes");
+  name(order->line(region.base).waiting, "waiting");
+  for (unsigned replica = 0; replica < setting.replicas; ++replica) name(entry(replica)->called, "called %u", replica);
   for (unsigned slot = 0; slot <= order->mask; ++slot) name(order->slot(region.base, slot), "slot %u", slot);
   for (unsigned cell = 0; cell <= output->mask; ++cell) name(output->cell(region, cell)->turn, "out's cell %u", cell);
   for (unsigned cell = 0; cell <= input->mask; ++cell) name(input->cell(region, cell)->turn, "in's cell %u", cell);
@@ -390,11 +405,11 @@ const char* const* thread_names() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  static const char* const kinds[] = {"complete", "seen", "reader", "stop", "quit", "leave", "abort", "death"};
+  static const char* const kinds[] = {"complete", "seen", "others", "kept", "reader", "stop", "quit", "leave", "abort", "death"};
   if (argc < 2) refuse("the scenario");
   unsigned found = 0;
-  while (found < 8 && std::strcmp(kinds[found], argv[1]) != 0) ++found;
-  if (found == 8) refuse(argv[1]);
+  while (found < 10 && std::strcmp(kinds[found], argv[1]) != 0) ++found;
+  if (found == 10) refuse(argv[1]);
   kind = static_cast<Kind>(found);
   model::Bounds bounds;
   unsigned executions = 0;
@@ -403,7 +418,8 @@ int main(int argc, char** argv) {
     if (!(assign(argument, "replicas", setting.replicas) || assign(argument, "items", setting.items) ||
           assign(argument, "outputs", setting.outputs) || assign(argument, "tail", setting.tail) ||
           assign(argument, "limit", setting.limit) || assign(argument, "input_limit", setting.input_limit) ||
-          assign(argument, "max_bytes", setting.max_bytes) || assign(argument, "source", setting.source) ||
+          assign(argument, "max_bytes", setting.max_bytes) || assign(argument, "source", setting.source) || assign(argument, "slots", setting.slots) ||
+          assign(argument, "patient", setting.patient) ||
           assign(argument, "consumers", setting.consumers) ||
           assign(argument, "blocker", setting.blocker) || assign(argument, "leave_after", setting.leave_after) ||
           assign(argument, "yields", setting.yields) || assign(argument, "executions", executions) ||
