@@ -24,7 +24,7 @@
 #include <new>
 
 #include "edge.hpp"
-#include "line.hpp"
+#include "line_by_position.hpp"
 
 namespace pipeline_executor {
 
@@ -67,11 +67,11 @@ struct Order {
   }
 
   static std::uint64_t bytes(std::uint64_t slots) noexcept {
-    return sizeof(Order) + slots * sizeof(Slot) + Line::bytes(slots);
+    return sizeof(Order) + slots * sizeof(Slot) + LineByPosition::bytes(slots);
   }
 
   // Of the replicas that wait for credit or bytes, a place for each slot.
-  Line& line(unsigned char* base) const noexcept { return *reinterpret_cast<Line*>(base + line_offset); }
+  LineByPosition& line(unsigned char* base) const noexcept { return *reinterpret_cast<LineByPosition*>(base + line_offset); }
 
   Slot& slot_of(unsigned char* base, std::uint64_t position) const noexcept {
     return *(reinterpret_cast<Slot*>(base + slots_offset) + (position & mask));
@@ -223,7 +223,7 @@ struct Order {
   // Calls the first, if it can go on. To be called after a fence that follows what lets it; pairs with the fence of
   // Event::sleep in wait_in_line. A value that is older than that fence is no harm: who writes the newer one calls afterwards.
   void call_first(const Region& region, const Edge& edge) const noexcept {
-    const Line& its_line = line(region.base);
+    const LineByPosition& its_line = line(region.base);
     if (its_line.is_empty()) return;
     const std::uint64_t now = turn.load(std::memory_order_relaxed);
     std::uint64_t position;

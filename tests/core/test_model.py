@@ -379,8 +379,8 @@ ORDERED_FAULTS = [
     ),
     weaker("order.hpp", "word.exchange(0, {})", (ACQUIRE, RELAXED), f"complete {SMALL}", RACES),
     # the line, and who else waits
-    without("line.hpp", f"waiting.fetch_add(1, {RELAXED});", LACKS_CREDIT, HANGS),
-    without("line.hpp", f"word(position & mask).fetch_add(bit(position & mask), {RELAXED});", LACKS_CREDIT, HANGS),
+    without("line_by_position.hpp", f"waiting.fetch_add(1, {RELAXED});", LACKS_CREDIT, HANGS),
+    without("line_by_position.hpp", f"word(position & mask).fetch_add(bit(position & mask), {RELAXED});", LACKS_CREDIT, HANGS),
     without(
         "order.hpp",
         f"mine.replica.store(static_cast<std::uint32_t>(me - region.entry(0)), {RELAXED});",
@@ -417,8 +417,8 @@ ORDERED_FAULTS = [
         HANGS,
         keep="//",
     ),
-    without("line.hpp", "if (step == 0) bits &= ~(bit(at) - 1);", WRAPS_LINE, HANGS),
-    Change("line.hpp", "step <= words(mask + 1)", "step < words(mask + 1)", OTHERS_WRAP, HANGS),
+    without("line_by_position.hpp", "if (step == 0) bits &= ~(bit(at) - 1);", WRAPS_LINE, HANGS),
+    Change("line_by_position.hpp", "step <= words(mask + 1)", "step < words(mask + 1)", OTHERS_WRAP, HANGS),
     without("order.hpp", "edge.room.notify_fenced(unpark_everyone);", f"kept outputs=0 tail=1 {SMALL}", HANGS),
     without("order.hpp", "edge.turns.notify_fenced(as_many(position - first));", EARLY, HANGS),
     without("edge.hpp", "entry(index)->called.wake(unpark_everyone);", f"abort limit=3 {SMALL}", HANGS, keep=";"),

@@ -15,12 +15,12 @@
 namespace pipeline_executor {
 
 // Zeroes are an empty line. The words with the bits lie behind it.
-struct Line {
+struct LineByPosition {
   // How many stand in the line, for a quick look. One that dies there is counted for ever.
   alignas(cache_line) Atomic<std::uint64_t> waiting;
 
   static std::uint64_t bytes(std::uint64_t places) noexcept {
-    return sizeof(Line) + (words(places) * 8 + cache_line - 1) / cache_line * cache_line;
+    return sizeof(LineByPosition) + (words(places) * 8 + cache_line - 1) / cache_line * cache_line;
   }
 
   bool is_empty() const noexcept { return waiting.load(std::memory_order_relaxed) == 0; }
