@@ -48,6 +48,11 @@ struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint64_t> items_out;
   Atomic<std::uint64_t> wait_room_ns;
 
+  alignas(cache_line) Event called;  // this replica alone waits: for its turn in an edge's line (line.hpp)
+  // Of the replica's place in that line; both written by the replica.
+  Atomic<std::uint64_t> ticket;  // plus 1; 0: it is not in line. Read by the replica alone
+  Atomic<std::uint64_t> wants;   // bytes; read by those that may have to wake it
+
   static constexpr std::uint64_t behind_all = std::uint64_t{1} << 63;
 
   // The two are called by the one thread that reads; release: pairs with the load in Order::begin, which may be another's.

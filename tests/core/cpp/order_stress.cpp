@@ -165,7 +165,7 @@ void replicate(Stress& stress, std::uint32_t replica) {
     if (put_status != Status::ok) status = put_status;
   }
   if (stress.is_complete() || stress.mode == "besides") CHECK(status == Status::end && besides == Status::ok);
-  if (status == Status::stopped) stress.input->stop();
+  if (status == Status::stopped) stress.input->stop(stress.region);
   if (status != Status::aborted && stress.order->close(stress.region, *stress.output, me) != Status::aborted) {
     stress.input->release(stress.region, me);
     stress.input->finish_consuming(stress.region, replica, true);

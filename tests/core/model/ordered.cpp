@@ -154,7 +154,7 @@ void replicate(unsigned replica) {
   }
   record.ended[replica] = leaves ? Status::end : status;
   if (status == Status::aborted) return;
-  if (status == Status::stopped) input->stop();
+  if (status == Status::stopped) input->stop(region);
   ReplicaEntry* me = entry(replica);
   if (order->close(region, *output, me) == Status::aborted) return;
   input->release(region, me);
