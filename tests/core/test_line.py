@@ -134,6 +134,22 @@ def test_all_in_line_are_told_when_nobody_wants_anything(core: str, ended_by: st
         started.join()
 
 
+@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "in the middle"])
+def test_those_behind_a_dead_one_are_told_by_the_abort_that_it_brings(core: str, place: int) -> None:
+    with open_edge(4, limit_bytes=BOUND) as (run, [*_, first], [receiver]), children() as started:
+        put(first, (3, bytes(900)))
+        queue = Queue(run, started)
+        for entry in range(3):
+            queue.add(entry, 700)
+        queue.processes[place].kill()
+        queue.processes[place].join()
+        assert [next_from(receiver)[0] for _ in range(1 + place)] == [3, 0][: 1 + place]
+        run.abort(Cause.DIED, place)
+        ended = [answer.recv() for entry, answer in enumerate(queue.answers) if entry > place]
+        assert ended == ["aborted"] * (2 - place)
+
+
 class Interrupted(Exception):
     """By a signal handler."""
 
