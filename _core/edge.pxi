@@ -118,6 +118,7 @@ cdef class Sender:
     def finish(self):
         cdef Access held = self.run._hold()
         with nogil:
+            self.edge.leave_line(held.region, self.me)   # if a signal handler has ended a wait there
             self.edge.finish_producing(held.region)
 
     cdef bint _reserve(self) except -1:
@@ -155,7 +156,7 @@ cdef class Sender:
         """False if there is no room for it yet, and it may not wait."""
         cdef Access held = self.run._hold()   # the item's own code may have closed the run, or forked
         cdef Region* region = &held.region
-        cdef Status status = self.edge.reserve_bytes_now(region[0], message[0])
+        cdef Status status = self.edge.reserve_bytes_now(region[0], self.me, message[0])
         while status != Status.ok:
             if status == Status.stopped:   # nobody wants it; the next reserve says so
                 if message.in_block:

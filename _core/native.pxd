@@ -161,8 +161,9 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
         Status reserve_now(const Region&, uint64_t&) noexcept
         Status reserve(const Region&, ReplicaEntry*, uint64_t&, Spin&) noexcept
         void unreserve() noexcept
-        Status reserve_bytes_now(const Region&, const Message&) noexcept
+        Status reserve_bytes_now(const Region&, const ReplicaEntry*, const Message&) noexcept
         Status reserve_bytes(const Region&, ReplicaEntry*, const Message&, Spin&) noexcept
+        void leave_line(const Region&, ReplicaEntry*) noexcept
         Status publish(const Region&, ReplicaEntry*, const Message&) noexcept
         void finish_producing(const Region&) noexcept
         Status try_take(const Region&, ReplicaEntry*) noexcept

@@ -130,6 +130,7 @@ LAYERS: dict[str, set[str]] = {
         "fallback.codec",
         "fallback.edge",
         "fallback.ends",
+        "fallback.line",
         "fallback.link",
         "fallback.locks",
         "fallback.memory",

@@ -1,6 +1,6 @@
 // An edge: the bounded queue between the replicas of one step and the replicas of the next.
 //
-// Three parts, explained in docs/protocol.md:
+// Four parts, explained in docs/protocol.md:
 //   * a ring of cells after D. Vyukov's bounded MPMC queue (1024cores.net): a cell's `turn` says whose it is, counted so
 //     that zeroed memory is an empty ring, and a run's start touches no cell;
 //   * credits: a producer takes one before it makes an item, a consumer gives it back when it asks for the
@@ -8,7 +8,8 @@
 //     is what packets_in_flight bounds; and because there are at least as many cells as credits, a producer
 //     with a credit finds its cell free, but for a consumer that is just copying a message out of it;
 //   * the end: producers that are left, consumers that are left, who of them left early (rule R3), and whether the
-//     consumers asked the producers to stop.
+//     consumers asked the producers to stop;
+//   * room for bytes, which goes to the producers that wait for it in the order in which they came (line.hpp).
 //
 // No function throws; a Status tells the outcome. Those that wait are called without the interpreter's lock. Those that hand a
 // message over may be called with it, and let go of it for their short wait (Region::let_go).
@@ -21,6 +22,7 @@
 #include "atomic.hpp"
 #include "event.hpp"
 #include "ledger.hpp"
+#include "line.hpp"
 #include "message.hpp"
 
 namespace pipeline_executor {
@@ -69,6 +71,9 @@ struct Region {
   inline Edge* edge(std::uint32_t index) const noexcept;
   ReplicaEntry* entry(std::uint32_t index) const noexcept {
     return reinterpret_cast<ReplicaEntry*>(base + control()->entries_offset) + index;
+  }
+  std::uint64_t index_of(const ReplicaEntry* replica) const noexcept {
+    return static_cast<std::uint64_t>(replica - entry(0));
   }
   // Bytes from the start of the region that hold the abort word, the edges and the books.
   std::uint64_t head_bytes() const noexcept {
@@ -124,9 +129,10 @@ struct Edge {
   alignas(cache_line) Atomic<std::uint64_t> head;  // next position to be read
   Atomic<std::uint64_t> released;                  // credits ever given back
   alignas(cache_line) Atomic<std::uint64_t> buffered_bytes;
+  Line line;  // producers wait for: room within max_bytes. Of ordered edges: see `bytes`
   alignas(cache_line) Event items;  // consumers wait for: a message, the end
   alignas(cache_line) Event room;   // producers wait for: a credit
-  alignas(cache_line) Event bytes;  // producers wait for: room within max_bytes
+  alignas(cache_line) Event bytes;  // producers of an ordered edge that have no item wait for: room within max_bytes
   alignas(cache_line) Event turns;  // producers in order wait for: the oldest item in work to be done (order.hpp)
   alignas(cache_line) Atomic<std::uint32_t> producers_left;
   Atomic<std::uint32_t> consumers_left;
@@ -202,27 +208,60 @@ struct Edge {
     return now == 0 || (size <= max_bytes && now <= max_bytes - size);
   }
 
-  bool try_reserve_bytes(std::uint64_t size) noexcept {
+  // Takes room for so many bytes, if it is there and so much `beside` it, for others.
+  bool try_reserve_bytes(std::uint64_t size, std::uint64_t beside = 0) noexcept {
     std::uint64_t now = buffered_bytes.load(std::memory_order_relaxed);
     do {
-      if (!fits(size, now)) return false;
+      if (!fits(size, now + beside)) return false;
     } while (!buffered_bytes.compare_exchange_weak(now, now + size, std::memory_order_relaxed));
+    KILL_POINT("bytes taken");
     return true;
   }
 
   bool counts(const Message& message) const noexcept { return message.in_block || counts_inline_bytes; }
 
-  // Makes room for the message within max_bytes, if there is (else `empty`): it fits, or nothing else is buffered.
-  Status reserve_bytes_now(const Region& region, const Message& message) noexcept {
-    if (!counts(message)) return Status::ok;
+  // Makes room for the message within max_bytes, if there is (else `empty`): it fits, or nothing else is buffered. While
+  // others are in line, only if there is room for all of them besides, so that none has to wait longer because of it.
+  Status reserve_bytes_now(const Region& region, const ReplicaEntry* me, const Message& message) noexcept {
+    const bool has_kept_its_place = Line::holds_ticket(me);
+    if (!counts(message) && !has_kept_its_place) return Status::ok;
     const Status status = told(region);
     if (status != Status::ok) return status;
-    return try_reserve_bytes(message.size) ? Status::ok : Status::empty;
+    if (has_kept_its_place) return Status::empty;
+    if (line.is_empty()) return try_reserve_bytes(message.size) ? Status::ok : Status::empty;
+    if (!try_reserve_bytes(message.size, line.wanted_bytes.load(std::memory_order_relaxed))) return Status::empty;
+    // The first in line has had room, too, and may sleep: consumers do not wake it before half of max_bytes is free.
+    fence_seq_cst();  // pairs with Event::wait's
+    call_first(region);
+    return Status::ok;
   }
 
-  // The same, but waits for the room.
+  // The same, but gets in line and waits.
   Status reserve_bytes(const Region& region, ReplicaEntry* me, const Message& message, Spin& spin) noexcept {
-    return wait_for_room(bytes, me, spin, [&]() noexcept { return reserve_bytes_now(region, message); });
+    const std::uint64_t size = counts(message) ? message.size : 0;
+    line.get_in(region.base, me, region.index_of(me), size);
+    const Status status = wait_for_room(me->called, me, spin, [&]() noexcept {
+      const Status said = told(region);
+      if (said != Status::ok) return said;
+      return line.is_first(me) && try_reserve_bytes(size) ? Status::ok : Status::empty;
+    });
+    if (status != Status::interrupted) leave_line(region, me);
+    return status;
+  }
+
+  // The replica waits for bytes no longer, if it did: it has them, or has been told to stop, or ends.
+  void leave_line(const Region& region, ReplicaEntry* me) noexcept {
+    if (!Line::holds_ticket(me)) return;
+    line.leave(region.base, me, region.index_of(me));
+    call_first(region);
+  }
+
+  // Wakes the first in line, if there is room for it. To be called after a fence that follows what may have made it so.
+  void call_first(const Region& region) noexcept {
+    ReplicaEntry* const first = line.first(region.base, region.entry(0));
+    if (first == nullptr || first->called.waiters.load(std::memory_order_relaxed) == 0) return;
+    const std::uint64_t now = buffered_bytes.load(std::memory_order_relaxed);
+    if (fits(first->wants.load(std::memory_order_relaxed), now)) first->called.wake(unpark_everyone);
   }
 
   // Waits on `event` until attempt() is not `empty`.
@@ -353,13 +392,18 @@ struct Edge {
     if (counts(me->hand)) {
       const std::uint64_t left = buffered_bytes.fetch_sub(me->hand.size, std::memory_order_relaxed) - me->hand.size;
       // Not for each small message of a full queue. Whoever waits is woken in the end: an empty queue has no bytes.
-      if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) {
-        bytes.notify(unpark_everyone);
-        if (order_offset != 0) call_first_in_order(region, *this);  // by the fence of `notify`
-      }
+      if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) tell_of_bytes(region);
     }
     if (consumers > 1) pass_on(region, position + 1);
     return Status::ok;
+  }
+
+  // A message was taken, and its bytes are free.
+  void tell_of_bytes(const Region& region) noexcept {
+    fence_seq_cst();  // pairs with Event::sleep's
+    if (order_offset == 0) return call_first(region);
+    call_first_in_order(region, *this);
+    bytes.notify_fenced(unpark_everyone);
   }
 
   // With several producers a message can become visible after the one behind it, and the wake-up that announced the
@@ -441,7 +485,7 @@ struct Edge {
     items.notify(unpark_everyone);
     room.notify(unpark_everyone);
     bytes.notify(unpark_everyone);
-    // By the fence of `notify`. Those of other edges look once in vain.
+    // All that are in a line, by the fence of `notify`. Those of other edges look once in vain.
     for (std::uint32_t index = 0; index < region.control()->replicas; ++index)
       region.entry(index)->called.notify_fenced(unpark_everyone);
   }

@@ -1,6 +1,6 @@
 // Where everything lies in a run's region, and its first state.
 //
-//   Control | Edge[edges] | ReplicaEntry[replicas] | each edge's cells, and its order | arena blocks ... end of the region
+//   Control | Edge[edges] | ReplicaEntry[replicas] | each edge's cells, and its order or line | arena blocks ... end of the region
 //
 // Everything is addressed by offset from the start, because each process maps the region elsewhere.
 #pragma once
@@ -12,6 +12,10 @@
 #include "order.hpp"
 
 namespace pipeline_executor {
+
+constexpr std::uint64_t align_up(std::uint64_t offset, std::uint64_t to) noexcept {
+  return (offset + to - 1) / to * to;
+}
 
 struct EdgePlan {
   std::uint64_t limit, max_bytes;
@@ -29,14 +33,17 @@ struct EdgePlan {
     while (count < limit || count < 2 * std::uint64_t{producers}) count *= 2;
     return count;
   }
+  // In the line of those that wait for bytes.
+  std::uint64_t places() const noexcept {
+    std::uint64_t count = 1;
+    while (count < producers) count *= 2;
+    return count;
+  }
   std::uint64_t bytes() const noexcept {
-    return cells() * sizeof(Cell) + (ordered ? Order::bytes(slots()) : 0);
+    return cells() * sizeof(Cell) +
+           (ordered ? Order::bytes(slots()) : align_up(places() * sizeof(std::uint64_t), cache_line));
   }
 };
-
-constexpr std::uint64_t align_up(std::uint64_t offset, std::uint64_t to) noexcept {
-  return (offset + to - 1) / to * to;
-}
 
 struct Layout {
   std::uint64_t edges_offset, entries_offset, cells_offset, arena_offset;
@@ -52,8 +59,9 @@ inline Layout layout_of(const EdgePlan* plans, std::uint32_t edges, std::uint32_
   return at;
 }
 
-// `base` points to `size` zero bytes that no other process uses yet. Cells and slots are left as they are, for there may
-// be a million of them, and what is written costs memory: all zero they are an empty ring and an order without an item.
+// `base` points to `size` zero bytes that no other process uses yet. Cells, slots and places are left as they are, for there
+// may be a million of them, and what is written costs memory: all zero they are an empty ring, an order without an item,
+// and a line in which nobody stands.
 inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan* plans, std::uint32_t edges,
                          std::uint32_t replicas) noexcept {
   const Layout at = layout_of(plans, edges, replicas);
@@ -93,6 +101,9 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
       edge->limit = plan.limit > plan.producers ? plan.limit - plan.producers : 1;
       edge->room_hysteresis = 1;
       Order::setup(base, *edge, plan.slots());
+    } else {
+      edge->line.places_offset = cells_offset + plan.cells() * sizeof(Cell);
+      edge->line.mask = plan.places() - 1;
     }
     cells_offset += plan.bytes();
   }

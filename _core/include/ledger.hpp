@@ -48,7 +48,10 @@ struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint64_t> items_out;
   Atomic<std::uint64_t> wait_room_ns;
 
-  alignas(cache_line) Event called;  // the replica alone waits here, for its turn among several
+  alignas(cache_line) Event called;  // this replica alone waits: for its turn in an edge's line
+  // Of its place in the line of an edge without an order (line.hpp); both written by the replica.
+  Atomic<std::uint64_t> ticket;  // plus 1; 0: it is not in line. Read by the replica alone
+  Atomic<std::uint64_t> wants;   // bytes; read by those that may have to wake it
 
   static constexpr std::uint64_t behind_all = std::uint64_t{1} << 63;
 

@@ -1,4 +1,4 @@
-"""An edge: the bounded queue between two steps, under one lock and three semaphores.
+"""An edge: the bounded queue between two steps, under one lock, with semaphores to sleep on.
 
 The twin of `_core/include/edge.hpp`, with the same meaning of credits, end, early stop and rule R3. Messages are blocks
 of the edge's own shared memory; a ring of (block, size) pairs holds their order.
@@ -6,9 +6,9 @@ of the edge's own shared memory; a ring of (block, size) pairs holds their order
 Who waits on what, and who releases it:
     room    producers, for a credit: a consumer that asks for the item after, or a producer that used no credit
     items   consumers: whoever publishes, once for each message; the last producer to finish, once for each consumer
-    space   producers, for room within max_buffer_bytes: a consumer that takes a message
+    a semaphore for each producer, for room within max_buffer_bytes (`line`): a consumer that takes a message
 An ordered edge counts its credits itself, and its producers sleep elsewhere (`order`).
-All three are released for everybody on abort and on an early stop, after the word that says so was written; who wakes
+All are released for everybody on abort and on an early stop, after the word that says so was written; who wakes
 looks at the words first, so a release too many is harmless and a wait without a release impossible.
 """
 
@@ -21,14 +21,15 @@ from typing import Any
 
 from pipeline_executor.fallback.arena import Arena
 from pipeline_executor.fallback.codec import decode
+from pipeline_executor.fallback.line import Line
 from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
 from pipeline_executor.fallback.order import Order
 from pipeline_executor.interfaces import MOST_BYTES, EdgeLayout, LastSent
 
 __all__ = ["NOBODY", "Edge"]
 
-_TAIL, _HEAD, _BYTES, _SPACE_WAITERS, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED, _DROPPED = range(9)
-_EDGE_WORDS = 9
+_TAIL, _HEAD, _BYTES, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED, _DROPPED = range(8)
+_EDGE_WORDS = 8
 #: The quitter of an edge that nobody has left early.
 NOBODY = -1
 _LEAST_ARENA = 2**22  # bytes
@@ -48,9 +49,9 @@ class Edge:
         self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
         self.limit_bytes = MOST_BYTES if layout.by_reference else layout.limit_bytes
         self._ring = _EDGE_WORDS + Arena.WORDS
-        order_start = self._ring + 2 * self.limit
-        order_words = Order.words(self.limit, layout.producers) if layout.ordered else 0
-        arena_start = (order_start + order_words) * 8
+        waiting_start = self._ring + 2 * self.limit
+        waiting_words = Order.words(self.limit, layout.producers) if layout.ordered else Line.words(layout.producers)
+        arena_start = (waiting_start + waiting_words) * 8
         self.memory = SharedMemory.at_most(address_space_bytes(), arena_start + _LEAST_ARENA)
         self.arena = Arena(self.memory, _EDGE_WORDS)
         self.arena.setup(arena_start)
@@ -62,8 +63,9 @@ class Edge:
             self.lock = context.Lock()
             self.room = context.Semaphore(self.limit)
             self.items = context.Semaphore(0)
-            self.space = context.Semaphore(0)
-            self.order = Order(self, order_start, context) if layout.ordered else None
+            self.order = Order(self, waiting_start, context) if layout.ordered else None
+            #: None where nobody waits for bytes, or does so elsewhere.
+            self.line = None if layout.ordered or layout.by_reference else Line(self, waiting_start, context)
         except BaseException:
             self.memory.close()
             raise
@@ -152,20 +154,22 @@ class Edge:
     def wake_everybody(self) -> None:
         for _ in range(self.layout.producers):
             self.room.release()
-            self.space.release()
         for _ in range(self.layout.consumers):
             self.items.release()
-        if self.order is not None:
-            self.order.wake_everybody()
+        for waiting in (self.order, self.line):
+            if waiting is not None:
+                waiting.wake_everybody()
 
     # ---- under the lock
 
+    def has_room(self, size: int) -> bool:
+        """Whether a message fits within max_buffer_bytes, or nothing else is buffered."""
+        return self.buffered_bytes == 0 or self.buffered_bytes + size <= self.limit_bytes
+
     def try_reserve_bytes(self, size: int) -> bool:
-        words = self.memory.words
-        if words[_BYTES] and words[_BYTES] + size > self.limit_bytes:
-            words[_SPACE_WAITERS] += 1
+        if not self.has_room(size) or not (self.line is None or self.line.is_empty()):
             return False
-        words[_BYTES] += size
+        self.buffered_bytes += size
         return True
 
     def push(self, block: int, size: int) -> None:
@@ -183,9 +187,8 @@ class Edge:
         block, size = words[at], words[at + 1]
         words[_HEAD] += 1
         words[_BYTES] -= size
-        waiters, words[_SPACE_WAITERS] = words[_SPACE_WAITERS], 0
-        for _ in range(waiters):
-            self.space.release()
+        if self.line is not None:
+            self.line.serve()
         if self.order is not None:
             self.order.call()
         return block, size

@@ -45,6 +45,8 @@ class Sender:
         self._edge = run.edges[edge]
         self._lock = run.lock(edge)
         self._me = run.ledger.entry(entry)
+        self._entry = entry
+        self._number: int | None = None  # in the edge's line, once it has been there
         self._encoder = Encoder(max_message_bytes)
         self._rest: tuple[list[Any], Any] | None = None  # of try_send, for send_rest: in pieces, and the item itself
         self._tells_last = False
@@ -118,18 +120,40 @@ class Sender:
         return pieces
 
     def _wait_and_hand_over(self, pieces: list[Any], item: Any) -> None:
+        line, number = self._edge.line, self._number
+        assert line is not None
+        assert number is not None  # it has got in line
         while True:
             with self._me.waiting(Waiting.ROOM):
-                acquire(self._edge.space)
-            if self._heed() or self._hand_over(pieces, item):
+                line.sleep(number)
+            if self._heed() or self._hand_over(pieces, item, has_waited=True):
                 return  # or nobody wants it; the next reserve says so
 
-    def _hand_over(self, pieces: list[Any], item: Any) -> bool:
-        """False if there is no room for it: a token of `space` will then be released."""
+    def _takes_room(self, size: int, has_waited: bool) -> bool:
+        """Under the lock: room within max_buffer_bytes for a message. If there is none, the replica gets in line."""
+        line = self._edge.line
+        if has_waited and line is not None and self._number is not None:
+            return line.takes_room(self._number)
+        self._leave_line()
+        if self._edge.try_reserve_bytes(size):
+            return True
+        assert line is not None
+        if self._number is None:
+            self._number = line.number_of(self._entry)
+        line.get_in(self._number, size)
+        return False
+
+    def _leave_line(self) -> None:
+        """Under the lock: in case that a signal handler has ended a wait by an exception."""
+        if self._edge.line is not None and self._number is not None:
+            self._edge.line.leave(self._number)
+
+    def _hand_over(self, pieces: list[Any], item: Any, *, has_waited: bool = False) -> bool:
+        """False if there is no room for it: the replica is then in line, and will be woken."""
         edge = self._edge
         size = sum(map(len, pieces))
         with self._lock:
-            if not edge.try_reserve_bytes(size):
+            if not self._takes_room(size, has_waited):
                 return False
             block = edge.arena.allocate(size)
             if block and size <= COPY_LOCKED:
@@ -166,6 +190,7 @@ class Sender:
     def finish(self) -> None:
         self._run.check_open()
         with self._lock:
+            self._leave_line()
             self._edge.producer_left()
         self._run.ring_if_armed(self._edge)
 

@@ -42,13 +42,17 @@ CASES = [
     ("complete", 1, 4, 5000, 8, 1_000_000),
     ("complete", 4, 4, 2000, 3, 1000),
     ("complete", 4, 4, 2000, 1024, 5000),
+    ("complete", 6, 1, 1000, 64, 700),  # most producers wait for bytes most of the time
     ("signals", 2, 2, 2000, 4, 1000),
+    ("signals", 6, 1, 500, 64, 700),
     ("stop", 3, 3, 0, 8, 2000),
     ("stop", 2, 1, 0, 1, 100),
+    ("stop", 6, 1, 0, 64, 700),
     ("quit", 3, 3, 0, 8, 2000),
     ("quit", 1, 1, 0, 64, 1_000_000),
     ("abort", 3, 3, 0, 8, 2000),
     ("abort", 4, 1, 0, 1, 100),
+    ("abort", 6, 1, 0, 64, 700),
 ]
 
 # mode, replicas, items, limit of items, limit of bytes

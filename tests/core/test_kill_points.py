@@ -52,6 +52,18 @@ ORDERED_POINTS = [
     "yielding ends",
 ]
 
+#: What replicas pass that wait for room within max_buffer_bytes.
+LINE_POINTS = [
+    "ticket drawn",
+    "in line",
+    "bytes taken",
+    "ticket given up",
+    "next one served",
+    "about to park",
+    "about to wake",
+    "published",
+]
+
 SCRIPT = """
 import json, sys, time
 import psutil
@@ -93,6 +105,19 @@ def run_ordered(point, after, size, packets):
         return [error.failures[0].step, error.failures[0].signal_name]
     return None
 
+def run_in_line(point, after, size):
+    env = {"PIPELINE_EXECUTOR_KILL_AT": point, "PIPELINE_EXECUTOR_KILL_AFTER": str(after)}
+    tasks = [
+        PipelineTask(source, {"size": size, "waits": False}, name="step 0"),
+        PipelineTask(dawdle, num_procs=3, max_buffer_bytes=2 * size, env=env, name="step 1"),
+        PipelineTask(sink, {"waits": True}, name="step 2"),
+    ]
+    try:
+        execute(tasks, "process-fork", type_check_pipeline=False)
+    except TaskDied as error:
+        return [error.failures[0].step, error.failures[0].signal_name]
+    return None
+
 def run(point, step, after, size, method):
     # A bound of 4 makes all of them wait now and then.
     waits = point in ("about to park", "about to wake")
@@ -115,7 +140,7 @@ def run(point, step, after, size, method):
 if __name__ == "__main__":
     assert backend.name() == "compiled", backend.reason()
     arguments = json.loads(sys.argv[2])
-    outcome = run_ordered(*arguments) if sys.argv[1] == "ordered" else run(*arguments)
+    outcome = {"ordered": run_ordered, "in line": run_in_line, "unordered": run}[sys.argv[1]](*arguments)
     left = [child.pid for child in psutil.Process().children(recursive=True)]
     print(json.dumps([outcome, left]))
 """
@@ -174,6 +199,15 @@ def test_r4_death_at_any_step_of_the_order_is_named(
     if packets == 64 and point in ("about to park", "about to wake", "line joined", "line left", "about to call"):
         pytest.skip("with so many packets few wait")
     outcome, left = _run(build_with_kill_points, "ordered", [point, after, 1000, packets])
+    assert outcome == [1, "SIGKILL"]
+    assert not left
+
+
+@pytest.mark.rule("R4")
+@pytest.mark.parametrize("point", LINE_POINTS)
+@pytest.mark.parametrize("after", [0, 20])
+def test_r4_death_of_one_that_waits_for_bytes_is_named(build_with_kill_points: Path, point: str, after: int) -> None:
+    outcome, left = _run(build_with_kill_points, "in line", [point, after, 1000])
     assert outcome == [1, "SIGKILL"]
     assert not left
 

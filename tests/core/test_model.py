@@ -34,6 +34,13 @@ UNBOUNDED = "preemptions=255 stale_loads=255"
 QUIT_LATE = "quit_late leave_after=0 consumers=2 limit=2 preemptions=3 stale_loads=1"
 # A consumer may die while it copies a message out of the cell that a producer waits for.
 DEATH_IN_COPY = "death deaths=1 consumers=2 messages=3 limit=2 preemptions=1 stale_loads=0"
+# Several wait for the same bytes.
+LINE = "complete producers=2 limit=2 max_bytes=16 preemptions=1 stale_loads=1"
+LINE_WITH_ROOM = "complete producers=3 limit=3 max_bytes=32 preemptions=1 stale_loads=1"
+LINE_TWICE = "complete producers=2 messages=2 limit=4 max_bytes=32 preemptions=1 stale_loads=1"
+GIVES_UP = "gives_up producers=2 limit=2 max_bytes=16 interruptions=1 preemptions=1 stale_loads=1"
+GIVES_UP_IN_THE_MIDDLE = "gives_up producers=3 limit=3 max_bytes=16 interruptions=1"
+STOPS_LINE = "stop leave_after=0 producers=2 limit=2 max_bytes=16 preemptions=1 stale_loads=1"
 
 # Those with bounds would take too long without. The numbers in `Bounds` apply unless others are given.
 CHECKS: list[Any] = [
@@ -46,7 +53,14 @@ CHECKS: list[Any] = [
     pytest.param("complete producers=2 preemptions=2 stale_loads=1", marks=THOROUGH),
     "complete producers=2 preemptions=1 stale_loads=1 weak_failures=1",
     "complete producers=2 preemptions=1 stale_loads=1 interruptions=1",
-    "complete producers=2 limit=2 max_bytes=16 preemptions=1 stale_loads=1",
+    LINE,
+    "complete producers=3 limit=3 max_bytes=16 preemptions=0 stale_loads=1",
+    pytest.param("complete producers=3 limit=3 max_bytes=16 preemptions=1 stale_loads=0", marks=THOROUGH),
+    LINE_TWICE,
+    pytest.param(LINE_WITH_ROOM, marks=THOROUGH),
+    GIVES_UP,
+    f"{GIVES_UP_IN_THE_MIDDLE} preemptions=0 stale_loads=1",
+    pytest.param(f"{GIVES_UP_IN_THE_MIDDLE} preemptions=1 stale_loads=0", marks=THOROUGH),
     "complete consumers=2",
     pytest.param("complete consumers=2 messages=3 limit=2 preemptions=1 stale_loads=2", marks=THOROUGH),
     "complete producers=2 consumers=2 preemptions=0 stale_loads=1",
@@ -63,6 +77,7 @@ CHECKS: list[Any] = [
     "stop leave_after=1 messages=2 producers=2 preemptions=1",
     "stop leave_after=1 messages=2 consumers=2 preemptions=1",
     "stop leave_after=0 messages=2 limit=2 max_bytes=16",
+    STOPS_LINE,
     "abort messages=2 limit=2 max_bytes=16",
     "abort interruptions=1",
     "abort producers=2 preemptions=1 stale_loads=1",
@@ -222,11 +237,17 @@ FAULTS = [
     without("event.hpp", f"waiters.fetch_add(1, {RELAXED});", "complete", HANGS),
     without("edge.hpp", "items.notify(1);  //", "complete", HANGS, "//"),
     without("edge.hpp", "if (consumers > 1) pass_on(region, position + 1);", BOTH_WORK, HANGS),
-    without("edge.hpp", "fence_seq_cst();  // pairs with Event::wait's", "complete messages=2", HANGS),
+    without(
+        "edge.hpp",
+        "fence_seq_cst();  // pairs with Event::wait's\n    if (order_offset",
+        "complete messages=2",
+        HANGS,
+        "if (order_offset",
+    ),
     without("edge.hpp", "room.notify(1);", "complete producers=2 preemptions=1 stale_loads=1", HANGS),
     without(
         "edge.hpp",
-        "bytes.notify(unpark_everyone);\n        if",
+        "if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) tell_of_bytes(region);",
         "complete messages=2 limit=2 max_bytes=16",
         HANGS,
         "if",
@@ -235,8 +256,44 @@ FAULTS = [
     without("edge.hpp", "edge(index)->wake_everybody();", "abort", HANGS, ";"),
     without("edge.hpp", "items.wake(unpark_everyone);", "abort", HANGS),
     without("edge.hpp", "room.wake(unpark_everyone);", "abort messages=2", HANGS),
-    without("edge.hpp", "bytes.wake(unpark_everyone);", "abort messages=2 limit=2 max_bytes=16", HANGS),
+    without(
+        "edge.hpp", "entry(index)->called.wake(unpark_everyone);", "abort messages=2 limit=2 max_bytes=16", HANGS, ";"
+    ),
     without("edge.hpp", "room.notify(unpark_everyone);", "stop leave_after=1 messages=2", HANGS),
+    # the line
+    without("edge.hpp", "region.entry(index)->called.notify_fenced(unpark_everyone);", STOPS_LINE, HANGS, ";"),
+    without(
+        "edge.hpp",
+        "fence_seq_cst();  // pairs with Event::sleep's\n    if (order_offset",
+        LINE,
+        HANGS,
+        "if (order_offset",
+    ),
+    without("edge.hpp", "if (order_offset == 0) return call_first(region);", LINE, HANGS),
+    Change(
+        "edge.hpp",
+        "line.leave(region.base, me, region.index_of(me));\n    call_first(region);",
+        "line.leave(region.base, me, region.index_of(me));",
+        f"{GIVES_UP_IN_THE_MIDDLE} preemptions=1 stale_loads=0",
+        HANGS,
+    ),
+    without(
+        "line.hpp",
+        "fence_seq_cst();\n      std::uint64_t oldest",
+        f"{GIVES_UP_IN_THE_MIDDLE} preemptions=1 stale_loads=1",
+        HANGS,
+        "std::uint64_t oldest",
+    ),
+    Change(  # not over those that have left from the middle
+        "line.hpp",
+        'KILL_POINT("next one served");',
+        "return;",
+        f"{GIVES_UP_IN_THE_MIDDLE} interruptions=2 preemptions=1 stale_loads=0",
+        "somebody is in line that has ended",
+    ),
+    without("line.hpp", "|| (word & left) == 0", f"{GIVES_UP_IN_THE_MIDDLE} preemptions=0 stale_loads=0"),
+    without("line.hpp", f"place(base, ticket).store(word_of(ticket, index), {RELEASE});", LINE, HANGS),
+    Change("line.hpp", "is_of(word, oldest) && (word & left) == 0 ?", "(word & left) == 0 && word == 0 ?", LINE, HANGS),
     # the caller's bell
     without("edge.hpp", "fence_seq_cst();  // pairs with the fence before ring_if_armed", "bell", HANGS),
     without("edge.hpp", "if (rings_bell) region.ring_if_armed();\n    }", "bell", HANGS, "}"),
@@ -380,7 +437,12 @@ ORDERED_FAULTS = [
     weaker("order.hpp", "word.exchange(0, {})", (ACQUIRE, RELAXED), f"complete {SMALL}", RACES),
     # the line, and who else waits
     without("line_by_position.hpp", f"waiting.fetch_add(1, {RELAXED});", LACKS_CREDIT, HANGS),
-    without("line_by_position.hpp", f"word(position & mask).fetch_add(bit(position & mask), {RELAXED});", LACKS_CREDIT, HANGS),
+    without(
+        "line_by_position.hpp",
+        f"word(position & mask).fetch_add(bit(position & mask), {RELAXED});",
+        LACKS_CREDIT,
+        HANGS,
+    ),
     without(
         "order.hpp",
         f"mine.replica.store(static_cast<std::uint32_t>(me - region.entry(0)), {RELAXED});",
@@ -392,9 +454,7 @@ ORDERED_FAULTS = [
     without(
         "edge.hpp", "if (order_offset != 0) call_first_in_order(region, *this);\n    if", LACKS_CREDIT, HANGS, keep="if"
     ),
-    without(
-        "edge.hpp", "if (order_offset != 0) call_first_in_order(region, *this);  //", LACKS_BYTES, HANGS, keep="//"
-    ),
+    without("edge.hpp", "call_first_in_order(region, *this);\n    bytes", LACKS_BYTES, HANGS, keep="bytes"),
     Change(
         "order.hpp",
         "has_credit(edge, is_behind ? edge.limit - 1 : edge.limit)",

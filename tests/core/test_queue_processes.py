@@ -545,9 +545,9 @@ def test_everybody_ends_when_one_is_killed_at_each_line_and_the_run_aborted(
 
 
 @pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("wait", ["items", "room"])
 def test_others_go_on_when_a_process_that_waits_is_killed(core: str, wait: str) -> None:
-    """Nobody aborts here: a death while waiting breaks nothing by itself."""
+    """Nobody aborts here: a death while waiting for these breaks nothing by itself (for bytes, see test_line.py)."""
     target, layout = WAITS[wait]
     with open_run(EdgeLayout(2, 2, max(layout.limit_items, 2), layout.limit_bytes)) as run, children() as started:
         sender, receiver = run.sender(0, 0, None), run.receiver(0, 2)

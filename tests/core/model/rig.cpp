@@ -37,6 +37,9 @@ void name_everything(const EdgePlan& plan) {
   name(edge->head, "head");
   name(edge->released, "released");
   name(edge->buffered_bytes, "buffered_bytes");
+  name(edge->line.tickets, "tickets");
+  name(edge->line.serving, "serving");
+  name(edge->line.wanted_bytes, "wanted_bytes");
   name_event(edge->items, "items.sequence", "items.waiters");
   name_event(edge->room, "room.sequence", "room.waiters");
   name_event(edge->bytes, "bytes.sequence", "bytes.waiters");
@@ -54,7 +57,12 @@ void name_everything(const EdgePlan& plan) {
     name(region.entry(index)->hand, "the hand of entry %u", index);
     name(region.entry(index)->hand_phase, "hand_phase of entry %u", index);
     name(region.entry(index)->items_in, "items_in of entry %u", index);
+    name(region.entry(index)->called, "called of entry %u", index);
+    name(region.entry(index)->ticket, "ticket of entry %u", index);
+    name(region.entry(index)->wants, "wants of entry %u", index);
   }
+  for (unsigned index = 0; index <= edge->line.mask; ++index)
+    name(reinterpret_cast<std::uint64_t*>(region.base + edge->line.places_offset)[index], "place %u of the line", index);
   const Layout at = layout_of(&plan, 1, control.replicas);
   for (std::uint64_t block = at.arena_offset / Arena::unit + 1; block < region_bytes / Arena::unit; ++block)
     model::name(region.base + block * Arena::unit, Arena::unit, "block %u", static_cast<unsigned>(block));
@@ -153,8 +161,8 @@ Status send(unsigned producer, unsigned number, Spin& spin) noexcept {
   ReplicaEntry* me = region.entry(producer);
   Message message;
   if (!make(message, producer, number)) model::fail("there is no block for a message");
-  Status status = edge->reserve_bytes_now(region, message);
-  while (status == Status::empty || status == Status::interrupted)
+  Status status = edge->reserve_bytes_now(region, me, message);
+  while (status == Status::empty || (status == Status::interrupted && !setting.gives_up))
     status = edge->reserve_bytes(region, me, message, spin);
   if (status != Status::ok) return status;
   if (setting.leave_after != UINT32_MAX) {
@@ -187,6 +195,7 @@ void produce(unsigned producer) noexcept {
   if (status == Status::aborted) {
     read_testament();
   } else {
+    edge->leave_line(region, region.entry(producer));
     edge->finish_producing(region);
   }
 }

@@ -25,6 +25,7 @@ struct Setting {
   Cause testament_of = Cause::none;   // who aborts with that leaves a testament
   unsigned leave_after = UINT32_MAX;  // the first consumers return when they have had so many
   unsigned leavers = 1;               // so many of them
+  bool gives_up = false;              // a producer ends when its wait for bytes is interrupted
   bool marks_leaving = false;         // and it matters what came before that
 };
 

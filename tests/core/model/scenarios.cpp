@@ -8,6 +8,7 @@
 // exits with 1.
 //
 //   complete    every message arrives exactly once, in each producer's order; everybody ends; the books balance
+//   gives_up    a producer ends when its wait for bytes is interrupted: the others go on, and everybody ends
 //   both_work   two messages, and neither consumer asks for another before both have arrived: neither may sleep
 //               meanwhile
 //   quit        the first `leavers` consumers return after `leave_after` items though they may not: the run is aborted
@@ -67,6 +68,20 @@ void both_work(unsigned index) {
     if (take(index - setting.producers, spin) != Status::ok) model::fail("a message was not taken");
     model::wait_until(all_taken);
   }
+}
+
+// ---- gives_up -----------------------------------------------------------------------------------
+
+void prepare_gives_up() { setting.gives_up = true; }
+
+void check_gives_up() {
+  unsigned given_up = 0;
+  for (unsigned index = 0; index < setting.producers; ++index)
+    given_up += record.produced[index] == Status::interrupted;
+  if (given_up == 0) return check_that_all_arrived();
+  if (record.published != record.taken_in_all) model::fail("an item is lost");
+  if (!edge->line.is_empty()) model::fail("somebody is in line that has ended");
+  if (edge->line.wanted_bytes.load(std::memory_order_relaxed) != 0) model::fail("bytes are wanted that nobody wants");
 }
 
 // ---- quit ---------------------------------------------------------------------------------------
@@ -272,6 +287,7 @@ void give_up_reference(unsigned index) {
 
 const Scenario scenarios[] = {
     {"complete", false, false, thread, check_that_all_arrived, nullptr, nullptr},
+    {"gives_up", false, false, thread, check_gives_up, prepare_gives_up, nullptr},
     {"both_work", false, false, both_work, nullptr, nullptr, nullptr},
     {"quit", false, false, thread, check_quit, nullptr, nullptr},
     {"quit_late", false, false, thread, check_quit_late, prepare_quit_late, nullptr},
