@@ -73,7 +73,11 @@ class Doubled(AsyncIterator[int]):
         return 2 * await anext(self._items)
 
 
-@pytest.mark.parametrize("worker", [return_stream, Doubler(), Doubler().method, Doubled], ids=str)
+@pytest.mark.parametrize(
+    "worker",
+    [return_stream, Doubler(), Doubler().method, Doubled],
+    ids=["function", "object", "method", "class"],
+)
 def test_whatever_returns_an_asynchronous_iterable_is_a_step(engine: str, worker: Any) -> None:
     tasks = [PipelineTask(async_steps.count, {"n": 50}), PipelineTask(worker, name="worker")]
     assert list(results_of(tasks, engine)) == [2 * number for number in range(50)]
