@@ -67,7 +67,7 @@ def headings() -> list[str]:
     ("heading", "command"),
     [
         ("Run it", "pip install '.[examples]' && python examples/photo_catalog.py\n"),
-        ("Test it", "pip install -e '.[test]' && pytest\n"),
+        ("Test it", "pip install -e '.[test]' && pytest -n auto\n"),
         (
             "A PyTorch example",
             "pip install '.[examples]' torch==2.13.0 && python examples/pytorch_batcher.py\n",

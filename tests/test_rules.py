@@ -245,6 +245,7 @@ def failing_pipeline(how: str, moment: str) -> list[PipelineTask[Any, Any]]:
     ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("how", steps.RAISED)
@@ -292,6 +293,7 @@ def test_r4_odd_exceptions_arrive_in_some_form(parallelism: str, how: str) -> No
 
 
 @PROCESSES_ONLY
+@pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("how", steps.ENDED)
