@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -169,6 +170,7 @@ def rules_in_readme() -> dict[str, str]:
     return dict(items)
 
 
+@functools.cache  # reads all files
 def rules_in_tests() -> dict[str, dict[str, set[str]]]:
     """For each rule, the test functions that are marked with it, by file."""
     marked: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
