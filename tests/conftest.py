@@ -23,6 +23,7 @@ from multiprocessing.context import BaseContext
 
 import pytest
 from left_behind import Belongings
+from pairwise import pairwise
 
 #: Seconds until the watchdog dumps the stacks of all threads and ends the test run. Not a limit on speed: no test
 #: of this suite takes a tenth of it on a slow machine.
@@ -51,6 +52,16 @@ def pytest_configure(config: pytest.Config) -> None:
         _uncaptured_stderr = os.dup(2)
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which need not be there
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `pytest -n auto` shares the tests among: two for each processor, because tests often wait.
+
+    No more than eight: each of them imports all tests first.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2 * processors, 8)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves items out by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as thorough what is more of the same; see the marks in pyproject.toml."""
@@ -63,6 +74,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         only_where = [set(mark.args) for mark in item.iter_markers("thorough_where")]
         if ("pure" in chosen and started_anew and not everywhere) or any(words <= chosen for words in only_where):
             item.add_marker(pytest.mark.thorough)
+    for combinations in _marked_as_pairwise(items):
+        kept = pairwise([item.callspec.params for item in combinations])  # type: ignore[attr-defined]
+        for index in set(range(len(combinations))) - set(kept):
+            combinations[index].add_marker(pytest.mark.thorough)
+
+
+def _marked_as_pairwise(items: list[pytest.Item]) -> list[list[pytest.Item]]:
+    """For each test that is marked so, its combinations that are not left out for another reason."""
+    of_test: dict[object, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("pairwise") and not item.get_closest_marker("thorough"):
+            of_test.setdefault(item.function, []).append(item)  # type: ignore[attr-defined]
+    return list(of_test.values())
 
 
 def pytest_collection_finish() -> None:

@@ -88,8 +88,11 @@ def _named_shared_memory() -> set[str]:
     return {entry.name for entry in folder.iterdir() if entry.name.startswith(_PREFIXES)} if folder.exists() else set()
 
 
+_SIGNALS = sorted(signal.valid_signals())
+
+
 def _signal_handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: signal.getsignal(number) for number in _SIGNALS}
 
 
 def _mappings() -> int:

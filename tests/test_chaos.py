@@ -1,5 +1,7 @@
 """Chaos: 500 random pipelines with random faults, each outcome judged by the rules; see chaos.py.
 
+200 of them are run by default, and the others with `pytest -m thorough`.
+
 The seed is printed when something is wrong, with a command that runs the one pipeline again;
 PIPELINE_EXECUTOR_CHAOS_SEED chooses another. chaos_soak.py runs as long as it is told to.
 """
@@ -19,11 +21,17 @@ from left_behind import Belongings
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="three start methods and both cores")
 
 SEED = int(os.environ.get("PIPELINE_EXECUTOR_CHAOS_SEED", "20"))
-BATCHES, EXAMPLES = 20, 25
+BATCHES, OF_THE_GATE, EXAMPLES = 20, 8, 25
 
 
 @pytest.mark.rule("R4")
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize(
+    "batch",
+    [
+        *range(OF_THE_GATE),
+        *(pytest.param(batch, marks=pytest.mark.thorough) for batch in range(OF_THE_GATE, BATCHES)),
+    ],
+)
 def test_r4_random_pipelines_with_random_faults_end_as_the_rules_say(
     batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

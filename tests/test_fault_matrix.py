@@ -122,6 +122,7 @@ def pipeline(fault: Fault, place: Place, note: Path) -> list[PipelineTask[Any, A
     return tasks
 
 
+@pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize(("method", "fault", "place"), list(cases()))
 def test_r4_fault_of_a_step_is_told_in_full(

@@ -27,6 +27,9 @@ from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 #: Seconds. Long enough for a loaded machine to move an item, short enough for many tests.
 TIMEOUT_S = 1.0
 
+#: Long enough for a loaded machine to start an interpreter, for while it starts nothing moves either.
+START_TIMEOUT_S = 6.0
+
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
 
@@ -56,21 +59,27 @@ def hang_at_the_fifth(items: Iterable[int], how: str) -> Iterable[int]:
 
 
 @posix_only
+@pytest.mark.thorough_where("process-spawn", "loops")
+@pytest.mark.thorough_where("process-spawn", "waits for a lock")
+@pytest.mark.thorough_where("process-spawn", "is stopped")
 @pytest.mark.parametrize("how", ["sleeps", "loops", "waits for a lock", "is stopped", "is in C"])
 @pytest.mark.parametrize("method", ["process-fork", "process-spawn"])
 def test_a_step_that_hangs_is_named_with_its_item_and_its_stack(core: str, method: str, how: str) -> None:
+    timeout_s = TIMEOUT_S if method == "process-fork" else START_TIMEOUT_S
     tasks = [
         PipelineTask(steps.count, {"n": 100}),
         PipelineTask(hang_at_the_fifth, {"how": how}),
         PipelineTask(steps.swallow),
     ]
     with pytest.raises(InactivityError) as caught:
-        execute(tasks, method, inactivity_timeout=TIMEOUT_S)
+        execute(tasks, method, inactivity_timeout=timeout_s)
     (failure,) = caught.value.failures
     assert (failure.step, failure.task, failure.replica) == (1, "hang_at_the_fifth", 0)
     assert failure.item_index is not None
     text = str(caught.value)
-    assert text.startswith("nothing moved for 1 s, and the pipeline was stopped\nstep 1 'hang_at_the_fifth' (pid ")
+    assert text.startswith(
+        f"nothing moved for {timeout_s:g} s, and the pipeline was stopped\nstep 1 'hang_at_the_fifth' (pid "
+    )
     if how == "is stopped":
         assert "is stopped by a signal" in text
         assert failure.stack is None

@@ -75,6 +75,7 @@ def test_a_pipeline_starts_where_more_files_are_open_than_select_takes(core: str
 
 
 @needs_fork
+@pytest.mark.thorough_where("pure")
 @pytest.mark.parametrize(
     "replicas", [300, pytest.param(1000, marks=pytest.mark.slow)]
 )  # each inherits what its elder siblings have opened

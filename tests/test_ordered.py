@@ -34,6 +34,9 @@ from pipeline_executor import (
 
 REPLICAS = 4
 
+#: More items show rarer orders of events.
+MANY = [3_000, pytest.param(10_000, marks=pytest.mark.thorough)]
+
 
 def task(
     generator: Callable[..., Any], constants: Mapping[str, Any] | None = None, num_procs: int = 1, **settings: Any
@@ -86,13 +89,14 @@ def none_to_two(items: Iterable[int]) -> Iterable[tuple[int, int]]:
         dawdle(randomness)
 
 
+@pytest.mark.parametrize("n", MANY)
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64, None])
-def test_ordered_step_yields_what_one_process_yields(engine: str, packets_in_flight: int | None) -> None:
+def test_ordered_step_yields_what_one_process_yields(engine: str, packets_in_flight: int | None, n: int) -> None:
     tasks = [
-        task(steps.count, {"n": 10_000}),
+        task(steps.count, {"n": n}),
         ordered(none_to_two, packets_in_flight=packets_in_flight),
     ]
-    assert list(results_of(tasks, engine)) == list(none_to_two(range(10_000)))
+    assert list(results_of(tasks, engine)) == list(none_to_two(range(n)))
 
 
 def test_ordered_step_after_an_ordered_step_with_as_many_packets_as_it_needs(parallelism: str) -> None:
@@ -157,6 +161,7 @@ def size_of_blob(item: int) -> int:
     return (1, 40, 70, 3_000, 40_000)[item * 7919 % 5]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("max_buffer_bytes", [1, 200_000, None])
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, None])
 def test_ordered_messages_of_all_sizes_pass_within_few_bytes(
@@ -422,7 +427,9 @@ def stick_at(items: Iterable[int], n: int) -> Iterable[int]:
 def test_ordered_replica_that_is_stuck_is_named_and_none_that_waits_for_it(parallelism: str) -> None:
     needs_processes(parallelism)
     tasks = [task(steps.count_for_ever), ordered(stick_at, {"n": 20}, name="stuck", packets_in_flight=8)]
-    results = results_of(tasks, parallelism, inactivity_timeout=3.0)
+    # While an interpreter starts, nothing moves either.
+    timeout_s = 3.0 if parallelism == "process-fork" else 10.0
+    results = results_of(tasks, parallelism, inactivity_timeout=timeout_s)
     with pytest.raises(InactivityError, match="stuck") as caught:
         list(results)
     assert "stick_at" in str(caught.value)

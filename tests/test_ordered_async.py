@@ -30,6 +30,9 @@ from pipeline_executor import (
 
 REPLICAS = 4
 
+#: More items show rarer orders of events.
+MANY = [3_000, pytest.param(10_000, marks=pytest.mark.thorough)]
+
 
 def task(
     generator: Callable[..., Any], constants: Mapping[str, Any] | None = None, num_procs: int = 1, **settings: Any
@@ -85,10 +88,11 @@ def pairs(n: int) -> list[tuple[int, int]]:
     return [(item, number) for item in range(n) for number in range(item * 7919 % 3)]
 
 
+@pytest.mark.parametrize("n", MANY)
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64, None])
-def test_ordered_async_step_yields_what_one_replica_yields(engine: str, packets_in_flight: int | None) -> None:
-    tasks = [task(steps.count, {"n": 10_000}), ordered(none_to_two, packets_in_flight=packets_in_flight)]
-    assert list(results_of(tasks, engine)) == pairs(10_000)
+def test_ordered_async_step_yields_what_one_replica_yields(engine: str, packets_in_flight: int | None, n: int) -> None:
+    tasks = [task(steps.count, {"n": n}), ordered(none_to_two, packets_in_flight=packets_in_flight)]
+    assert list(results_of(tasks, engine)) == pairs(n)
 
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
@@ -104,12 +108,12 @@ def test_ordered_async_step_in_threads_between_processes(engine: str, packets_in
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64])
 def test_ordered_async_steps_one_after_another(engine: str, packets_in_flight: int) -> None:
     tasks = [
-        task(async_steps.count, {"n": 3_000}, packets_in_flight=1),
+        task(async_steps.count, {"n": 1_000}, packets_in_flight=1),
         ordered(none_to_two, packets_in_flight=packets_in_flight),
         ordered(async_steps.pass_on, packets_in_flight=packets_in_flight),
         ordered(steps.pass_on, packets_in_flight=packets_in_flight),
     ]
-    assert list(results_of(tasks, engine)) == pairs(3_000)
+    assert list(results_of(tasks, engine)) == pairs(1_000)
 
 
 async def blobs(items: AsyncIterable[int]) -> AsyncIterable[bytes]:
@@ -124,6 +128,7 @@ def blob(item: int) -> bytes:
     return item.to_bytes(4, "little") * (1, 40, 70, 3_000, 40_000)[item * 7919 % 5]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("max_buffer_bytes", [1, 200_000, None])
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, None])
 def test_ordered_async_messages_of_all_sizes_pass_within_few_bytes(
@@ -233,6 +238,7 @@ async def read_ahead(items: AsyncIterable[int]) -> AsyncIterable[int]:
     await reader
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
 @pytest.mark.parametrize("max_buffer_bytes", [1, None])
 def test_ordered_async_step_that_reads_ahead_loses_and_repeats_nothing(
@@ -257,6 +263,7 @@ async def ask_while_it_waits(items: AsyncIterable[int]) -> AsyncIterable[int]:
         item = await request
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64])
 @pytest.mark.parametrize("max_buffer_bytes", [1, None])
 def test_ordered_async_output_keeps_its_place_when_the_next_item_is_asked_for_meanwhile(
@@ -351,6 +358,7 @@ def test_ordered_async_step_that_may_stop_early_keeps_the_order_until_then(engin
     assert outputs == sorted(set(outputs))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
 @pytest.mark.parametrize("step", [async_steps.double, impatient_reader, read_ahead])
 def test_ordered_async_step_before_one_that_stops_early(

@@ -402,6 +402,24 @@ def run_program(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProces
     )
 
 
+Program: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def program(cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """The program in this process, which has its packages already: for what does not depend on how it is started."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        words = list(map(str, arguments))
+        exit_code = photo_catalog.main(words)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(words, exit_code, printed.out, printed.err)
+
+    monkeypatch.chdir(cwd)
+    return run
+
+
 @pytest.fixture
 def cwd(tmp_path: Path) -> Path:
     """An empty current directory for the program."""
@@ -426,9 +444,9 @@ def test_program_writes_the_same_rows_every_way_with_either_core(parallelism: st
     assert photo_files.read_rows(cwd / "photo_catalog.db") == rows_by_hand(folder, cwd)
 
 
-def test_program_replaces_its_own_database(folder: Path, cwd: Path) -> None:
+def test_program_replaces_its_own_database(folder: Path, cwd: Path, program: Program) -> None:
     for stride in ("60", "40"):
-        finished = run_program(folder, "--stride", stride, "--parallelism", "sequential", cwd=cwd)
+        finished = program(folder, "--stride", stride, "--parallelism", "sequential")
         assert (finished.returncode, finished.stderr) == (0, "")
     assert photo_files.read_rows(cwd / "photo_catalog.db") == rows_by_hand(folder, cwd)
 
@@ -483,19 +501,19 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def test_missing_folder_is_refused(cwd: Path) -> None:
-    assert_refused(run_program("nowhere", cwd=cwd), "nowhere", "no such folder", "name a folder")
+def test_missing_folder_is_refused(cwd: Path, program: Program) -> None:
+    assert_refused(program("nowhere"), "nowhere", "no such folder", "name a folder")
     assert snapshot(cwd) == {}
 
 
-def test_file_in_place_of_a_folder_is_refused(folder: Path, cwd: Path) -> None:
-    assert_refused(run_program(folder / "a.png", cwd=cwd), folder / "a.png", "not a folder")
+def test_file_in_place_of_a_folder_is_refused(folder: Path, program: Program) -> None:
+    assert_refused(program(folder / "a.png"), folder / "a.png", "not a folder")
 
 
-def test_folder_without_pictures_is_refused(tmp_path: Path, cwd: Path) -> None:
+def test_folder_without_pictures_is_refused(tmp_path: Path, cwd: Path, program: Program) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
-    assert_refused(run_program(tmp_path / "texts", cwd=cwd), tmp_path / "texts", "no pictures", ".jpg")
+    assert_refused(program(tmp_path / "texts"), tmp_path / "texts", "no pictures", ".jpg")
     assert snapshot(cwd) == {}
 
 
@@ -504,41 +522,49 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.write_text("text"), truncate], ids=["text", "truncated"])
+SPOIL: dict[str, Callable[[Path], object]] = {"text": lambda path: path.write_text("text"), "truncated": truncate}
+
+
+@pytest.mark.thorough_where("truncated", "pure")
+@pytest.mark.thorough_where("truncated", "process-spawn")
+@pytest.mark.thorough_where("truncated", "process-forkserver")
+@pytest.mark.parametrize("spoilt", SPOIL)
 def test_unreadable_picture_is_refused_and_leaves_nothing(
-    spoil: Callable[[Path], object], parallelism: str, folder: Path, cwd: Path
+    spoilt: str, parallelism: str, folder: Path, cwd: Path
 ) -> None:
-    spoil(folder / "z.png")
+    SPOIL[spoilt](folder / "z.png")
     finished = run_program(folder, "--parallelism", parallelism, cwd=cwd)
     assert_refused(finished, (folder / "z.png").as_posix(), "cannot be read as a picture", "take it out")
     assert snapshot(cwd) == {}
 
 
-def test_unreadable_picture_leaves_an_earlier_catalogue_as_it_was(folder: Path, cwd: Path) -> None:
-    assert run_program(folder, "--parallelism", "sequential", cwd=cwd).returncode == 0
+def test_unreadable_picture_leaves_an_earlier_catalogue_as_it_was(folder: Path, cwd: Path, program: Program) -> None:
+    assert program(folder, "--parallelism", "sequential").returncode == 0
     before = snapshot(cwd)
     (folder / "z.jpg").write_text("no picture")
-    assert_refused(run_program(folder, cwd=cwd), (folder / "z.jpg").as_posix(), "cannot be read")
+    assert_refused(program(folder), (folder / "z.jpg").as_posix(), "cannot be read")
     assert snapshot(cwd) == before
 
 
-def test_locked_database_is_refused_before_the_work_and_left_as_it_was(folder: Path, cwd: Path) -> None:
-    assert run_program(folder, "--parallelism", "sequential", cwd=cwd).returncode == 0
+def test_locked_database_is_refused_before_the_work_and_left_as_it_was(
+    folder: Path, cwd: Path, program: Program
+) -> None:
+    assert program(folder, "--parallelism", "sequential").returncode == 0
     before = snapshot(cwd)
     with closing(sqlite3.connect(cwd / "photo_catalog.db", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        finished = run_program(folder, cwd=cwd)
+        finished = program(folder)
         connection.execute("ROLLBACK")
     assert_refused(finished, "photo_catalog.db", "locked", "close the program")
     assert finished.stdout == ""
     assert snapshot(cwd) == before
 
 
-def test_read_only_database_is_refused_even_for_root(folder: Path, cwd: Path) -> None:
-    assert run_program(folder, "--parallelism", "sequential", cwd=cwd).returncode == 0
+def test_read_only_database_is_refused_even_for_root(folder: Path, cwd: Path, program: Program) -> None:
+    assert program(folder, "--parallelism", "sequential").returncode == 0
     before = snapshot(cwd)
     (cwd / "photo_catalog.db").chmod(0o444)
-    finished = run_program(folder, cwd=cwd)
+    finished = program(folder)
     (cwd / "photo_catalog.db").chmod(0o644)
     assert_refused(finished, "photo_catalog.db", "read-only", "--database")
     assert snapshot(cwd) == before
@@ -554,29 +580,29 @@ def other_database(path: Path) -> None:
     "prepare", [lambda path: path.write_text("a letter"), other_database], ids=["text", "database"]
 )
 def test_a_file_of_another_program_is_never_replaced(
-    prepare: Callable[[Path], object], folder: Path, cwd: Path
+    prepare: Callable[[Path], object], folder: Path, cwd: Path, program: Program
 ) -> None:
     prepare(cwd / "mine.db")
     before = snapshot(cwd)
-    finished = run_program(folder, "--database", "mine.db", cwd=cwd)
+    finished = program(folder, "--database", "mine.db")
     assert_refused(finished, "mine.db", "not a photo catalogue", "--database")
     assert snapshot(cwd) == before
 
 
 @pytest.mark.parametrize("option", ["--database", "--contact-sheet"])
-def test_output_in_a_missing_folder_is_refused(option: str, folder: Path, cwd: Path) -> None:
+def test_output_in_a_missing_folder_is_refused(option: str, folder: Path, cwd: Path, program: Program) -> None:
     target = Path("nowhere") / "out.file"
-    assert_refused(run_program(folder, option, target, cwd=cwd), target, "folder does not exist", option)
+    assert_refused(program(folder, option, target), target, "folder does not exist", option)
     assert snapshot(cwd) == {}
 
 
 @pytest.mark.parametrize("option", ["--database", "--contact-sheet"])
-def test_output_that_is_a_folder_is_refused(option: str, folder: Path, cwd: Path) -> None:
+def test_output_that_is_a_folder_is_refused(option: str, folder: Path, cwd: Path, program: Program) -> None:
     (cwd / "here").mkdir()
-    assert_refused(run_program(folder, option, "here", cwd=cwd), "here", "is a folder", option)
+    assert_refused(program(folder, option, "here"), "here", "is a folder", option)
 
 
-def test_one_path_for_both_outputs_is_refused(folder: Path, cwd: Path) -> None:
-    finished = run_program(folder, "--database", "same", "--contact-sheet", "same", cwd=cwd)
+def test_one_path_for_both_outputs_is_refused(folder: Path, cwd: Path, program: Program) -> None:
+    finished = program(folder, "--database", "same", "--contact-sheet", "same")
     assert_refused(finished, "same", "both outputs")
     assert snapshot(cwd) == {}

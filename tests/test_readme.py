@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -67,7 +68,7 @@ def headings() -> list[str]:
     ("heading", "command"),
     [
         ("Run it", "pip install '.[examples]' && python examples/photo_catalog.py\n"),
-        ("Test it", "pip install -e '.[test]' && pytest\n"),
+        ("Test it", "pip install -e '.[test]' && pytest -n auto\n"),
         (
             "A PyTorch example",
             "pip install '.[examples]' torch==2.13.0 && python examples/pytorch_batcher.py\n",
@@ -169,6 +170,7 @@ def rules_in_readme() -> dict[str, str]:
     return dict(items)
 
 
+@functools.cache  # reads all files
 def rules_in_tests() -> dict[str, dict[str, set[str]]]:
     """For each rule, the test functions that are marked with it, by file."""
     marked: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))

@@ -245,6 +245,7 @@ def failing_pipeline(how: str, moment: str) -> list[PipelineTask[Any, Any]]:
     ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("how", steps.RAISED)
@@ -292,6 +293,7 @@ def test_r4_odd_exceptions_arrive_in_some_form(parallelism: str, how: str) -> No
 
 
 @PROCESSES_ONLY
+@pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("how", steps.ENDED)
@@ -449,11 +451,14 @@ def test_r6_replicas_and_small_bounds_lose_and_repeat_nothing(
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("core_name", CORES)
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_r4_any_process_killed_at_any_moment(core_name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("series", [0, *(pytest.param(number, marks=pytest.mark.thorough) for number in (1, 2))])
+def test_r4_any_process_killed_at_any_moment(
+    core_name: str, method: str, series: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Random victims at random moments, from before their first line to the middle of their work."""
     monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", core_name)
-    trials = 100 if method == "fork" else 12
-    choose = random.Random(f"{core_name} {method}")
+    trials = 40 if method == "fork" else 5
+    choose = random.Random(f"{core_name} {method} {series}")
     longest_start_s = 0.03 if method == "fork" else 0.3
     tasks = [
         PipelineTask(steps.count_for_ever, name="s0"),
@@ -583,7 +588,8 @@ def test_r7_children_of_a_failed_step_go_with_it(core: str, tmp_path: Path) -> N
 @pytest.mark.rule("R7")
 def test_r7_many_pipelines_in_a_row_leave_nothing(core: str) -> None:
     # What is left is counted after the test, by the fixture that guards every test.
-    for _ in range(50):
+    # There are more of them in test_in_a_row.py.
+    for _ in range(20):
         results = execute([PipelineTask(steps.count, {"n": 3}), PipelineTask(steps.double)])
         assert results is not None
         assert list(results) == [0, 2, 4]

@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("fcntl")
+from made_once import made_once
+
 HERE = Path(__file__).parent
 INCLUDE = HERE.parents[1] / "_core" / "include"
 
@@ -111,10 +114,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
                 pytest.skip("there is no C++ compiler")
             flags = [*FLAGS[sanitizer], *defines]
             check_sanitizer(flags)
-            program = folder / f"{name}_{len(built)}"
-            result = compile_with(flags, HERE / "cpp" / f"{name}.cpp", program)
-            assert result.returncode == 0, result.stderr
-            built[key] = program
+
+            def make(folder: Path) -> None:
+                result = compile_with(flags, HERE / "cpp" / f"{name}.cpp", folder / name)
+                assert result.returncode == 0, result.stderr
+
+            built[key] = made_once(tmp_path_factory, "_".join(key), make) / name
         return built[key]
 
     return get
@@ -125,6 +130,7 @@ def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("waiting", ["spins", "parks"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("sanitizer", FLAGS)
@@ -137,6 +143,7 @@ def test_edge_keeps_its_promises_when_threads_work_on_it(
     assert (result.stdout, result.stderr) == ("ok\n", "")
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("waiting", ["spins", "parks"])
 @pytest.mark.parametrize("case", ORDERED_CASES, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("sanitizer", FLAGS)

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("Cython")
+pytest.importorskip("fcntl")
+from made_once import made_once
+
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no compiled core here yet")
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +65,19 @@ LINE_POINTS = [
     "about to park",
     "about to wake",
     "published",
+]
+
+#: With many packets few replicas wait.
+WAITING_POINTS = ("about to park", "about to wake", "line joined", "line left", "about to call")
+
+#: A point of ORDERED_POINTS, the bound on packets, and how often the point is passed before. "yielding ends" is passed
+#: only once, and it is mostly the consumer who calls.
+ORDERED_CASES = [
+    (point, packets, after)
+    for point in ORDERED_POINTS
+    for packets in (6, 64)
+    for after in (0, 20)
+    if not (after and point in ("yielding ends", "about to call")) and not (packets == 64 and point in WAITING_POINTS)
 ]
 
 SCRIPT = """
@@ -149,7 +165,10 @@ if __name__ == "__main__":
 @pytest.fixture(scope="session")
 def build_with_kill_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a package whose core kills itself where it is told to."""
-    folder = tmp_path_factory.mktemp("kill_points")
+    return made_once(tmp_path_factory, "kill_points", build_package_with_kill_points)
+
+
+def build_package_with_kill_points(folder: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "_core", folder / "_core")
@@ -166,7 +185,6 @@ def build_with_kill_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert build.returncode == 0, build.stdout + build.stderr
-    return folder
 
 
 @pytest.mark.rule("R4")
@@ -187,19 +205,12 @@ def test_r4_death_at_any_step_of_the_protocol_is_named(
     assert not left
 
 
+@pytest.mark.pairwise
 @pytest.mark.rule("R4")
-@pytest.mark.parametrize("point", ORDERED_POINTS)
-@pytest.mark.parametrize("packets", [6, 64])
-@pytest.mark.parametrize("after", [0, 20])
+@pytest.mark.parametrize(("point", "packets", "after"), ORDERED_CASES)
 def test_r4_death_at_any_step_of_the_order_is_named(
     build_with_kill_points: Path, point: str, packets: int, after: int
 ) -> None:
-    if point == "yielding ends" and after:
-        pytest.skip("a process passes this point only once")
-    if packets == 64 and point in ("about to park", "about to wake", "line joined", "line left", "about to call"):
-        pytest.skip("with so many packets few wait")
-    if point == "about to call" and after:
-        pytest.skip("who calls is mostly the consumer: one replica may not do it so often")
     outcome, left = _run(build_with_kill_points, "ordered", [point, after, 1000, packets])
     assert outcome == [1, "SIGKILL"]
     assert not left

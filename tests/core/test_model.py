@@ -20,6 +20,9 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fcntl")
+from made_once import made_once
+
 MODEL = Path(__file__).parent / "model"
 INCLUDE = Path(__file__).parents[2] / "_core" / "include"
 
@@ -52,7 +55,8 @@ CHECKS: list[Any] = [
     "complete messages=2 limit=2 max_bytes=16 interruptions=1",
     pytest.param("complete producers=2 preemptions=2 stale_loads=1", marks=THOROUGH),
     "complete producers=2 preemptions=1 stale_loads=1 weak_failures=1",
-    "complete producers=2 preemptions=1 stale_loads=1 interruptions=1",
+    pytest.param("complete producers=2 preemptions=1 stale_loads=1 interruptions=1", marks=THOROUGH),
+    "complete producers=2 preemptions=1 stale_loads=0 interruptions=1",
     LINE,
     "complete producers=3 limit=3 max_bytes=16 preemptions=0 stale_loads=1",
     pytest.param("complete producers=3 limit=3 max_bytes=16 preemptions=1 stale_loads=0", marks=THOROUGH),
@@ -61,7 +65,8 @@ CHECKS: list[Any] = [
     GIVES_UP,
     f"{GIVES_UP_IN_THE_MIDDLE} preemptions=0 stale_loads=1",
     pytest.param(f"{GIVES_UP_IN_THE_MIDDLE} preemptions=1 stale_loads=0", marks=THOROUGH),
-    "complete consumers=2",
+    "complete consumers=2 stale_loads=1",
+    pytest.param("complete consumers=2", marks=THOROUGH),
     pytest.param("complete consumers=2 messages=3 limit=2 preemptions=1 stale_loads=2", marks=THOROUGH),
     "complete producers=2 consumers=2 preemptions=0 stale_loads=1",
     "both_work producers=2 consumers=2 limit=2 preemptions=1 stale_loads=2",
@@ -70,17 +75,22 @@ CHECKS: list[Any] = [
     "quit leave_after=1 messages=2 preemptions=3 stale_loads=3",
     "quit leave_after=0 producers=2",
     "quit leave_after=1 producers=2 limit=2 preemptions=1",
-    "quit leave_after=1 messages=2 consumers=2 preemptions=1",
+    "quit leave_after=1 messages=2 consumers=2 preemptions=1 stale_loads=1",
+    pytest.param("quit leave_after=1 messages=2 consumers=2 preemptions=1", marks=THOROUGH),
     "quit leave_after=0 leavers=2 consumers=2",
     QUIT_LATE,
     f"stop leave_after=0 messages=2 {UNBOUNDED}",
     "stop leave_after=1 messages=2 producers=2 preemptions=1",
-    "stop leave_after=1 messages=2 consumers=2 preemptions=1",
+    "stop leave_after=1 messages=2 consumers=2 preemptions=1 stale_loads=1",
+    pytest.param("stop leave_after=1 messages=2 consumers=2 preemptions=1", marks=THOROUGH),
     "stop leave_after=0 messages=2 limit=2 max_bytes=16",
     STOPS_LINE,
-    "abort messages=2 limit=2 max_bytes=16",
-    "abort interruptions=1",
-    "abort producers=2 preemptions=1 stale_loads=1",
+    "abort messages=2 limit=2 max_bytes=16 stale_loads=1",
+    pytest.param("abort messages=2 limit=2 max_bytes=16", marks=THOROUGH),
+    "abort interruptions=1 stale_loads=1",
+    pytest.param("abort interruptions=1", marks=THOROUGH),
+    pytest.param("abort producers=2 preemptions=1 stale_loads=1", marks=THOROUGH),
+    "abort producers=2 preemptions=1 stale_loads=0",
     "fail leave_after=1 deaths=1",
     "death deaths=1",
     pytest.param("death deaths=1 consumers=2 preemptions=1 stale_loads=1", marks=THOROUGH),
@@ -89,7 +99,8 @@ CHECKS: list[Any] = [
     "bell producers=2 preemptions=1",
     "bell_abort",
     "observe",
-    "blocks producers=2 consumers=0 weak_failures=1",
+    "blocks producers=2 consumers=0 weak_failures=1 stale_loads=1",
+    pytest.param("blocks producers=2 consumers=0 weak_failures=1", marks=THOROUGH),
     f"references producers=2 consumers=0 {UNBOUNDED}",
 ]
 
@@ -131,19 +142,23 @@ ABORT_EARLY = "abort replicas=3 items=4 outputs=1001 slots=2 limit=5 preemptions
 
 ORDERED_CHECKS: list[Any] = [
     f"complete {SMALL}",
-    "complete limit=3 preemptions=2 stale_loads=1",
+    f"complete limit=3 {SMALL}",
+    pytest.param("complete limit=3 preemptions=2 stale_loads=1", marks=THOROUGH),
     f"complete items=3 outputs=121 limit=4 {SMALL}",
     f"complete items=3 outputs=121 limit=8 {SMALL}",
-    f"complete items=3 outputs=201 limit=4 tail=1 {SMALL}",
-    f"complete items=2 outputs=12 limit=3 weak_failures=1 {SMALL}",
-    f"complete items=2 outputs=12 limit=3 interruptions=1 {SMALL}",
+    f"complete items=2 outputs=11 tail=1 {SMALL}",
+    pytest.param(f"complete items=3 outputs=201 limit=4 tail=1 {SMALL}", marks=THOROUGH),
+    "complete items=2 outputs=12 limit=3 weak_failures=1 preemptions=1 stale_loads=0",
+    pytest.param(f"complete items=2 outputs=12 limit=3 weak_failures=1 {SMALL}", marks=THOROUGH),
+    "complete items=2 outputs=12 limit=3 interruptions=1 preemptions=1 stale_loads=0",
+    pytest.param(f"complete items=2 outputs=12 limit=3 interruptions=1 {SMALL}", marks=THOROUGH),
     f"complete items=3 outputs=111 limit=8 max_bytes=16 {SMALL}",
     f"complete items=3 outputs=112 limit=8 max_bytes=32 {SMALL}",
     "complete replicas=3 items=3 outputs=111 limit=5 preemptions=0 stale_loads=1",
     f"complete source=1 {SMALL}",
     WRAPS_ORDERED,
     f"seen items=3 outputs=111 blocker=2 {SMALL}",
-    f"seen items=4 outputs=1211 blocker=3 limit=4 {SMALL}",
+    pytest.param(f"seen items=4 outputs=1211 blocker=3 limit=4 {SMALL}", marks=THOROUGH),
     OTHERS,
     OTHERS_WRAP,
     f"others items=2 outputs=21 limit=4 {SMALL}",
@@ -153,7 +168,8 @@ ORDERED_CHECKS: list[Any] = [
     WRAPS_LINE,
     EARLY,
     pytest.param(ABORT_EARLY, marks=THOROUGH),
-    READER,
+    "reader items=2 outputs=11 preemptions=1 stale_loads=0",
+    pytest.param(READER, marks=THOROUGH),
     f"stop leave_after=1 items=3 outputs=111 {SMALL}",
     f"quit leave_after=1 {SMALL}",
     f"quit leave_after=2 {SMALL}",
@@ -582,7 +598,7 @@ int main() {
 
 def sample(changes: list[Change]) -> list[Any]:
     """One in five for every day: each is a build of its own. What changes a header wants all."""
-    return [change if index % 5 == 0 else pytest.param(change, marks=THOROUGH) for index, change in enumerate(changes)]
+    return [change if index % 5 == 1 else pytest.param(change, marks=THOROUGH) for index, change in enumerate(changes)]
 
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
@@ -591,16 +607,19 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 class Checker:
     """Builds the checker against the headers as they are or changed, and runs scenarios."""
 
-    def __init__(self, compiler: list[str], folder: Path) -> None:
+    def __init__(self, compiler: list[str], factory: pytest.TempPathFactory) -> None:
         self.compiler = compiler
-        self.folder = folder
-        self.common = [
-            self.compile(MODEL / f"{name}.cpp", "-O3", *WARNINGS) for name in ("explore", "weak_memory", "races")
-        ]
+        self.factory = factory
+        self.folder = factory.mktemp("model")
+        self.common = sorted(made_once(factory, "model_common", self.compile_common).glob("*.o"))
         self.builds = 0
 
-    def compile(self, source: Path, *flags: str, into: Path | None = None) -> Path:
-        target = (into or self.folder) / f"{source.stem}.o"
+    def compile_common(self, folder: Path) -> None:
+        for name in ("explore", "weak_memory", "races"):
+            self.compile(MODEL / f"{name}.cpp", "-O3", *WARNINGS, into=folder)
+
+    def compile(self, source: Path, *flags: str, into: Path) -> Path:
+        target = into / f"{source.stem}.o"
         self.call(*flags, f"-I{MODEL}", "-c", str(source), "-o", str(target))
         return target
 
@@ -610,11 +629,19 @@ class Checker:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
 
-    def build(self, *sources: str, change: Change | None = None) -> Path:
-        """The program of these sources, with `change` made in the headers."""
+    def build(self, *sources: str) -> Path:
+        """The program of these sources."""
+        return made_once(self.factory, "_".join(sources), lambda folder: self.build_in(folder, *sources)) / "program"
+
+    def build_changed(self, *sources: str, change: Change) -> Path:
+        """The same with `change` made in the headers."""
         self.builds += 1
         folder = self.folder / f"build_{self.builds}"
         folder.mkdir()
+        self.build_in(folder, *sources, change=change)
+        return folder / "program"
+
+    def build_in(self, folder: Path, *sources: str, change: Change | None = None) -> None:
         for header in [*INCLUDE.glob("*.hpp"), *(MODEL / "replaced").glob("*.hpp")]:  # the latter last
             shutil.copy(header, folder)
         if change is not None:
@@ -625,9 +652,7 @@ class Checker:
         # Only the instrumentation of plain accesses is wanted, not the library that goes with it.
         flags = ["-O1", "-fsanitize=thread", f"-I{folder}", *(WARNINGS if change is None else [])]
         objects = [self.compile(MODEL / f"{source}.cpp", *flags, into=folder) for source in sources]
-        program = folder / "program"
-        self.call(*map(str, objects), *map(str, self.common), "-o", str(program))
-        return program
+        self.call(*map(str, objects), *map(str, self.common), "-o", str(folder / "program"))
 
     def run(self, program: Path, check: str = "") -> subprocess.CompletedProcess[str]:
         result = subprocess.run([program, *check.split()], capture_output=True, text=True, check=False)
@@ -638,7 +663,7 @@ class Checker:
 
 @pytest.fixture(scope="session")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
-    folder = tmp_path_factory.mktemp("model")
+    folder = tmp_path_factory.mktemp("probe")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("there is no C++ compiler")
@@ -649,7 +674,7 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             pytest.skip(f"the checker cannot be built here: {result.stderr.strip()[-300:]}")
-    return Checker(compiler.split(), folder)
+    return Checker(compiler.split(), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -682,14 +707,14 @@ def test_model_check_finds_no_fault_in_more_executions(checker: Checker, scenari
 
 @pytest.mark.parametrize("change", sample(FAULTS), ids=str)
 def test_model_check_finds_the_fault_when_the_headers_are_weakened(checker: Checker, change: Change) -> None:
-    result = checker.run(checker.build("rig", "scenarios", change=change), change.check)
+    result = checker.run(checker.build_changed("rig", "scenarios", change=change), change.check)
     assert result.returncode == 1, f"not found: {change}"
     assert change.says in result.stdout
 
 
 @pytest.mark.parametrize("change", sample(REDUNDANT), ids=str)
 def test_model_check_finds_no_fault_where_another_order_does_the_same(checker: Checker, change: Change) -> None:
-    result = checker.run(checker.build("rig", "scenarios", change=change), change.check)
+    result = checker.run(checker.build_changed("rig", "scenarios", change=change), change.check)
     assert result.returncode == 0, result.stdout
 
 
@@ -710,12 +735,12 @@ def test_model_check_finds_no_fault_in_the_order_in_more_executions(
 
 @pytest.mark.parametrize("change", sample(ORDERED_FAULTS), ids=str)
 def test_model_check_finds_the_fault_when_the_order_is_weakened(checker: Checker, change: Change) -> None:
-    result = checker.run(checker.build("ordered", change=change), change.check)
+    result = checker.run(checker.build_changed("ordered", change=change), change.check)
     assert result.returncode == 1, f"not found: {change}"
     assert change.says in result.stdout
 
 
 @pytest.mark.parametrize("change", sample(ORDERED_REDUNDANT), ids=str)
 def test_model_check_finds_no_fault_in_the_order_where_another_does_the_same(checker: Checker, change: Change) -> None:
-    result = checker.run(checker.build("ordered", change=change), change.check)
+    result = checker.run(checker.build_changed("ordered", change=change), change.check)
     assert result.returncode == 0, result.stdout
