@@ -66,7 +66,7 @@ def catalogue(arguments: argparse.Namespace) -> None:
         raise CatalogError(f"{database}: named for both outputs; change --database or --contact-sheet")
     check_database(database)
 
-    ways = ["sequential", "process"] if arguments.parallelism == "both" else [arguments.parallelism]
+    ways: list[Any] = ["sequential", "process"] if arguments.parallelism == "both" else [arguments.parallelism]
     print(f"{len(photos)} photographs from {origin}, cut into tiles of {TILE} x {TILE} pixels", flush=True)
     with (
         folder_beside(database, "--database") as new_databases,

@@ -156,7 +156,7 @@ def count_digits(arguments: argparse.Namespace) -> None:
         origin = f"{len(pictures):,} pictures of {arguments.folder}"
     repeat = arguments.repeat or (REPEAT_HELD_OUT if pictures is None else 1)
     # The sequential way uses PyTorch in this process, which must not fork afterwards: it comes last.
-    ways = ["process", "sequential"] if arguments.parallelism == "both" else [arguments.parallelism]
+    ways: list[Any] = ["process", "sequential"] if arguments.parallelism == "both" else [arguments.parallelism]
     times = f", {repeat} times over" if repeat > 1 else ""
     print(f"{origin}{times}, in batches of {arguments.batch_size}", flush=True)
     seconds, counts = [], []
@@ -190,7 +190,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Read handwritten digits with a PyTorch model and count them.")
     add = parser.add_argument
     add("folder", nargs="?", type=Path, help="pictures, each filled by one digit (default: scikit-learn's digits)")
-    ways = ["both", "sequential", "thread", "process", "process-fork", "process-forkserver", "process-spawn"]
+    ways: list[Any] = ["both", "sequential", "thread", "process", "process-fork", "process-forkserver", "process-spawn"]
     add("--parallelism", choices=ways, default="both", help="both: process, then sequential (default)")
     add("--procs", type=positive, default=2, help="replicas of the model (default: %(default)s)")
     add("--batch-size", type=positive, default=16, help="images in a batch (default: %(default)s)")

@@ -44,7 +44,7 @@ def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
 
 def execute(
     tasks: Sequence[PipelineTask[Any, Any]],
-    parallelism: Parallelism | str = "process",
+    parallelism: Parallelism = "process",
     *,
     type_check_pipeline: bool = True,
     inactivity_timeout: float | None = None,
@@ -88,7 +88,7 @@ def execute(
     """
     _refuse_while_starting()
     options = RunOptions(
-        parallelism=parallelism,  # type: ignore[arg-type]
+        parallelism=parallelism,
         type_check_pipeline=type_check_pipeline,
         inactivity_timeout=inactivity_timeout,
         shutdown_timeout=shutdown_timeout,

@@ -21,6 +21,7 @@ from typing import Any
 import chaos_steps
 import psutil
 from chaos_steps import FROM_OUTSIDE, Fault, Pipeline, Step, numbers_after, numbers_at
+from conftest import by_method
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from steps import UnpicklableError
@@ -209,7 +210,7 @@ def _execute(pipeline: Pipeline, folder: Path, outcome: Outcome) -> None:
 
     results = execute(
         _tasks(pipeline, folder),
-        f"process-{pipeline.start_method}",
+        by_method(pipeline.start_method),
         type_check_pipeline=False,
         inactivity_timeout=INACTIVITY_TIMEOUT_S if hangs else None,
         on_report=keep,

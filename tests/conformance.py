@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pipeline_executor
 from pipeline_executor import PipelineResults, PipelineTask
+from pipeline_executor.options import Parallelism
 
 __all__ = ["execute", "in_turn"]
 
@@ -19,7 +20,7 @@ def execute(
     that there are edges of both kinds; which of the two the source is goes by the number of steps."""
     if parallelism == "mixed":
         return pipeline_executor.execute(in_turn(tasks), "process", **options)
-    return pipeline_executor.execute(tasks, parallelism, **options)
+    return pipeline_executor.execute(tasks, cast(Parallelism, parallelism), **options)
 
 
 def in_turn(tasks: Sequence[PipelineTask[Any, Any]]) -> list[PipelineTask[Any, Any]]:

@@ -20,10 +20,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
+from typing import cast
 
 import pytest
 from left_behind import Belongings
 from pairwise import pairwise
+
+from pipeline_executor.options import Parallelism
 
 #: Seconds until the watchdog dumps the stacks of all threads and ends the test run. Not a limit on speed: no test
 #: of this suite takes a tenth of it on a slow machine.
@@ -36,8 +39,12 @@ CORES = ["compiled", "pure"]
 START_METHODS = multiprocessing.get_all_start_methods()
 PROCESS_PARALLELISMS = [f"process-{method}" for method in START_METHODS]
 
-
 _uncaptured_stderr: int = -1
+
+
+def by_method(start_method: str) -> Parallelism:
+    """The parallelism of processes that are started by this method."""
+    return cast(Parallelism, f"process-{start_method}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,11 +11,12 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 
 from pipeline_executor import PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 MEGABYTE = 10**6
 
@@ -78,13 +79,13 @@ def add_thousand(items: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
 # ---- programs
 
 
-def many_ints(parallelism: str) -> None:
+def many_ints(parallelism: Parallelism) -> None:
     results = execute([PipelineTask(numbers, {"n": 20_000}), PipelineTask(pass_on), PipelineTask(pass_on)], parallelism)
     assert results is not None
     assert list(results) == list(range(20_000))
 
 
-def many_arrays(parallelism: str, n: int = 60) -> None:
+def many_arrays(parallelism: Parallelism, n: int = 60) -> None:
     tasks = [PipelineTask(arrays, {"n": n}), PipelineTask(add_thousand, num_procs=2)]
     results = execute(tasks, parallelism)
     assert results is not None
@@ -95,13 +96,13 @@ def many_arrays(parallelism: str, n: int = 60) -> None:
         assert (array == number + 1000).all()
 
 
-def half_a_gigabyte(parallelism: str) -> None:
+def half_a_gigabyte(parallelism: Parallelism) -> None:
     files = os.statvfs("/dev/shm")
     announce(f"/dev/shm: {files.f_bavail * files.f_frsize} bytes, {files.f_favail} files, flags {files.f_flag}")
     many_arrays(parallelism, 520)
 
 
-def lock_step(parallelism: str) -> None:
+def lock_step(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(numbers, {"n": 1000}, packets_in_flight=1),
         PipelineTask(pass_on, packets_in_flight=1),
@@ -112,7 +113,7 @@ def lock_step(parallelism: str) -> None:
     assert list(results) == list(range(1000))
 
 
-def many_replicas(parallelism: str) -> None:
+def many_replicas(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(numbers, {"n": 3000}),
         PipelineTask(pass_on, num_procs=4, packets_in_flight=8),
@@ -123,7 +124,7 @@ def many_replicas(parallelism: str) -> None:
     assert sorted(results) == list(range(3000))
 
 
-def early_stop(parallelism: str) -> None:
+def early_stop(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(numbers, {"n": None}),
         PipelineTask(pass_on),
@@ -134,14 +135,14 @@ def early_stop(parallelism: str) -> None:
     assert list(results) == list(range(300))
 
 
-def closed_results(parallelism: str) -> None:
+def closed_results(parallelism: Parallelism) -> None:
     results = execute([PipelineTask(numbers, {"n": None}), PipelineTask(pass_on)], parallelism)
     assert results is not None
     with results:
         assert list(itertools.islice(results, 300)) == list(range(300))
 
 
-def abort(parallelism: str) -> None:
+def abort(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(numbers, {"n": None}),
         PipelineTask(pass_on, num_procs=3),
@@ -195,7 +196,7 @@ def announced_swallow(items: Iterable[int]) -> None:
         announce(f"sink {number}")
 
 
-def wait_for_room(parallelism: str) -> None:
+def wait_for_room(parallelism: Parallelism) -> None:
     execute(
         [
             PipelineTask(announced_numbers, packets_in_flight=4),
@@ -206,13 +207,13 @@ def wait_for_room(parallelism: str) -> None:
     )
 
 
-def wait_for_input(parallelism: str) -> None:
+def wait_for_input(parallelism: Parallelism) -> None:
     tasks = [PipelineTask(block_at_once), PipelineTask(announced_pass_on, num_procs=2), PipelineTask(announced_swallow)]
     execute(tasks, parallelism)
 
 
 #: What ends by itself.
-PROGRAMS: dict[str, Callable[[str], None]] = {
+PROGRAMS: dict[str, Callable[[Parallelism], None]] = {
     function.__name__: function
     for function in (many_ints, many_arrays, lock_step, many_replicas, early_stop, closed_results, abort)
 }
@@ -220,7 +221,7 @@ PROGRAMS: dict[str, Callable[[str], None]] = {
 #: What blocks for ever, and what has been announced by the time everybody waits: with four items in flight, of which
 #: the sink holds one, the worker makes its fourth while it holds its own fourth, and the source is three ahead of that.
 #: (With more in flight a producer may be left asleep until half of them are free.)
-BLOCKED: dict[str, tuple[Callable[[str], None], list[str]]] = {
+BLOCKED: dict[str, tuple[Callable[[Parallelism], None], list[str]]] = {
     "wait_for_room": (wait_for_room, ["source 6", "worker 3", "sink 0"]),
     "wait_for_input": (wait_for_input, ["source", "worker waits", "worker waits", "sink waits"]),
 }
@@ -231,7 +232,7 @@ def main() -> None:
     if constraint == "one processor":
         use_one_processor()
     functions = {**PROGRAMS, "half_a_gigabyte": half_a_gigabyte, **{name: made[0] for name, made in BLOCKED.items()}}
-    functions[program](parallelism)
+    functions[program](cast(Parallelism, parallelism))
     announce("done")
 
 

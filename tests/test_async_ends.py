@@ -15,9 +15,10 @@ from typing import Any
 import async_steps
 import pytest
 import steps
-from conftest import START_METHODS
+from conftest import START_METHODS, by_method
 
 from pipeline_executor import PipelineResults, PipelineTask, StoppedEarlyError, TaskDied, TaskError, execute
+from pipeline_executor.options import Parallelism
 from pipeline_executor.replay import main as replay_main
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs signals")
@@ -28,7 +29,7 @@ def needs_processes(parallelism: str) -> None:
         pytest.skip("there is no process")
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str, **options: Any) -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
     results = execute(tasks, parallelism, **options)
     assert isinstance(results, PipelineResults)
     return results
@@ -39,7 +40,7 @@ def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str, **options:
 
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", ["start", "mid-item", "between items", "end"])
-def test_r4_an_error_of_an_asynchronous_step_reaches_the_caller_as_itself(engine: str, moment: str) -> None:
+def test_r4_an_error_of_an_asynchronous_step_reaches_the_caller_as_itself(engine: Parallelism, moment: str) -> None:
     tasks = [
         PipelineTask(async_steps.count, {"n": 5}),
         PipelineTask(async_steps.failing_worker, {"how": "ValueError", "moment": moment}),
@@ -64,7 +65,7 @@ def test_r4_an_error_of_an_asynchronous_step_reaches_the_caller_as_itself(engine
 
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("how", steps.RAISED)
-def test_r4_whatever_an_asynchronous_step_raises_is_a_failure(engine: str, how: str) -> None:
+def test_r4_whatever_an_asynchronous_step_raises_is_a_failure(engine: Parallelism, how: str) -> None:
     kind, text = steps.RAISED[how]
     tasks = [
         PipelineTask(async_steps.count, {"n": 5}),
@@ -78,7 +79,7 @@ def test_r4_whatever_an_asynchronous_step_raises_is_a_failure(engine: str, how: 
 
 @pytest.mark.rule("R5")
 @pytest.mark.parametrize("how", ["ValueError", "custom", "unpicklable", "huge"])
-def test_r5_an_error_of_an_asynchronous_sink_reaches_the_caller(engine: str, how: str) -> None:
+def test_r5_an_error_of_an_asynchronous_sink_reaches_the_caller(engine: Parallelism, how: str) -> None:
     with pytest.raises((ValueError, TaskError, steps.CustomInitError, steps.UnpicklableError)) as caught:
         execute([PipelineTask(async_steps.count_for_ever), PipelineTask(failing_sink, {"how": how})], engine)
     error = caught.value if isinstance(caught.value, TaskError) else caught.value.__cause__
@@ -107,7 +108,7 @@ async def failing_request(items: AsyncIterable[int], path: Path) -> AsyncIterato
 
 
 @pytest.mark.rule("R4")
-def test_r4_a_task_of_the_steps_group_that_fails_ends_the_run(engine: str, tmp_path: Path) -> None:
+def test_r4_a_task_of_the_steps_group_that_fails_ends_the_run(engine: Parallelism, tmp_path: Path) -> None:
     path = tmp_path / "closed"
     tasks = [
         PipelineTask(async_steps.count_for_ever, packets_in_flight=3),
@@ -141,7 +142,7 @@ async def cancel_yourself(items: AsyncIterable[int], how: str) -> AsyncIterator[
 @pytest.mark.parametrize(
     "how", ["raises", "awaits a cancelled task", "cancelled at an await", "cancelled at its yield"]
 )
-def test_r4_a_step_that_is_cancelled_by_itself_has_failed(engine: str, how: str) -> None:
+def test_r4_a_step_that_is_cancelled_by_itself_has_failed(engine: Parallelism, how: str) -> None:
     tasks = [
         PipelineTask(async_steps.count_for_ever),
         PipelineTask(cancel_yourself, {"how": how}),
@@ -166,7 +167,7 @@ async def divide_and_forget(items: AsyncIterable[int], dividend: int) -> None:
 
 @pytest.mark.parametrize("step", [divide, divide_and_forget])
 def test_the_item_of_a_failed_asynchronous_step_is_kept_and_can_be_replayed(
-    engine: str, step: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    engine: Parallelism, step: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "failed.pkl"
     tasks = [PipelineTask(async_steps.count, {"n": 9}), PipelineTask(step, {"dividend": 6})]
@@ -213,7 +214,7 @@ async def fail_at_three(items: AsyncIterable[int]) -> AsyncIterator[int]:
 @pytest.mark.rule("R4")
 @POSIX
 @pytest.mark.parametrize("how", ["exit 0", "exit 3", "SIGKILL", "SIGTERM"])
-def test_r4_the_end_of_an_asynchronous_steps_process_is_told(engine: str, how: str) -> None:
+def test_r4_the_end_of_an_asynchronous_steps_process_is_told(engine: Parallelism, how: str) -> None:
     needs_processes(engine)
     tasks = [
         PipelineTask(async_steps.count_for_ever),
@@ -230,7 +231,7 @@ def test_r4_the_end_of_an_asynchronous_steps_process_is_told(engine: str, how: s
 
 
 @pytest.mark.rule("R3")
-def test_r3_an_asynchronous_step_that_stops_early_is_found(parallelism: str) -> None:
+def test_r3_an_asynchronous_step_that_stops_early_is_found(parallelism: Parallelism) -> None:
     for last in (async_steps.first, async_steps.take):
         tasks = [PipelineTask(async_steps.count_for_ever), PipelineTask(last, {"n": 3})]
         with pytest.raises(StoppedEarlyError, match=f"'{last.__name__}'"):
@@ -240,7 +241,7 @@ def test_r3_an_asynchronous_step_that_stops_early_is_found(parallelism: str) -> 
 
 
 @pytest.mark.rule("R3")
-def test_r3_an_asynchronous_step_may_return_when_nothing_comes_after(parallelism: str) -> None:
+def test_r3_an_asynchronous_step_may_return_when_nothing_comes_after(parallelism: Parallelism) -> None:
     tasks = [PipelineTask(async_steps.count, {"n": 3}), PipelineTask(async_steps.first, {"n": 3})]
     assert list(results_of(tasks, parallelism)) == [0, 1, 2]
 
@@ -249,7 +250,7 @@ def test_r3_an_asynchronous_step_may_return_when_nothing_comes_after(parallelism
 @pytest.mark.parametrize("source", [steps.count_for_ever, async_steps.count_for_ever])
 @pytest.mark.parametrize("worker", [async_steps.pass_on, steps.pass_on])
 def test_r3_an_asynchronous_step_that_may_stop_early_stops_the_steps_before(
-    engine: str, source: Any, worker: Any
+    engine: Parallelism, source: Any, worker: Any
 ) -> None:
     tasks = [
         PipelineTask(source),
@@ -280,7 +281,7 @@ async def give_up(items: AsyncIterable[int], n: int, path: Path) -> AsyncIterato
 
 
 @pytest.mark.rule("R3")
-def test_r3_a_request_that_was_given_up_takes_an_item_that_nobody_consumes(engine: str, tmp_path: Path) -> None:
+def test_r3_a_request_that_was_given_up_takes_an_item_that_nobody_consumes(engine: Parallelism, tmp_path: Path) -> None:
     needs_processes(engine)
     path = tmp_path / "given up"
     tasks = [
@@ -293,7 +294,7 @@ def test_r3_a_request_that_was_given_up_takes_an_item_that_nobody_consumes(engin
 
 
 @pytest.mark.rule("R3")
-def test_r3_a_request_that_was_given_up_before_the_end_is_no_early_stop(engine: str, tmp_path: Path) -> None:
+def test_r3_a_request_that_was_given_up_before_the_end_is_no_early_stop(engine: Parallelism, tmp_path: Path) -> None:
     needs_processes(engine)
     path = tmp_path / "given up"
     tasks = [
@@ -311,7 +312,7 @@ async def count_and_wait(n: int, path: Path) -> AsyncIterator[int]:
 
 
 @pytest.mark.rule("R3")
-def test_r3_a_request_that_was_given_up_holds_up_nobody_who_may_stop_early(engine: str, tmp_path: Path) -> None:
+def test_r3_a_request_that_was_given_up_holds_up_nobody_who_may_stop_early(engine: Parallelism, tmp_path: Path) -> None:
     needs_processes(engine)
     closed = tmp_path / "closed"
     tasks = [
@@ -440,7 +441,7 @@ def test_r8_a_step_that_awaits_is_cancelled_under_every_start_method(start_metho
         PipelineTask(busy_sink, {"doing": "await_for_ever", "started": started, "closed": closed}),
     ]
     with pytest.raises(ValueError, match="the source fails"):
-        execute(tasks, f"process-{start_method}", shutdown_timeout=60)
+        execute(tasks, by_method(start_method), shutdown_timeout=60)
     assert closed.read_text() == "closed"
 
 
@@ -484,7 +485,7 @@ async def wait_with_a_request(items: AsyncIterable[int], closed: Path) -> AsyncI
 
 
 @pytest.mark.rule("R8")
-def test_r8_a_step_that_reads_on_while_it_closes_is_told_again(parallelism: str, tmp_path: Path) -> None:
+def test_r8_a_step_that_reads_on_while_it_closes_is_told_again(parallelism: Parallelism, tmp_path: Path) -> None:
     needs_processes(parallelism)
     closed = tmp_path / "closed"
     tasks = [

@@ -14,15 +14,16 @@ import pytest
 import steps
 
 from pipeline_executor import PipelineResults, PipelineTask, TaskError, execute
+from pipeline_executor.options import Parallelism
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str = "process") -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process") -> PipelineResults[Any]:
     results = execute(tasks, parallelism)
     assert isinstance(results, PipelineResults)
     return results
 
 
-def test_async_for_gets_every_result_once(parallelism: str) -> None:
+def test_async_for_gets_every_result_once(parallelism: Parallelism) -> None:
     async def collect() -> list[int]:
         return [
             item
@@ -34,7 +35,7 @@ def test_async_for_gets_every_result_once(parallelism: str) -> None:
     assert asyncio.run(collect()) == [2 * item for item in range(3000)]
 
 
-def test_async_for_over_nothing(parallelism: str) -> None:
+def test_async_for_over_nothing(parallelism: Parallelism) -> None:
     async def collect() -> list[int]:
         return [item async for item in results_of([PipelineTask(steps.count, {"n": 0})], parallelism)]
 
@@ -104,7 +105,7 @@ def test_two_tasks_cannot_wait_for_the_same_result(core: str) -> None:
     assert asyncio.run(main()) == [1, 2]
 
 
-def test_failure_reaches_the_async_for(parallelism: str) -> None:
+def test_failure_reaches_the_async_for(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(steps.count, {"n": 10}),
         PipelineTask(steps.failing_worker, {"how": "ValueError", "moment": "mid-item"}),
@@ -121,7 +122,7 @@ def test_failure_reaches_the_async_for(parallelism: str) -> None:
     asyncio.run(main())
 
 
-def test_async_with_stops_the_pipeline(parallelism: str, tmp_path: Path) -> None:
+def test_async_with_stops_the_pipeline(parallelism: Parallelism, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     tasks = [PipelineTask(steps.count_for_ever), PipelineTask(steps.note_the_end, {"path": closed})]
 
@@ -172,7 +173,7 @@ def raise_stop_async_iteration(items: Iterable[int]) -> Iterable[int]:
 
 
 @pytest.mark.rule("R4")
-def test_r4_stop_async_iteration_of_a_step_does_not_pass_for_the_end(parallelism: str) -> None:
+def test_r4_stop_async_iteration_of_a_step_does_not_pass_for_the_end(parallelism: Parallelism) -> None:
     async def main() -> list[int]:
         tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_stop_async_iteration)]
         return [item async for item in results_of(tasks, parallelism)]

@@ -19,9 +19,10 @@ import pytest
 import steps
 
 from pipeline_executor import MessageError, PipelineError, PipelineResults, PipelineTask, execute, worker_info
+from pipeline_executor.options import Parallelism
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str, **options: Any) -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
     results = execute(tasks, parallelism, **options)
     assert isinstance(results, PipelineResults)
     return results
@@ -44,7 +45,9 @@ def value(parallelism: str, kind: str = "q") -> Any:
 @pytest.mark.parametrize("sink", [async_steps.write_lines, steps.write_lines])
 @pytest.mark.parametrize("worker", [async_steps.double, steps.double])
 @pytest.mark.parametrize("source", [async_steps.count, steps.count])
-def test_plain_and_asynchronous_steps_mix(engine: str, source: Any, worker: Any, sink: Any, tmp_path: Path) -> None:
+def test_plain_and_asynchronous_steps_mix(
+    engine: Parallelism, source: Any, worker: Any, sink: Any, tmp_path: Path
+) -> None:
     out = tmp_path / "items"
     execute([PipelineTask(source, {"n": 300}), PipelineTask(worker), PipelineTask(sink, {"path": out})], engine)
     assert steps.read_lines(out) == [2 * number for number in range(300)]
@@ -78,7 +81,7 @@ class Doubled(AsyncIterator[int]):
     [return_stream, Doubler(), Doubler().method, Doubled],
     ids=["function", "object", "method", "class"],
 )
-def test_whatever_returns_an_asynchronous_iterable_is_a_step(engine: str, worker: Any) -> None:
+def test_whatever_returns_an_asynchronous_iterable_is_a_step(engine: Parallelism, worker: Any) -> None:
     tasks = [PipelineTask(async_steps.count, {"n": 50}), PipelineTask(worker, name="worker")]
     assert list(results_of(tasks, engine)) == [2 * number for number in range(50)]
 
@@ -87,13 +90,13 @@ def return_coroutine(items: AsyncIterable[int], path: Path) -> Coroutine[Any, An
     return async_steps.write_lines(items, path)
 
 
-def test_whatever_returns_a_coroutine_is_a_sink(parallelism: str, tmp_path: Path) -> None:
+def test_whatever_returns_a_coroutine_is_a_sink(parallelism: Parallelism, tmp_path: Path) -> None:
     out = tmp_path / "items"
     execute([PipelineTask(steps.count, {"n": 50}), PipelineTask(return_coroutine, {"path": out})], parallelism)
     assert steps.read_lines(out) == list(range(50))
 
 
-def test_a_source_alone_may_be_asynchronous(parallelism: str) -> None:
+def test_a_source_alone_may_be_asynchronous(parallelism: Parallelism) -> None:
     assert list(results_of([PipelineTask(async_steps.count, {"n": 50})], parallelism)) == list(range(50))
 
 
@@ -105,7 +108,7 @@ MANY = [2_000, pytest.param(10_000, marks=pytest.mark.thorough)]
 
 
 @pytest.mark.parametrize("n", MANY)
-def test_many_items_arrive_once_and_in_order(parallelism: str, n: int) -> None:
+def test_many_items_arrive_once_and_in_order(parallelism: Parallelism, n: int) -> None:
     tasks = [
         PipelineTask(async_steps.count, {"n": n}),
         PipelineTask(async_steps.pass_on),
@@ -116,7 +119,7 @@ def test_many_items_arrive_once_and_in_order(parallelism: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", MANY)
-def test_each_item_goes_to_one_replica(parallelism: str, n: int) -> None:
+def test_each_item_goes_to_one_replica(parallelism: Parallelism, n: int) -> None:
     tasks = [
         PipelineTask(async_steps.count, {"n": n}, packets_in_flight=7),
         PipelineTask(async_steps.pass_on, num_procs=3),
@@ -125,7 +128,7 @@ def test_each_item_goes_to_one_replica(parallelism: str, n: int) -> None:
     assert sorted(results_of(tasks, parallelism)) == [2 * number for number in range(n)]
 
 
-def test_large_messages_arrive_where_there_is_room_for_one(engine: str) -> None:
+def test_large_messages_arrive_where_there_is_room_for_one(engine: Parallelism) -> None:
     tasks = [
         PipelineTask(make_arrays, {"n": 60}, max_buffer_bytes=1_000_000),
         PipelineTask(async_steps.pass_on, max_buffer_bytes=1_000_000),
@@ -146,7 +149,9 @@ async def yield_one_and_wait(path: Path) -> AsyncIterator[str]:
         await asyncio.Event().wait()
 
 
-def test_an_item_is_visible_before_the_next_is_made_and_close_ends_the_step(parallelism: str, tmp_path: Path) -> None:
+def test_an_item_is_visible_before_the_next_is_made_and_close_ends_the_step(
+    parallelism: Parallelism, tmp_path: Path
+) -> None:
     path = tmp_path / "closed"
     tasks = [PipelineTask(yield_one_and_wait, {"path": path}), PipelineTask(async_steps.pass_on)]
     with results_of(tasks, parallelism) as results:
@@ -228,7 +233,7 @@ async def fetch(items: AsyncIterable[Any], port: int, path: str, in_flight: int)
         yield await answer
 
 
-def test_a_hundred_requests_are_in_flight_in_each_of_two_steps(parallelism: str, server: Server) -> None:
+def test_a_hundred_requests_are_in_flight_in_each_of_two_steps(parallelism: Parallelism, server: Server) -> None:
     """The server answers nobody before a hundred ask, so this ends only if they all ask at once, in each step."""
     tasks = [
         PipelineTask(steps.count, {"n": 300}),
@@ -275,7 +280,7 @@ def read_at_ticks(items: Iterable[int], ticks: Any) -> None:
         wait_for_ticks(ticks)
 
 
-def test_tasks_go_on_while_the_step_waits_for_input(engine: str) -> None:
+def test_tasks_go_on_while_the_step_waits_for_input(engine: Parallelism) -> None:
     needs_processes(engine)
     ticks = value(engine)
     tasks = [
@@ -285,7 +290,7 @@ def test_tasks_go_on_while_the_step_waits_for_input(engine: str) -> None:
     assert list(results_of(tasks, engine)) == list(range(5))
 
 
-def test_tasks_go_on_while_the_step_waits_for_room(engine: str) -> None:
+def test_tasks_go_on_while_the_step_waits_for_room(engine: Parallelism) -> None:
     needs_processes(engine)
     ticks = value(engine)
     execute(
@@ -297,7 +302,7 @@ def test_tasks_go_on_while_the_step_waits_for_room(engine: str) -> None:
     )
 
 
-def test_tasks_go_on_while_there_is_always_an_item_and_always_room(engine: str) -> None:
+def test_tasks_go_on_while_there_is_always_an_item_and_always_room(engine: Parallelism) -> None:
     ticks = value(engine)
     tasks = [PipelineTask(async_steps.count_for_ever), PipelineTask(pass_on_while_ticking, {"ticks": ticks})]
     with results_of(tasks, engine) as results:
@@ -364,7 +369,7 @@ async def read_with_cancelled_tasks(items: AsyncIterable[int], seed: int) -> Asy
 
 @pytest.mark.parametrize("reader", [read_with_timeouts, read_with_scopes, read_with_cancelled_tasks])
 @pytest.mark.parametrize("seed", range(3))
-def test_no_item_is_lost_with_a_request_that_is_cancelled(engine: str, reader: Any, seed: int) -> None:
+def test_no_item_is_lost_with_a_request_that_is_cancelled(engine: Parallelism, reader: Any, seed: int) -> None:
     tasks = [
         PipelineTask(count_in_bursts, {"n": 500, "seed": seed}, packets_in_flight=1 + 10 * seed),
         PipelineTask(reader, {"seed": seed}),
@@ -393,7 +398,7 @@ async def share_among_tasks(items: AsyncIterable[int], readers: int) -> AsyncIte
                 yield got
 
 
-def test_several_tasks_may_read_the_input(engine: str) -> None:
+def test_several_tasks_may_read_the_input(engine: Parallelism) -> None:
     tasks = [
         PipelineTask(count_in_bursts, {"n": 500, "seed": 1}),
         PipelineTask(share_among_tasks, {"readers": 10}),
@@ -415,7 +420,7 @@ async def yield_within_a_timeout() -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("packets_in_flight", [1, 1000])
-def test_a_timeout_around_a_yield_ends_that_block(engine: str, packets_in_flight: int) -> None:
+def test_a_timeout_around_a_yield_ends_that_block(engine: Parallelism, packets_in_flight: int) -> None:
     tasks = [PipelineTask(yield_within_a_timeout, packets_in_flight=packets_in_flight)]
     *before, over, after = results_of(tasks, engine)
     assert set(before) == {"in time"}
@@ -431,7 +436,7 @@ async def count_made(made: Any) -> AsyncIterator[int]:
         yield number
 
 
-def test_a_slow_consumer_stops_an_asynchronous_producer(engine: str) -> None:
+def test_a_slow_consumer_stops_an_asynchronous_producer(engine: Parallelism) -> None:
     made = value(engine)
     tasks = [PipelineTask(count_made, {"made": made}, packets_in_flight=4)]
     with results_of(tasks, engine) as results:
@@ -453,7 +458,7 @@ async def take_turns(items: AsyncIterable[int], turns: Any) -> None:
         turns.value += 1
 
 
-def test_one_packet_in_flight_makes_asynchronous_steps_take_turns(engine: str) -> None:
+def test_one_packet_in_flight_makes_asynchronous_steps_take_turns(engine: Parallelism) -> None:
     turns = value(engine)
     execute(
         [
@@ -465,7 +470,7 @@ def test_one_packet_in_flight_makes_asynchronous_steps_take_turns(engine: str) -
     assert turns.value == 100
 
 
-def test_a_message_beyond_the_limit_is_refused(engine: str) -> None:
+def test_a_message_beyond_the_limit_is_refused(engine: Parallelism) -> None:
     tasks = [
         PipelineTask(steps.count, {"n": 3}),
         PipelineTask(make_texts, {"sizes": [10, 10, 10_000]}, max_message_size=1000),
@@ -499,7 +504,7 @@ async def use_context(items: AsyncIterable[object], name: str) -> AsyncIterator[
         yield before, in_task, await ask()
 
 
-def test_context_variables_are_the_steps_own_and_last_over_yields(parallelism: str) -> None:
+def test_context_variables_are_the_steps_own_and_last_over_yields(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(steps.count, {"n": 3}),
         PipelineTask(use_context, {"name": "one"}),
@@ -521,7 +526,7 @@ async def tell_who(items: AsyncIterable[object]) -> AsyncIterator[tuple[str, str
         yield worker_info().task, await task
 
 
-def test_worker_info_is_known_in_the_step_and_in_its_tasks(parallelism: str) -> None:
+def test_worker_info_is_known_in_the_step_and_in_its_tasks(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(async_steps.count, {"n": 3}),
         PipelineTask(tell_who, name="first"),
@@ -539,7 +544,7 @@ def run_a_loop_inside(items: Iterable[int]) -> Iterable[int]:
         yield asyncio.run(answer(item))
 
 
-def test_a_plain_step_between_asynchronous_ones_may_run_a_loop_of_its_own(parallelism: str) -> None:
+def test_a_plain_step_between_asynchronous_ones_may_run_a_loop_of_its_own(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(async_steps.count, {"n": 5}),
         PipelineTask(run_a_loop_inside),
@@ -548,7 +553,7 @@ def test_a_plain_step_between_asynchronous_ones_may_run_a_loop_of_its_own(parall
     assert list(results_of(tasks, parallelism)) == [1, 2, 3, 4, 5]
 
 
-def test_execute_inside_a_running_loop(parallelism: str, tmp_path: Path) -> None:
+def test_execute_inside_a_running_loop(parallelism: Parallelism, tmp_path: Path) -> None:
     out = tmp_path / "items"
     tasks = [PipelineTask(async_steps.count, {"n": 5}), PipelineTask(async_steps.write_lines, {"path": out})]
 
@@ -584,7 +589,7 @@ def test_results_of_a_sequential_run_cannot_be_had_inside_a_running_loop() -> No
 # ---- what only looks like an asynchronous step
 
 
-def test_a_step_that_returns_something_else_is_told_so(engine: str) -> None:
+def test_a_step_that_returns_something_else_is_told_so(engine: Parallelism) -> None:
     tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(returns_plain), PipelineTask(async_steps.swallow)]
     with pytest.raises(TypeError, match="the step returned a value of type 'range'"):
         execute(tasks, engine)
@@ -602,7 +607,7 @@ async def returns_a_value(items):  # type: ignore[no-untyped-def]
     return [item async for item in items]
 
 
-def test_a_sink_that_returns_something_else_is_told_so(engine: str) -> None:
+def test_a_sink_that_returns_something_else_is_told_so(engine: Parallelism) -> None:
     source = PipelineTask(steps.count, {"n": 3})
     with pytest.raises(TypeError, match="'NoneType', which cannot be awaited"):
         execute([source, PipelineTask(returns_nothing_to_await)], engine)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, TaskFailure, execute
+from pipeline_executor.options import Parallelism
 from pipeline_executor.replay import main
 
 
@@ -97,7 +98,7 @@ def failure_of(error: BaseException) -> TaskFailure:
     return told.failures[0]
 
 
-def fail(tasks: list[PipelineTask[Any, Any]], parallelism: str, **options: Any) -> BaseException:
+def fail(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> BaseException:
     with pytest.raises((ValueError, LookupError, TaskDied)) as caught:
         execute(tasks, parallelism, **options)
     return caught.value
@@ -106,7 +107,9 @@ def fail(tasks: list[PipelineTask[Any, Any]], parallelism: str, **options: Any) 
 @pytest.mark.parametrize(
     ("kind", "shown"), [("int", "5629"), ("record", "Record(5629)"), ("bytes", "a message of 100,000 bytes")]
 )
-def test_an_error_in_a_source_names_the_item_that_it_yielded_last(parallelism: str, kind: str, shown: str) -> None:
+def test_an_error_in_a_source_names_the_item_that_it_yielded_last(
+    parallelism: Parallelism, kind: str, shown: str
+) -> None:
     count = 5630 if kind == "int" else 30
     error = fail([PipelineTask(numbers, {"n": count, "kind": kind, "fails": True}), PipelineTask(swallow)], parallelism)
     failure = failure_of(error)
@@ -120,19 +123,19 @@ def test_an_error_in_a_source_names_the_item_that_it_yielded_last(parallelism: s
         assert failure.last_output_repr is not None
 
 
-def test_a_source_that_yielded_nothing_says_so(parallelism: str) -> None:
+def test_a_source_that_yielded_nothing_says_so(parallelism: Parallelism) -> None:
     error = fail([PipelineTask(numbers, {"n": 0, "fails": True}), PipelineTask(swallow)], parallelism)
     assert error.__notes__[0].endswith("before it yielded an item")
 
 
-def test_an_error_in_an_async_source_names_its_last_item(parallelism: str) -> None:
+def test_an_error_in_an_async_source_names_its_last_item(parallelism: Parallelism) -> None:
     error = fail([PipelineTask(numbers_async, {"n": 7}), PipelineTask(swallow)], parallelism)
     assert error.__notes__[0].endswith("after yielding item 6: 6")
 
 
 @pytest.mark.parametrize("kind", ["int", "record", "bytes"])
 def test_all_items_of_a_failed_batch_are_named_and_kept(
-    parallelism: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parallelism: Parallelism, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "kept.pkl"
     tasks: list[PipelineTask[Any, Any]] = [
@@ -158,7 +161,9 @@ def test_all_items_of_a_failed_batch_are_named_and_kept(
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_one_of_several_replicas_names_and_keeps_its_own_batch(parallelism: str, ordered: bool, tmp_path: Path) -> None:
+def test_one_of_several_replicas_names_and_keeps_its_own_batch(
+    parallelism: Parallelism, ordered: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "kept.pkl"
     tasks: list[PipelineTask[Any, Any]] = [
         PipelineTask(numbers, {"n": 200}),
@@ -189,7 +194,7 @@ def test_of_a_large_batch_the_last_64_mib_are_kept(core: str, tmp_path: Path) ->
     assert error.__notes__[-1].startswith(f"not written: items 0 to {kept[0] - 1}")
 
 
-def test_a_batch_is_named_without_a_file_as_well(parallelism: str) -> None:
+def test_a_batch_is_named_without_a_file_as_well(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(numbers, {"n": 100}),
         PipelineTask(batches, {"size": 5, "culprit": 46}),
@@ -201,7 +206,9 @@ def test_a_batch_is_named_without_a_file_as_well(parallelism: str) -> None:
     assert failure.batch_reprs == (() if parallelism in ("thread", "sequential") else ("45", "46", "47"))
 
 
-def test_a_batch_that_fails_after_the_end_of_the_input_is_named_and_kept(parallelism: str, tmp_path: Path) -> None:
+def test_a_batch_that_fails_after_the_end_of_the_input_is_named_and_kept(
+    parallelism: Parallelism, tmp_path: Path
+) -> None:
     path = tmp_path / "kept.pkl"
     tasks = [
         PipelineTask(numbers, {"n": 13}),
@@ -216,7 +223,7 @@ def test_a_batch_that_fails_after_the_end_of_the_input_is_named_and_kept(paralle
     assert pickle.loads(path.read_bytes())["items"] == [10, 11, 12]
 
 
-def test_an_async_step_names_and_keeps_its_batch(parallelism: str, tmp_path: Path) -> None:
+def test_an_async_step_names_and_keeps_its_batch(parallelism: Parallelism, tmp_path: Path) -> None:
     path = tmp_path / "kept.pkl"
     tasks = [
         PipelineTask(numbers, {"n": 100}),
@@ -228,7 +235,7 @@ def test_an_async_step_names_and_keeps_its_batch(parallelism: str, tmp_path: Pat
     assert pickle.loads(path.read_bytes())["items"][-5:] == [45, 46, 47, 48, 49]
 
 
-def test_a_step_that_yields_for_each_item_names_only_that_one(parallelism: str, tmp_path: Path) -> None:
+def test_a_step_that_yields_for_each_item_names_only_that_one(parallelism: Parallelism, tmp_path: Path) -> None:
     path = tmp_path / "kept.pkl"
     tasks = [
         PipelineTask(numbers, {"n": 10}),
@@ -240,7 +247,7 @@ def test_a_step_that_yields_for_each_item_names_only_that_one(parallelism: str, 
     assert pickle.loads(path.read_bytes())["items"] == [3]
 
 
-def test_a_sink_names_the_item_in_hand_and_keeps_the_last_ones(parallelism: str, tmp_path: Path) -> None:
+def test_a_sink_names_the_item_in_hand_and_keeps_the_last_ones(parallelism: Parallelism, tmp_path: Path) -> None:
     path = tmp_path / "kept.pkl"
     tasks = [PipelineTask(numbers, {"n": 2000}), PipelineTask(add_up, {"culprit": 1500})]
     error = fail(tasks, parallelism, keep_failed_item=path)

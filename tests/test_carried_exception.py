@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import PipelineTask, TaskError, execute
+from pipeline_executor.options import Parallelism
 from pipeline_executor.replica.carried_exception import carry, unpack
 
 
@@ -246,7 +248,7 @@ def fail_with_notes() -> Iterable[int]:
 
 
 @pytest.mark.rule("R4")
-def test_r4_exception_reaches_the_caller_with_all_its_parts(parallelism: str) -> None:
+def test_r4_exception_reaches_the_caller_with_all_its_parts(parallelism: Parallelism) -> None:
     with pytest.raises(OnlyKeywords) as caught:
         execute([PipelineTask(fail_with_notes), PipelineTask(steps.swallow)], parallelism)
     error = caught.value
@@ -271,7 +273,7 @@ def fail_with_a_class_of_its_own() -> Iterable[int]:
 
 def test_exception_of_a_class_that_the_step_has_made_arrives_by_value(core: str, start_method: str) -> None:
     tasks = [PipelineTask(fail_with_a_class_of_its_own), PipelineTask(steps.swallow)]
-    error: Any = raised_by(lambda: execute(tasks, f"process-{start_method}"))
+    error: Any = raised_by(lambda: execute(tasks, by_method(start_method)))
     assert type(error).__name__ == "Local"
     assert error.code == 5
 
@@ -291,5 +293,5 @@ def test_exception_whose_class_cannot_be_had_arrives_as_text(core: str, start_me
     with pytest.raises(TaskError, match=r"only_in_the_step\.Gone: and its text stays"):
         execute(
             [PipelineTask(fail_with_what_the_caller_cannot_import), PipelineTask(steps.swallow)],
-            f"process-{start_method}",
+            by_method(start_method),
         )

@@ -14,12 +14,13 @@ import steps
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, execute
 from pipeline_executor.engines.local import _LocalRun
 from pipeline_executor.engines.supervision import Supervision
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal is needed that a program may use")
 
 
 def results_of(
-    tasks: list[PipelineTask[Any, Any]], parallelism: str = "process", **options: Any
+    tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process", **options: Any
 ) -> PipelineResults[Any]:
     results = execute(tasks, parallelism, **options)
     assert isinstance(results, PipelineResults)

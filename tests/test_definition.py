@@ -491,7 +491,7 @@ def test_unknown_parallelism_is_told_what_was_meant(given: Any, meant: str) -> N
 
 def test_unknown_parallelism_like_no_other_is_told_all() -> None:
     with pytest.raises(PipelineTypeError, match="'quantum'\\n    Use one of: process, process-fork"):
-        execute([task(numbers), task(save)], "quantum")
+        execute([task(numbers), task(save)], "quantum")  # type: ignore[arg-type]
 
 
 def counted(xs: Iterable[int], n: int = 0, share: float = 0, on: bool = False, sizes: list[int] | None = None) -> None:

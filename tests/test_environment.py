@@ -25,6 +25,7 @@ import pytest
 from conftest import PROCESS_PARALLELISMS
 
 from pipeline_executor import PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 SCRIPT = Path(constrained.__file__)
 
@@ -195,7 +196,7 @@ def amount(core: str, parallelism: str) -> int:
 
 
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
-def test_a_step_may_keep_every_array_that_it_was_given(core: str, parallelism: str) -> None:
+def test_a_step_may_keep_every_array_that_it_was_given(core: str, parallelism: Parallelism) -> None:
     n = amount(core, parallelism)
     reports: list[Any] = []
     results = execute(
@@ -207,7 +208,7 @@ def test_a_step_may_keep_every_array_that_it_was_given(core: str, parallelism: s
 
 
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
-def test_the_caller_may_keep_every_array_that_it_was_given(core: str, parallelism: str) -> None:
+def test_the_caller_may_keep_every_array_that_it_was_given(core: str, parallelism: Parallelism) -> None:
     n = amount(core, parallelism)
     results = execute([PipelineTask(reused_array, {"n": n})], parallelism)
     assert results is not None

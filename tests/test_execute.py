@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import pytest
 import steps
-from conftest import START_METHODS, context_of
+from conftest import START_METHODS, by_method, context_of
 
 import pipeline_executor
 from pipeline_executor import (
@@ -37,6 +37,7 @@ from pipeline_executor import (
     execute,
     worker_info,
 )
+from pipeline_executor.options import Parallelism
 
 #: Where the package under test lies, installed or not.
 PACKAGE_PARENT = str(Path(pipeline_executor.__file__).parents[1])
@@ -65,7 +66,7 @@ def task(
 
 
 def results_of(
-    tasks: list[PipelineTask[Any, Any]], parallelism: str = "process", **options: Any
+    tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process", **options: Any
 ) -> PipelineResults[Any]:
     results = execute(tasks, parallelism, **options)
     assert isinstance(results, PipelineResults)
@@ -493,7 +494,7 @@ def test_notebook_with_everything_defined_in_cells(parallelism: str, tmp_path: P
 # ---- other callers
 
 
-def test_called_from_a_thread(parallelism: str) -> None:
+def test_called_from_a_thread(parallelism: Parallelism) -> None:
     def call() -> list[int]:
         return list(results_of([task(steps.count, {"n": 5}), task(steps.double)], parallelism))
 
@@ -501,7 +502,7 @@ def test_called_from_a_thread(parallelism: str) -> None:
         assert pool.submit(call).result() == [0, 2, 4, 6, 8]
 
 
-def test_failure_reaches_a_thread(parallelism: str) -> None:
+def test_failure_reaches_a_thread(parallelism: Parallelism) -> None:
     tasks = [
         task(steps.count, {"n": 5}),
         task(steps.failing_worker, {"how": "ValueError", "moment": "mid-item"}),
@@ -511,7 +512,7 @@ def test_failure_reaches_a_thread(parallelism: str) -> None:
         pool.submit(execute, tasks, parallelism).result()
 
 
-def test_two_pipelines_at_once_are_independent(parallelism: str) -> None:
+def test_two_pipelines_at_once_are_independent(parallelism: Parallelism) -> None:
     both_run = threading.Barrier(2)
 
     def call(n: int) -> list[int]:
@@ -525,7 +526,7 @@ def test_two_pipelines_at_once_are_independent(parallelism: str) -> None:
         assert [call.result() for call in calls] == [[2 * i for i in range(n)] for n in (2000, 3000)]
 
 
-def test_failure_of_one_pipeline_leaves_the_other_alone(parallelism: str) -> None:
+def test_failure_of_one_pipeline_leaves_the_other_alone(parallelism: Parallelism) -> None:
     failing = [
         task(steps.count_for_ever),
         task(steps.failing_worker, {"how": "ValueError", "moment": "mid-item"}),
@@ -546,12 +547,12 @@ def test_many_pipelines_from_two_threads(core: str) -> None:
         assert list(pool.map(call, range(2))) == [[45] * 10] * 2
 
 
-def sums_by_pipeline(items: Iterable[int], parallelism: str) -> Iterable[int]:
+def sums_by_pipeline(items: Iterable[int], parallelism: Parallelism) -> Iterable[int]:
     for item in items:
         yield sum(results_of([task(steps.count, {"n": item}), task(steps.double)], parallelism))
 
 
-def test_nested_in_a_step(parallelism: str) -> None:
+def test_nested_in_a_step(parallelism: Parallelism) -> None:
     tasks = [task(steps.count, {"n": 4}), task(sums_by_pipeline, {"parallelism": parallelism})]
     assert list(results_of(tasks, parallelism)) == [0, 0, 2, 6]
 
@@ -567,7 +568,7 @@ def tell_pid_and_read(items: Iterable[int], folder: Path) -> None:
         pass
 
 
-def run_endless_pipeline(items: Iterable[int], folder: Path, parallelism: str) -> Iterable[int]:
+def run_endless_pipeline(items: Iterable[int], folder: Path, parallelism: Parallelism) -> Iterable[int]:
     for item in items:
         yield item
         inner = [
@@ -584,7 +585,7 @@ def fail_when_there_are_two(items: Iterable[int], folder: Path) -> None:
         raise ValueError("bad item")
 
 
-def test_nested_pipeline_goes_with_the_one_around_it(parallelism: str, tmp_path: Path) -> None:
+def test_nested_pipeline_goes_with_the_one_around_it(parallelism: Parallelism, tmp_path: Path) -> None:
     needs_processes(parallelism)
     tasks = [
         task(steps.count, {"n": 1}),
@@ -600,7 +601,7 @@ def test_nested_pipeline_goes_with_the_one_around_it(parallelism: str, tmp_path:
     assert not psutil.wait_procs(left, timeout=60)[1]
 
 
-def call_and_tell(parallelism: str, answers: Any) -> None:
+def call_and_tell(parallelism: Parallelism, answers: Any) -> None:
     try:
         answers.put(list(results_of([task(steps.count, {"n": 3}), task(steps.double)], parallelism)))
     except BaseException as error:
@@ -637,7 +638,7 @@ def test_ordinary_process_can_call_it(start_method: str) -> None:
     assert ask_process(start_method, f"process-{start_method}", daemon=False) == [0, 2, 4]
 
 
-def test_functions_and_classes_of_a_test_function_work(parallelism: str) -> None:
+def test_functions_and_classes_of_a_test_function_work(parallelism: Parallelism) -> None:
     @dataclass
     class Box:
         value: int
@@ -686,7 +687,7 @@ def tell_process_class() -> Iterable[str]:
 
 
 def test_start_method_asked_for_is_used(start_method: str) -> None:
-    assert list(results_of([task(tell_process_class)], f"process-{start_method}")) == [PROCESS_CLASSES[start_method]]
+    assert list(results_of([task(tell_process_class)], by_method(start_method))) == [PROCESS_CLASSES[start_method]]
 
 
 # ---- messages
@@ -700,7 +701,7 @@ def yield_and_change(n: int) -> Iterable[list[int]]:
         message.append(-1)
 
 
-def test_message_is_a_snapshot_of_the_moment_of_its_yield(parallelism: str) -> None:
+def test_message_is_a_snapshot_of_the_moment_of_its_yield(parallelism: Parallelism) -> None:
     if not has_processes(parallelism):
         pytest.skip("it passes the objects themselves, as the README says")
     expected = [[0], [0, -1, 1], [0, -1, 1, -1, 2]]
@@ -719,7 +720,7 @@ def tell_seen(items: Iterable[int], seen: Any) -> Iterable[int]:
         yield item
 
 
-def test_event_among_the_constants_and_an_item_is_visible_while_its_producer_blocks(parallelism: str) -> None:
+def test_event_among_the_constants_and_an_item_is_visible_while_its_producer_blocks(parallelism: Parallelism) -> None:
     seen = context_of(parallelism).Event()
     tasks = [task(yield_and_block, {"seen": seen}), task(tell_seen, {"seen": seen})]
     assert list(results_of(tasks, parallelism)) == [1, 2]
@@ -736,7 +737,7 @@ def add_up(items: Iterable[int], total: Any, lock: Any) -> None:
 
 
 @pytest.mark.parametrize("own_lock", [True, False])
-def test_lock_and_value_among_the_constants_are_one_for_all_replicas(parallelism: str, own_lock: bool) -> None:
+def test_lock_and_value_among_the_constants_are_one_for_all_replicas(parallelism: Parallelism, own_lock: bool) -> None:
     context = context_of(parallelism)
     total = context.Value("q", 0, lock=not own_lock)
     lock = context.Lock() if own_lock else total.get_lock()
@@ -751,7 +752,7 @@ def put_all(items: Iterable[int], queue: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Queue", "SimpleQueue", "JoinableQueue"])
-def test_queue_among_the_constants_reaches_the_caller(parallelism: str, kind: str) -> None:
+def test_queue_among_the_constants_reaches_the_caller(parallelism: Parallelism, kind: str) -> None:
     queue = getattr(context_of(parallelism), kind)()
     try:
         execute([task(steps.count, {"n": 20}), task(put_all, {"queue": queue}, num_procs=2)], parallelism)
@@ -774,7 +775,7 @@ def answer_all(n: int, questions: Any, answers: Any) -> Iterable[int]:
         yield 1
 
 
-def test_queues_among_the_constants_connect_two_pipelines(parallelism: str) -> None:
+def test_queues_among_the_constants_connect_two_pipelines(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     context = context_of(parallelism)
     questions, answers = context.SimpleQueue(), context.SimpleQueue()
@@ -792,7 +793,7 @@ def send_all(items: Iterable[int], connection: Any) -> None:
         connection.send(item)
 
 
-def test_connection_among_the_constants(parallelism: str) -> None:
+def test_connection_among_the_constants(parallelism: Parallelism) -> None:
     reader, writer = context_of(parallelism).Pipe(duplex=False)
     with reader, writer:
         execute([task(steps.count, {"n": 3}), task(send_all, {"connection": writer})], parallelism)
@@ -830,7 +831,7 @@ def test_unpicklable_constants_and_functions_are_all_named_before_anything_start
 
     tasks = [*pipeline_with_a_thread_lock(tmp_path)[:2], task(swallow_locked)]
     with pytest.raises(PipelineTypeError, match="2 defects in the pipeline; nothing was started") as caught:
-        execute(tasks, f"process-{method}")
+        execute(tasks, by_method(method))
     constant, function = caught.value.defects
     assert constant.startswith("step 1 'locker'")
     assert "constant 'lock' cannot be pickled" in constant
@@ -841,7 +842,9 @@ def test_unpicklable_constants_and_functions_are_all_named_before_anything_start
 
 
 @pytest.mark.parametrize("parallelism", ["sequential", pytest.param("process-fork", marks=needs_fork)])
-def test_unpicklable_constant_works_where_nothing_is_pickled(parallelism: str, core: str, tmp_path: Path) -> None:
+def test_unpicklable_constant_works_where_nothing_is_pickled(
+    parallelism: Parallelism, core: str, tmp_path: Path
+) -> None:
     execute(pipeline_with_a_thread_lock(tmp_path), parallelism)
     assert (tmp_path / "ran").exists()
 
@@ -852,7 +855,7 @@ def append_to_constant(items: Iterable[int], own: list[int]) -> Iterable[tuple[i
     yield worker_info().replica, own
 
 
-def test_constants_are_each_replicas_own(parallelism: str) -> None:
+def test_constants_are_each_replicas_own(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     given = [-1]
     tasks = [task(steps.count, {"n": 100}), task(append_to_constant, {"own": given}, num_procs=3)]
@@ -868,7 +871,7 @@ def check_constant(items: Iterable[int], big: bytes) -> Iterable[tuple[int, int]
         yield len(big), big[item]
 
 
-def test_big_constants_arrive_in_every_replica(parallelism: str) -> None:
+def test_big_constants_arrive_in_every_replica(parallelism: Parallelism) -> None:
     big = bytes(range(256)) * 2**17  # 32 MiB
     tasks = [task(steps.count, {"n": 20}), task(check_constant, {"big": big}, num_procs=2)]
     assert sorted(results_of(tasks, parallelism)) == [(2**25, item) for item in range(20)]
@@ -901,7 +904,7 @@ def test_option_of_a_later_version_is_refused_by_name(
 def test_unknown_parallelism_is_listed_with_the_other_defects() -> None:
     tasks = [task(steps.count, {"m": 3}), task(steps.double, num_procs=0)]
     with pytest.raises(PipelineTypeError) as caught:
-        execute(tasks, "procss", shutdown_timeout=-1.0)
+        execute(tasks, "procss", shutdown_timeout=-1.0)  # type: ignore[arg-type]
     parallelism, timeout, *others = caught.value.defects
     assert "there is no parallelism 'procss'" in parallelism
     assert "process-spawn" in parallelism
@@ -940,7 +943,7 @@ def test_env_is_in_force_in_its_step_alone(start_method: str, core: str, monkeyp
         cases.append((None, "the caller's"))
     for env, expected in cases:
         tasks = [source, task(tell_variable, {"variable": VARIABLE}, env=env)]
-        assert list(results_of(tasks, f"process-{start_method}")) == [expected] * 2
+        assert list(results_of(tasks, by_method(start_method))) == [expected] * 2
         assert os.environ[VARIABLE] == "the caller's"
 
 
@@ -990,7 +993,7 @@ def check_own_name(items: Iterable[Any]) -> Iterable[Any]:
         assert worker_info().task == "check_own_name"
 
 
-def test_worker_info_tells_each_step_who_it_is(parallelism: str) -> None:
+def test_worker_info_tells_each_step_who_it_is(parallelism: Parallelism) -> None:
     tasks = [
         task(tell_own_name, {"n": 10}, name="the source"),
         task(tell_worker_info, num_procs=3, name="the worker"),
@@ -1021,7 +1024,7 @@ def name_around_a_nested_pipeline(items: Iterable[int]) -> Iterable[tuple[str, s
         yield before, worker_info().task
 
 
-def test_worker_info_is_the_same_after_a_nested_sequential_pipeline(parallelism: str) -> None:
+def test_worker_info_is_the_same_after_a_nested_sequential_pipeline(parallelism: Parallelism) -> None:
     tasks = [task(steps.count, {"n": 2}), task(name_around_a_nested_pipeline, name="outer")]
     assert list(results_of(tasks, parallelism)) == [("outer", "outer")] * 2
 
@@ -1047,12 +1050,12 @@ def tell_from_a_thread() -> Iterable[str]:
         yield pool.submit(worker_info).result().task
 
 
-def test_worker_info_answers_in_the_threads_of_a_step(parallelism: str) -> None:
+def test_worker_info_answers_in_the_threads_of_a_step(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     assert list(results_of([task(tell_from_a_thread)], parallelism)) == ["tell_from_a_thread"]
 
 
-def test_name_is_what_errors_and_reports_say(parallelism: str) -> None:
+def test_name_is_what_errors_and_reports_say(parallelism: Parallelism) -> None:
     reports: list[RunReport] = []
     tasks = [
         task(steps.failing_source, {"n": 2, "how": "ValueError"}, name="the reader"),
@@ -1076,7 +1079,7 @@ def measure(items: Iterable[bytes]) -> Iterable[int]:
         yield len(item)
 
 
-def test_max_message_size_refuses_larger_messages(parallelism: str) -> None:
+def test_max_message_size_refuses_larger_messages(parallelism: Parallelism) -> None:
     source = task(make_bytes, {"sizes": [10, 1000, 100_000, 10]}, max_message_size=10_000, name="maker")
     received = []
     with pytest.raises(
@@ -1090,7 +1093,7 @@ def test_max_message_size_refuses_larger_messages(parallelism: str) -> None:
     assert received in ([], [10], [10, 1000])
 
 
-def test_max_message_size_lets_smaller_messages_pass(parallelism: str) -> None:
+def test_max_message_size_lets_smaller_messages_pass(parallelism: Parallelism) -> None:
     source = task(make_bytes, {"sizes": [9_000, 0, 9_000]}, max_message_size=10_000)
     assert list(results_of([source, task(measure)], parallelism)) == [9_000, 0, 9_000]
 
@@ -1118,7 +1121,7 @@ def check_lead(items: Iterable[bytes], made: Any, lead: int, filled: Any) -> Non
     ],
 )
 def test_bound_of_an_edge_is_reached_and_never_exceeded(
-    parallelism: str, bound: dict[str, int], size: int, lead: int
+    parallelism: Parallelism, bound: dict[str, int], size: int, lead: int
 ) -> None:
     needs_processes(parallelism)
     context = context_of(parallelism)
@@ -1129,7 +1132,7 @@ def test_bound_of_an_edge_is_reached_and_never_exceeded(
     assert made.value == 200
 
 
-def test_message_larger_than_max_buffer_bytes_passes_alone(parallelism: str) -> None:
+def test_message_larger_than_max_buffer_bytes_passes_alone(parallelism: Parallelism) -> None:
     source = task(make_bytes, {"sizes": [10_000, 5, 2**20] * 5}, max_buffer_bytes=100)
     assert list(results_of([source, task(measure)], parallelism)) == [10_000, 5, 2**20] * 5
 
@@ -1168,7 +1171,7 @@ def drain_and_note(items: Iterable[int], log: OrderLog) -> None:
         log.note(f"done {item}")
 
 
-def test_packets_in_flight_of_one_is_lock_step(parallelism: str, tmp_path: Path) -> None:
+def test_packets_in_flight_of_one_is_lock_step(parallelism: Parallelism, tmp_path: Path) -> None:
     """The producer is not resumed before the consumer has asked for its next item."""
     log = OrderLog(tmp_path / "log")
     tasks = [
@@ -1179,7 +1182,7 @@ def test_packets_in_flight_of_one_is_lock_step(parallelism: str, tmp_path: Path)
     assert log.events() == [f"{event} {item}" for item in range(20) for event in ("make", "take", "done")]
 
 
-def test_packets_in_flight_of_one_holds_for_a_middle_step(parallelism: str, tmp_path: Path) -> None:
+def test_packets_in_flight_of_one_holds_for_a_middle_step(parallelism: Parallelism, tmp_path: Path) -> None:
     """With one credit on every edge, an item is made only when the one before it has been asked past everywhere."""
     logs = [OrderLog(tmp_path / "first edge"), OrderLog(tmp_path / "second edge")]
     tasks = [
@@ -1222,12 +1225,12 @@ def test_r8_busy_step_is_gone_after_a_failure_and_its_finally_ran(start_method: 
         task(fail_after, {"started": started}),
     ]
     with pytest.raises(ValueError, match="bad item"):
-        execute(tasks, f"process-{start_method}", shutdown_timeout=3.0)
+        execute(tasks, by_method(start_method), shutdown_timeout=3.0)
     assert path.read_text() == "closed"
 
 
 @pytest.mark.rule("R8")
-def test_r8_shutdown_timeout_of_zero_kills_at_once(parallelism: str, tmp_path: Path) -> None:
+def test_r8_shutdown_timeout_of_zero_kills_at_once(parallelism: Parallelism, tmp_path: Path) -> None:
     needs_processes(parallelism)
     started = context_of(parallelism).Event()
     tasks = [
@@ -1242,7 +1245,7 @@ def test_r8_shutdown_timeout_of_zero_kills_at_once(parallelism: str, tmp_path: P
 # ---- reports
 
 
-def test_on_report_gets_the_numbers_once(parallelism: str) -> None:
+def test_on_report_gets_the_numbers_once(parallelism: Parallelism) -> None:
     reports: list[RunReport] = []
     before = time.monotonic()
     execute(
@@ -1267,7 +1270,7 @@ def test_on_report_gets_the_numbers_once(parallelism: str) -> None:
     assert report.steps[2].wait_room_s == 0
 
 
-def test_on_report_of_results_comes_when_they_end(parallelism: str) -> None:
+def test_on_report_of_results_comes_when_they_end(parallelism: Parallelism) -> None:
     reports: list[RunReport] = []
     results = results_of([task(steps.count, {"n": 5}), task(steps.double)], parallelism, on_report=reports.append)
     assert next(results) == 0
@@ -1278,7 +1281,7 @@ def test_on_report_of_results_comes_when_they_end(parallelism: str) -> None:
     assert [(step.items_in, step.items_out) for step in report.steps] == [(0, 5), (5, 5)]
 
 
-def test_on_report_comes_after_a_failure_as_well(parallelism: str) -> None:
+def test_on_report_comes_after_a_failure_as_well(parallelism: Parallelism) -> None:
     reports: list[RunReport] = []
     tasks = [
         task(steps.count, {"n": 10}),
@@ -1291,7 +1294,7 @@ def test_on_report_comes_after_a_failure_as_well(parallelism: str) -> None:
     assert (report.steps[1].items_in, report.steps[1].items_out) == (4, 3)
 
 
-def test_on_report_comes_after_an_early_close(parallelism: str) -> None:
+def test_on_report_comes_after_an_early_close(parallelism: Parallelism) -> None:
     reports: list[RunReport] = []
     with results_of([task(steps.count_for_ever), task(steps.double)], parallelism, on_report=reports.append) as results:
         assert next(results) == 0
@@ -1299,7 +1302,7 @@ def test_on_report_comes_after_an_early_close(parallelism: str) -> None:
     assert report.steps[1].items_out >= 1
 
 
-def test_on_report_that_raises_reaches_the_caller_and_leaves_nothing(parallelism: str) -> None:
+def test_on_report_that_raises_reaches_the_caller_and_leaves_nothing(parallelism: Parallelism) -> None:
     def refuse(report: RunReport) -> None:
         raise LookupError("no place for reports")
 
@@ -1318,7 +1321,7 @@ def was_closed(folder: Path) -> bool:
     return (folder / "end").read_text() == "closed"
 
 
-def test_results_are_an_iterator_that_stays_at_its_end(parallelism: str) -> None:
+def test_results_are_an_iterator_that_stays_at_its_end(parallelism: Parallelism) -> None:
     results = results_of([task(steps.count, {"n": 3}), task(steps.double)], parallelism)
     assert iter(results) is results
     assert [next(results), next(results), next(results)] == [0, 2, 4]
@@ -1327,7 +1330,7 @@ def test_results_are_an_iterator_that_stays_at_its_end(parallelism: str) -> None
             next(results)
 
 
-def test_results_of_a_source_alone(parallelism: str) -> None:
+def test_results_of_a_source_alone(parallelism: Parallelism) -> None:
     assert list(results_of([task(steps.count, {"n": 5})], parallelism)) == [0, 1, 2, 3, 4]
 
 
@@ -1335,20 +1338,22 @@ def touch(path: Path) -> None:
     path.write_text(str(os.getpid()))
 
 
-def test_one_step_that_consumes_nothing_just_runs(parallelism: str, tmp_path: Path) -> None:
+def test_one_step_that_consumes_nothing_just_runs(parallelism: Parallelism, tmp_path: Path) -> None:
     assert execute([task(touch, {"path": tmp_path / "pid"})], parallelism) is None
     pid = int((tmp_path / "pid").read_text())
     assert (pid == os.getpid()) is not has_processes(parallelism)
 
 
-def test_results_of_an_endless_pipeline_left_by_with(parallelism: str, tmp_path: Path) -> None:
+def test_results_of_an_endless_pipeline_left_by_with(parallelism: Parallelism, tmp_path: Path) -> None:
     with results_of(endless(tmp_path), parallelism) as results:
         assert list(itertools.islice(results, 3)) == [0, 1, 2]
     assert was_closed(tmp_path)
     assert list(results) == []
 
 
-def test_results_of_an_endless_pipeline_left_by_break_and_garbage_collection(parallelism: str, tmp_path: Path) -> None:
+def test_results_of_an_endless_pipeline_left_by_break_and_garbage_collection(
+    parallelism: Parallelism, tmp_path: Path
+) -> None:
     for item in results_of(endless(tmp_path), parallelism):
         if item == 3:
             break
@@ -1356,28 +1361,30 @@ def test_results_of_an_endless_pipeline_left_by_break_and_garbage_collection(par
     assert was_closed(tmp_path)
 
 
-def test_results_closed_twice_and_before_the_first(parallelism: str, tmp_path: Path) -> None:
+def test_results_closed_twice_and_before_the_first(parallelism: Parallelism, tmp_path: Path) -> None:
     results = results_of(endless(tmp_path), parallelism)
     results.close()
     results.close()
     assert list(results) == []
 
 
-def test_results_closed_after_the_end(parallelism: str) -> None:
+def test_results_closed_after_the_end(parallelism: Parallelism) -> None:
     results = results_of([task(steps.count, {"n": 2})], parallelism)
     assert list(results) == [0, 1]
     results.close()
     results.close()
 
 
-def test_exception_raised_through_results_passes_and_stops_the_pipeline(parallelism: str, tmp_path: Path) -> None:
+def test_exception_raised_through_results_passes_and_stops_the_pipeline(
+    parallelism: Parallelism, tmp_path: Path
+) -> None:
     with pytest.raises(ZeroDivisionError), results_of(endless(tmp_path), parallelism) as results:
         for item in results:
             1 / (2 - item)
     assert was_closed(tmp_path)
 
 
-def test_results_after_a_failure_are_over(parallelism: str) -> None:
+def test_results_after_a_failure_are_over(parallelism: Parallelism) -> None:
     results = results_of(
         [
             task(steps.count, {"n": 10}),
@@ -1399,7 +1406,7 @@ def raise_at_close(items: Iterable[int]) -> Iterable[int]:
         raise ValueError("while closing")
 
 
-def test_failure_while_the_pipeline_is_closed_does_not_hang_or_leave_anything(parallelism: str) -> None:
+def test_failure_while_the_pipeline_is_closed_does_not_hang_or_leave_anything(parallelism: Parallelism) -> None:
     results = results_of([task(steps.count_for_ever), task(raise_at_close)], parallelism)
     assert next(results) == 0
     with contextlib.suppress(ValueError):  # where the step runs in this process it cannot but show
@@ -1462,14 +1469,14 @@ def test_results_still_open_at_the_interpreters_exit(parallelism: str, end: str,
 
 
 @pytest.mark.rule("R3")
-def test_r3_may_stop_early_at_the_end(parallelism: str, tmp_path: Path) -> None:
+def test_r3_may_stop_early_at_the_end(parallelism: Parallelism, tmp_path: Path) -> None:
     tasks = [*endless(tmp_path), task(steps.take, {"n": 3}, may_stop_early=True)]
     assert execute(tasks, parallelism) is None
     assert was_closed(tmp_path)
 
 
 @pytest.mark.rule("R3")
-def test_r3_may_stop_early_in_the_middle_drains_what_follows(parallelism: str, tmp_path: Path) -> None:
+def test_r3_may_stop_early_in_the_middle_drains_what_follows(parallelism: Parallelism, tmp_path: Path) -> None:
     tasks = [
         *endless(tmp_path),
         task(steps.first, {"n": 50}, may_stop_early=True),
@@ -1480,7 +1487,7 @@ def test_r3_may_stop_early_in_the_middle_drains_what_follows(parallelism: str, t
 
 
 @pytest.mark.rule("R3")
-def test_r3_may_stop_early_before_the_first_item(parallelism: str, tmp_path: Path) -> None:
+def test_r3_may_stop_early_before_the_first_item(parallelism: Parallelism, tmp_path: Path) -> None:
     tasks = [
         task(steps.count_for_ever),
         task(steps.first, {"n": 0}, may_stop_early=True),
@@ -1491,7 +1498,7 @@ def test_r3_may_stop_early_before_the_first_item(parallelism: str, tmp_path: Pat
 
 
 @pytest.mark.rule("R3")
-def test_r3_may_stop_early_of_one_step_does_not_excuse_another(parallelism: str) -> None:
+def test_r3_may_stop_early_of_one_step_does_not_excuse_another(parallelism: Parallelism) -> None:
     tasks = [
         task(steps.count_for_ever),
         task(steps.pass_on, may_stop_early=True),
@@ -1501,7 +1508,7 @@ def test_r3_may_stop_early_of_one_step_does_not_excuse_another(parallelism: str)
         execute(tasks, parallelism)
 
 
-def test_type_check_can_be_switched_off_and_counts_cannot(parallelism: str) -> None:
+def test_type_check_can_be_switched_off_and_counts_cannot(parallelism: Parallelism) -> None:
     def untyped(items):  # type: ignore[no-untyped-def]
         yield from items
 

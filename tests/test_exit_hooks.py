@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import steps
+from conftest import by_method
 from test_execute import run_python, task
 
 from pipeline_executor import TaskDied, execute
@@ -46,7 +47,7 @@ def register_hooks(items: Iterable[int], path: Path) -> None:
 
 def test_hooks_that_a_step_registers_run_once_at_its_end(core: str, start_method: str, tmp_path: Path) -> None:
     path = tmp_path / "notes"
-    execute([task(steps.count, {"n": 3}), task(register_hooks, {"path": path})], f"process-{start_method}")
+    execute([task(steps.count, {"n": 3}), task(register_hooks, {"path": path})], by_method(start_method))
     assert path.read_text().split() == ["thread", "finalizer", "second", "first"]
 
 
@@ -66,7 +67,7 @@ def test_hooks_run_in_processes_that_fail_or_are_stopped(core: str, start_method
     tasks = [task(wait_after_registering, {"path": tmp_path / "stopped"})]
     tasks.append(task(fail_after_registering, {"path": tmp_path / "failed"}))
     with pytest.raises(ValueError, match="bad item"):
-        execute(tasks, f"process-{start_method}", shutdown_timeout=30)
+        execute(tasks, by_method(start_method), shutdown_timeout=30)
     assert (tmp_path / "failed").read_text() == "hook\n"
     assert (tmp_path / "stopped").read_text() == "hook\n"
 
@@ -90,7 +91,7 @@ def test_r8_hook_that_hangs_ends_at_the_deadline(core: str, start_method: str, t
     constants = {"path": tmp_path / "hooks run"}
     tasks = [task(steps.count, {"n": 3}), task(hang_in_a_hook, constants), task(fail_when_hooks_run, constants)]
     with pytest.raises(ValueError, match="bad item"):
-        execute(tasks, f"process-{start_method}", shutdown_timeout=0.3)
+        execute(tasks, by_method(start_method), shutdown_timeout=0.3)
 
 
 OF_THE_CALLER = """
@@ -124,7 +125,7 @@ def test_r4_exit_in_a_hook_is_a_failure_of_the_step(
     core: str, start_method: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(TaskDied, match=r"step 1 'exit_in_a_hook' .* exited with code 1 after it had finished its work"):
-        execute([task(steps.count, {"n": 3}), task(exit_in_a_hook)], f"process-{start_method}")
+        execute([task(steps.count, {"n": 3}), task(exit_in_a_hook)], by_method(start_method))
 
 
 def leave_a_folder_and_a_pool(path: Path) -> Iterable[str]:
@@ -137,7 +138,7 @@ def leave_a_folder_and_a_pool(path: Path) -> Iterable[str]:
 
 
 def test_what_libraries_leave_to_the_end_is_done(core: str, start_method: str, tmp_path: Path) -> None:
-    results = execute([task(leave_a_folder_and_a_pool, {"path": tmp_path / "notes"})], f"process-{start_method}")
+    results = execute([task(leave_a_folder_and_a_pool, {"path": tmp_path / "notes"})], by_method(start_method))
     assert results is not None
     (folder,) = results
     assert not Path(folder).exists()
@@ -160,7 +161,7 @@ def test_records_that_a_steps_handler_holds_back_are_written_at_its_end(
     core: str, start_method: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "log"
-    execute([task(steps.count, {"n": 3}), task(log_to_handlers_of_its_own, {"path": path})], f"process-{start_method}")
+    execute([task(steps.count, {"n": 3}), task(log_to_handlers_of_its_own, {"path": path})], by_method(start_method))
     assert path.read_text().splitlines() == ["item 0", "item 1", "item 2"]
 
 

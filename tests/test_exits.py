@@ -17,6 +17,7 @@ import steps
 from test_execute import task
 
 from pipeline_executor import PipelineTask, TaskError, execute
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.rule("R4")
 
@@ -60,7 +61,7 @@ async def exit_in_a_task_of_its_own(items: AsyncIterable[int], code: object) -> 
             group.create_task(leave())
 
 
-def run_with(step: Callable[..., Any], constants: dict[str, Any], parallelism: str) -> TaskError:
+def run_with(step: Callable[..., Any], constants: dict[str, Any], parallelism: Parallelism) -> TaskError:
     """The error of a run in which that step exits."""
     tasks: list[PipelineTask[Any, Any]] = [task(steps.count, {"n": 10}), task(steps.pass_on), task(steps.swallow)]
     place = 0 if "source" in step.__name__ else 2 if "sink" in step.__name__ else 1
@@ -81,7 +82,7 @@ def run_with(step: Callable[..., Any], constants: dict[str, Any], parallelism: s
     "step",
     [exit_as_source, exit_as_worker, exit_as_sink, exit_in_finally, exit_on_a_loop, exit_in_a_task_of_its_own],
 )
-def test_r4_exit_is_a_failure_that_names_the_step(parallelism: str, step: Callable[..., Any]) -> None:
+def test_r4_exit_is_a_failure_that_names_the_step(parallelism: Parallelism, step: Callable[..., Any]) -> None:
     error = run_with(step, {"code": 0}, parallelism)
     assert "called sys.exit(0) after" in str(error)
     assert isinstance(error.__cause__, SystemExit)
@@ -107,7 +108,7 @@ class Unpicklable:
         (Unpicklable, "sys.exit(unpicklable)"),
     ],
 )
-def test_r4_exit_is_a_failure_whatever_the_code(engine: str, code: Any, call: str) -> None:
+def test_r4_exit_is_a_failure_whatever_the_code(engine: Parallelism, code: Any, call: str) -> None:
     step = exit_with_a_new if callable(code) else exit_as_worker
     assert f"called {call} after" in str(run_with(step, {"code": code}, engine))
 
@@ -141,7 +142,7 @@ class SilentRunner:
 
 
 @pytest.mark.parametrize("step", [parse_arguments, run_tests])
-def test_r4_exit_of_what_a_step_calls_is_a_failure(engine: str, step: Callable[..., Any]) -> None:
+def test_r4_exit_of_what_a_step_calls_is_a_failure(engine: Parallelism, step: Callable[..., Any]) -> None:
     assert "called sys.exit(" in str(run_with(step, {}, engine))
 
 

@@ -16,6 +16,7 @@ import pytest
 import steps
 
 from pipeline_executor import InactivityError, PipelineTask, TaskDied, TaskError, execute
+from pipeline_executor.options import Parallelism
 from pipeline_executor.replay import main
 
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ def divide(records: Iterable[dict[str, Any]], dividend: int, how: str = "raises"
         yield dividend / divisor
 
 
-def run(path: Path, parallelism: str, how: str = "raises", **options: Any) -> BaseException:
+def run(path: Path, parallelism: Parallelism, how: str = "raises", **options: Any) -> BaseException:
     tasks: list[PipelineTask[Any, Any]] = [
         PipelineTask(make_records, {"n": 10}),
         PipelineTask(divide, {"dividend": 12, "how": how}),
@@ -51,7 +52,7 @@ def run(path: Path, parallelism: str, how: str = "raises", **options: Any) -> Ba
 
 
 def test_the_item_of_a_step_that_raised_is_kept_and_can_be_replayed(
-    parallelism: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    parallelism: Parallelism, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "failed.pkl"
     error = run(path, parallelism)
@@ -131,7 +132,7 @@ def test_a_file_that_cannot_be_written_does_not_cover_the_error(core: str, tmp_p
     assert "FileNotFoundError" in error.__notes__[-1]
 
 
-def test_a_source_that_fails_has_no_item_to_keep(parallelism: str, tmp_path: Path) -> None:
+def test_a_source_that_fails_has_no_item_to_keep(parallelism: Parallelism, tmp_path: Path) -> None:
     path = tmp_path / "failed.pkl"
     tasks = [PipelineTask(steps.failing_source, {"n": 2, "how": "ValueError"}), PipelineTask(steps.swallow)]
     with pytest.raises(ValueError, match="bad item"):

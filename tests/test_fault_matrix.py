@@ -17,6 +17,7 @@ from typing import Any
 import fault_steps
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, TaskFailure, execute, worker_info
 
@@ -130,7 +131,7 @@ def test_r4_fault_of_a_step_is_told_in_full(
 ) -> None:
     note = tmp_path / "note"
     with pytest.raises(fault.kind) as caught:
-        execute(pipeline(fault, place, note), f"process-{method}")
+        execute(pipeline(fault, place, note), by_method(method))
     error = caught.value
     assert fault.text in str(error)
     cause = error if isinstance(error, TaskError) else error.__cause__
@@ -189,7 +190,7 @@ def test_r4_failures_of_several_replicas_are_all_listed_first_one_raised(core: s
         PipelineTask(steps.swallow),
     ]
     with pytest.raises((ValueError, TaskDied)) as caught:
-        execute(tasks, f"process-{start_method}")
+        execute(tasks, by_method(start_method))
     error = caught.value if isinstance(caught.value, TaskDied) else caught.value.__cause__
     assert isinstance(error, TaskError)
     first = error.failures[0]

@@ -16,6 +16,7 @@ from typing import Any
 import fault_steps
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import InactivityError, MessageError, PipelineTask, execute, worker_info
 from pipeline_executor.engines.process_handle import ProcessHandle
@@ -107,7 +108,7 @@ def test_r8_there_is_one_deadline_for_all(core: str, start_method: str, monkeypa
         PipelineTask(steps.swallow),
     ]
     with pytest.raises(ValueError, match="bad item"):
-        execute(tasks, f"process-{start_method}", shutdown_timeout=hour_s)
+        execute(tasks, by_method(start_method), shutdown_timeout=hour_s)
     assert asked.issuperset(pids)
 
 
@@ -194,7 +195,7 @@ def yield_half_pickled() -> Iterable[Any]:
 
 @pytest.mark.rule("R4")
 def test_r4_nothing_partial_is_seen_of_a_message_that_cannot_be_pickled(core: str, start_method: str) -> None:
-    results = execute([PipelineTask(yield_half_pickled)], f"process-{start_method}")
+    results = execute([PipelineTask(yield_half_pickled)], by_method(start_method))
     assert results is not None
     received: list[Any] = []
     with pytest.raises(MessageError, match="HalfPickled' that cannot be pickled"):

@@ -17,9 +17,11 @@ import fault_steps
 import psutil
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, TaskFailure, execute
 from pipeline_executor.engines.failures import raised
+from pipeline_executor.options import Parallelism
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
@@ -50,7 +52,7 @@ def raise_odd(items: Iterable[int], kind: type[BaseException]) -> Iterable[int]:
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("kind", [FrozenError, OwnNotesError, NoTextError])
 def test_r4_exception_that_cannot_take_a_note_arrives_with_its_cause(
-    parallelism: str, kind: type[BaseException]
+    parallelism: Parallelism, kind: type[BaseException]
 ) -> None:
     tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_odd, {"kind": kind}), PipelineTask(steps.swallow)]
     with pytest.raises(kind) as caught:
@@ -66,7 +68,7 @@ def raise_stop_iteration(items: Iterable[int]) -> Iterable[int]:
 
 
 @pytest.mark.rule("R4")
-def test_r4_stop_iteration_does_not_pass_for_the_end(parallelism: str) -> None:
+def test_r4_stop_iteration_does_not_pass_for_the_end(parallelism: Parallelism) -> None:
     results = execute([PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_stop_iteration)], parallelism)
     assert results is not None
     with pytest.raises((TaskError, RuntimeError), match="StopIteration"):
@@ -80,7 +82,7 @@ def raise_at_length(items: Iterable[int]) -> Iterable[int]:
 
 
 @pytest.mark.rule("R4")
-def test_r4_traceback_of_an_exception_with_a_huge_text_has_its_frames(parallelism: str) -> None:
+def test_r4_traceback_of_an_exception_with_a_huge_text_has_its_frames(parallelism: Parallelism) -> None:
     tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(raise_at_length), PipelineTask(steps.swallow)]
     with pytest.raises(ValueError, match="xxx") as caught:
         execute(tasks, parallelism)
@@ -102,7 +104,7 @@ def exhaust_memory(items: Iterable[int]) -> Iterable[int]:
 def test_r4_step_that_has_used_all_memory_can_still_tell_of_it(core: str, start_method: str) -> None:
     tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(exhaust_memory), PipelineTask(steps.swallow)]
     with pytest.raises(MemoryError) as caught:
-        execute(tasks, f"process-{start_method}")
+        execute(tasks, by_method(start_method))
     assert isinstance(caught.value.__cause__, TaskError)
     assert "in run_out_of_memory" in str(caught.value.__cause__)
 
@@ -123,7 +125,7 @@ def test_r4_message_error_is_not_covered_by_a_finally(core: str) -> None:
 
 
 @pytest.mark.rule("R4")
-def test_r4_error_of_on_report_does_not_cover_the_failure(parallelism: str) -> None:
+def test_r4_error_of_on_report_does_not_cover_the_failure(parallelism: Parallelism) -> None:
     def fail(report: object) -> None:
         raise LookupError("the report failed")
 
@@ -152,7 +154,7 @@ def fork_and_go_on(items: Iterable[int], pid_file: Path) -> Iterable[int]:
 @needs_fork
 @pytest.mark.rule("R6")
 @pytest.mark.parametrize("method", ["process-fork", "process-spawn"])
-def test_r6_fork_of_a_step_cannot_use_its_stream(core: str, method: str, tmp_path: Path) -> None:
+def test_r6_fork_of_a_step_cannot_use_its_stream(core: str, method: Parallelism, tmp_path: Path) -> None:
     tasks = [PipelineTask(steps.count, {"n": 100}), PipelineTask(fork_and_go_on, {"pid_file": tmp_path / "pid"})]
     results = execute(tasks, method)
     assert results is not None

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 import steps
-from conftest import START_METHODS
+from conftest import START_METHODS, by_method
 from test_execute import run_python, task
 
 from pipeline_executor import PipelineError, PipelineTask, TaskDied, execute, worker_info
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif("fork" not in START_METHODS, reason="this system
 PARALLEL = [f"process-{method}" for method in START_METHODS] + ["thread"]
 
 
-def results(tasks: list[PipelineTask[Any, Any]], parallelism: str) -> list[Any]:
+def results(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> list[Any]:
     found = execute(tasks, parallelism)
     assert found is not None
     return list(found)
@@ -96,7 +97,7 @@ async def fork_each_end_on_a_loop(errors: Path) -> AsyncIterable[tuple[str, int]
 @pytest.mark.parametrize("way", PARALLEL)
 @pytest.mark.parametrize("source", [fork_each_end, fork_each_end_on_a_loop])
 def test_r6_fork_of_a_step_ends_with_its_own_exit_code(
-    core: str, way: str, source: Callable[[], Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    core: str, way: Parallelism, source: Callable[[], Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     errors = tmp_path / "errors"
     assert results([task(source, {"errors": errors})], way) == list(ENDS.items())
@@ -110,7 +111,7 @@ def test_r6_fork_of_a_step_ends_with_its_own_exit_code(
 @pytest.mark.rule("R6")
 @pytest.mark.thorough_where("process-forkserver")
 @pytest.mark.parametrize("way", PARALLEL)
-def test_r6_fork_of_a_sink_ends_with_its_own_exit_code(core: str, way: str, tmp_path: Path) -> None:
+def test_r6_fork_of_a_sink_ends_with_its_own_exit_code(core: str, way: Parallelism, tmp_path: Path) -> None:
     execute([task(steps.count, {"n": 10}), task(fork_each_end_first, {"errors": tmp_path / "errors"})], way)
 
 
@@ -195,7 +196,7 @@ async def fork_and_read_on_on_a_loop(items: AsyncIterable[int], errors: Path) ->
 )
 @pytest.mark.parametrize("ordered", [False, True])
 def test_r6_fork_that_reads_or_yields_gets_an_error_and_the_step_nothing_less(
-    core: str, way: str, step: Callable[..., Any], forks_at: int, ordered: bool, tmp_path: Path
+    core: str, way: Parallelism, step: Callable[..., Any], forks_at: int, ordered: bool, tmp_path: Path
 ) -> None:
     errors = tmp_path / "errors"
     items: list[Any] = list(range(100))
@@ -328,7 +329,7 @@ def use_a_pipeline_in_a_fork() -> Iterable[int | None]:
     ],
 )
 def test_r6_what_a_step_uses_that_forks_works_as_in_a_plain_program(
-    core: str, way: str, source: Callable[[], Any], expected: list[int], capfd: pytest.CaptureFixture[str]
+    core: str, way: Parallelism, source: Callable[[], Any], expected: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert results([task(source)], way) == expected
     assert capfd.readouterr().err == ""
@@ -367,7 +368,7 @@ def look_around() -> Iterable[str]:
 @pytest.mark.parametrize("method", START_METHODS)
 def test_a_fork_of_a_step_has_nothing_of_ours(core: str, method: str) -> None:
     expected = ["True; True; set(); True; no step", str(-signal.SIGUSR2), "looks"]
-    assert results([task(look_around, name="looks")], f"process-{method}") == expected
+    assert results([task(look_around, name="looks")], by_method(method)) == expected
 
 
 def set_a_handler_that_passes_on() -> Iterable[int]:
@@ -452,7 +453,7 @@ def test_r7_fork_of_a_thread_that_was_left_behind_is_no_part_of_the_run(core: st
 
 @pytest.mark.rule("R6")
 @pytest.mark.parametrize("way", [*PARALLEL, "sequential"])
-def test_r6_fork_of_the_caller_by_a_signal_handler_leaves_the_run_alone(core: str, way: str) -> None:
+def test_r6_fork_of_the_caller_by_a_signal_handler_leaves_the_run_alone(core: str, way: Parallelism) -> None:
     codes: list[int] = []
 
     def fork(_number: int, _frame: object) -> None:
@@ -578,7 +579,7 @@ class ForkAtEachClose:
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("way", PARALLEL)
 def test_r7_fork_while_a_run_is_closed_keeps_the_files_of_others(
-    core: str, way: str, monkeypatch: pytest.MonkeyPatch
+    core: str, way: Parallelism, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = execute([PipelineTask(steps.count_for_ever)], way)
     assert found is not None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 import pytest
 import steps
+from conftest import by_method
 
 import pipeline_executor
 from pipeline_executor import MessageError, PipelineResults, PipelineTask, execute
@@ -293,7 +294,7 @@ def same_kind_of_error(error: BaseException) -> Iterable[Any]:
 
 def test_exceptions_in_constants_arrive_as_they_were(core: str, start_method: str) -> None:
     constants = {"error": OnlyKeywords(code=7)}
-    results: Any = execute([PipelineTask(same_kind_of_error, constants)], f"process-{start_method}")
+    results: Any = execute([PipelineTask(same_kind_of_error, constants)], by_method(start_method))
     assert list(results) == [(True, "the text", {"code": 7})]
 
 

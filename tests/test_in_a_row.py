@@ -10,8 +10,10 @@ from typing import Any
 import psutil
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, execute
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read as on Linux")
 
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="me
 MOST_GROWTH_BYTES = 8 * 2**20
 
 
-def one_after_another(parallelism: str, number: int) -> None:
+def one_after_another(parallelism: Parallelism, number: int) -> None:
     """In turn: read to the end, closed early, a step that raises, a step that dies (a thread: raises as well)."""
     way = number % 4
     dies = "exit 3" if parallelism.startswith("process") else "KeyError"
@@ -46,7 +48,7 @@ def numbers() -> tuple[int, int, int]:
     return process.memory_info().rss, process.num_fds(), threading.active_count()
 
 
-def check_flat(parallelism: str, runs: int) -> None:
+def check_flat(parallelism: Parallelism, runs: int) -> None:
     warm_up = max(runs // 5, 8)
     for number in range(warm_up):
         one_after_another(parallelism, number)
@@ -73,4 +75,4 @@ def test_r7_pipelines_of_threads_in_a_row_leave_the_caller_as_it_was(core: str) 
 @pytest.mark.slow
 @pytest.mark.rule("R7")
 def test_r7_a_thousand_pipelines_in_a_row_leave_the_caller_as_it_was(core: str, start_method: str) -> None:
-    check_flat(f"process-{start_method}", 1000 if start_method == "fork" else 200)
+    check_flat(by_method(start_method), 1000 if start_method == "fork" else 200)

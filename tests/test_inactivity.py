@@ -23,6 +23,7 @@ import steps
 
 from pipeline_executor import InactivityError, PipelineTask, PipelineTypeError, TaskDied, execute
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
+from pipeline_executor.options import Parallelism
 
 #: Seconds. Long enough for a loaded machine to move an item, short enough for many tests.
 TIMEOUT_S = 1.0
@@ -64,7 +65,7 @@ def hang_at_the_fifth(items: Iterable[int], how: str) -> Iterable[int]:
 @pytest.mark.thorough_where("process-spawn", "is stopped")
 @pytest.mark.parametrize("how", ["sleeps", "loops", "waits for a lock", "is stopped", "is in C"])
 @pytest.mark.parametrize("method", ["process-fork", "process-spawn"])
-def test_a_step_that_hangs_is_named_with_its_item_and_its_stack(core: str, method: str, how: str) -> None:
+def test_a_step_that_hangs_is_named_with_its_item_and_its_stack(core: str, method: Parallelism, how: str) -> None:
     timeout_s = TIMEOUT_S if method == "process-fork" else START_TIMEOUT_S
     tasks = [
         PipelineTask(steps.count, {"n": 100}),
@@ -199,7 +200,7 @@ def here_it_crashes(how: str) -> None:
 @pytest.mark.parametrize("how", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"])
 @pytest.mark.parametrize("method", ["process-fork", "process-spawn"])
 def test_r4_a_crash_is_shown_with_the_stack_of_the_dead_process(
-    core: str, method: str, how: str, capfd: pytest.CaptureFixture[str]
+    core: str, method: Parallelism, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tasks = [
         PipelineTask(steps.count, {"n": 100}),

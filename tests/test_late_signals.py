@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline_executor import PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the test looks there who sleeps")
 
@@ -99,7 +100,7 @@ def test_r8_signal_before_a_step_waits_for_room_is_handled(core: str, bound: dic
 
 
 @pytest.mark.rule("R8")
-def test_r8_signal_before_the_caller_waits_for_a_result_is_handled(engine: str) -> None:
+def test_r8_signal_before_the_caller_waits_for_a_result_is_handled(engine: Parallelism) -> None:
     if engine == "sequential":
         pytest.skip("nobody waits")
     handled = threading.Event() if engine == "thread" else multiprocessing.get_context("fork").Event()

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 resource = pytest.importorskip("resource")
 
@@ -30,7 +32,7 @@ def chain(replicas: int) -> list[PipelineTask[Any, Any]]:
     return [PipelineTask(steps.count, {"n": 3}), PipelineTask(pass_on, num_procs=replicas - 1)]
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str) -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> PipelineResults[Any]:
     results = execute(tasks, parallelism)
     assert isinstance(results, PipelineResults)
     return results
@@ -71,7 +73,7 @@ def needs_descriptors(how_many: int) -> None:
 def test_a_pipeline_starts_where_more_files_are_open_than_select_takes(core: str, start_method: str) -> None:
     needs_descriptors(2000)
     with may_have(2000), files_open(1100):
-        assert sorted(results_of(chain(3), f"process-{start_method}")) == [0, 1, 2]
+        assert sorted(results_of(chain(3), by_method(start_method))) == [0, 1, 2]
 
 
 @needs_fork
@@ -92,7 +94,7 @@ def test_a_replica_takes_one_descriptor_of_the_caller_or_two_from_the_fork_serve
     for replicas in (2, 6):
         before = descriptors()
         endless = [PipelineTask(steps.count_for_ever), PipelineTask(pass_on, num_procs=replicas - 1)]
-        with results_of(endless, f"process-{start_method}") as results:
+        with results_of(endless, by_method(start_method)) as results:
             next(results)
             taken.append(descriptors() - before)
     assert taken[1] - taken[0] == 4 * (2 if start_method == "forkserver" else 1)
@@ -105,7 +107,7 @@ def test_too_few_descriptors_are_an_error_before_the_start(core: str, start_meth
     tasks = [PipelineTask(touch, {"path": begun}), PipelineTask(pass_on, num_procs=39)]
     each = 2 if start_method == "forkserver" else 1
     with may_have(descriptors() + 40), pytest.raises(PipelineError) as caught:
-        results_of(tasks, f"process-{start_method}")
+        results_of(tasks, by_method(start_method))
     assert f"the pipeline's 40 processes need {40 * each + 16} file descriptors of the calling process" in str(
         caught.value
     )
@@ -116,10 +118,10 @@ def test_too_few_descriptors_are_an_error_before_the_start(core: str, start_meth
 @counts_descriptors
 def test_as_many_descriptors_as_the_error_asks_for_are_enough(core: str, start_method: str) -> None:
     with may_have(descriptors() + 20), pytest.raises(PipelineError, match="ulimit -n") as caught:
-        results_of(chain(20), f"process-{start_method}")
+        results_of(chain(20), by_method(start_method))
     wanted = int(str(caught.value).partition("ulimit -n ")[2].split(",")[0])
     with may_have(wanted):
-        assert sorted(results_of(chain(20), f"process-{start_method}")) == [0, 1, 2]
+        assert sorted(results_of(chain(20), by_method(start_method))) == [0, 1, 2]
 
 
 @counts_descriptors
@@ -169,7 +171,7 @@ def parents_state(items: Iterable[int]) -> Iterable[bool]:
 def test_a_step_sees_that_its_parent_lives(core: str, start_method: str) -> None:
     # By our pipe: the caller does not keep the one that multiprocessing has made for it.
     tasks = [PipelineTask(steps.count, {"n": 1}), PipelineTask(parents_state)]
-    assert list(results_of(tasks, f"process-{start_method}")) == [True]
+    assert list(results_of(tasks, by_method(start_method))) == [True]
 
 
 if sys.platform == "win32":

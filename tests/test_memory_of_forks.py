@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline_executor import PipelineResults, PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="what a process maps is seen on Linux only"
@@ -33,7 +34,7 @@ def arrays(n: int) -> Iterable[np.ndarray]:
         yield np.full(LARGE // 8, number)
 
 
-def results_of(task: PipelineTask[Any, Any], parallelism: str) -> PipelineResults[Any]:
+def results_of(task: PipelineTask[Any, Any], parallelism: Parallelism) -> PipelineResults[Any]:
     results = execute([task], parallelism)
     assert results is not None
     return results
@@ -72,7 +73,7 @@ def forked() -> Iterator[int]:
 
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("parallelism", ["process-fork", "process-forkserver", "process-spawn"])
-def test_r7_what_the_caller_forks_during_a_run_has_nothing_of_it(core: str, parallelism: str) -> None:
+def test_r7_what_the_caller_forks_during_a_run_has_nothing_of_it(core: str, parallelism: Parallelism) -> None:
     before = len(mappings(os.getpid()))
     results = results_of(PipelineTask(count, {"n": 10_000}), parallelism)
     assert next(results) == 0
@@ -111,7 +112,7 @@ def test_r7_what_the_caller_forks_during_a_run_keeps_the_results_that_it_had_and
 @pytest.mark.rule("R7")
 @pytest.mark.thorough_where("process-spawn")
 @pytest.mark.parametrize("parallelism", ["process-fork", "process-forkserver", "process-spawn"])
-def test_r7_a_daemon_that_a_step_forks_has_nothing_of_the_run(core: str, parallelism: str) -> None:
+def test_r7_a_daemon_that_a_step_forks_has_nothing_of_the_run(core: str, parallelism: Parallelism) -> None:
     (pid,) = results_of(PipelineTask(start_daemon), parallelism)
     try:
         wait_until(lambda: mappings(pid) == [])
@@ -137,7 +138,7 @@ def start_daemon() -> Iterable[int]:
 @pytest.mark.thorough_where("process-spawn")
 @pytest.mark.parametrize("parallelism", ["process-fork", "process-forkserver", "process-spawn"])
 def test_a_daemon_keeps_the_items_that_its_step_had_when_it_was_forked(
-    core: str, parallelism: str, tmp_path: Path
+    core: str, parallelism: Parallelism, tmp_path: Path
 ) -> None:
     go_on, answer = tmp_path / "go_on", tmp_path / "answer"
     os.mkfifo(go_on)
@@ -172,7 +173,7 @@ def keep_in_a_daemon(items: Iterable[np.ndarray], go_on: Path, answer: Path) -> 
 
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("parallelism", ["process-fork", "thread"])
-def test_r7_a_fork_cannot_use_the_run_and_the_run_goes_on(core: str, parallelism: str) -> None:
+def test_r7_a_fork_cannot_use_the_run_and_the_run_goes_on(core: str, parallelism: Parallelism) -> None:
     results = results_of(PipelineTask(count, {"n": 5_000}), parallelism)
     assert next(results) == 0
     pid = os.fork()

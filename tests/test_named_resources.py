@@ -15,6 +15,7 @@ import pytest
 from conftest import PROCESS_PARALLELISMS
 
 from pipeline_executor import PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 FOLDER = Path("/dev/shm")
 
@@ -192,7 +193,7 @@ def start_joblib_s_tracker() -> Iterator[tuple[int, int, int]]:
 
 @pytest.mark.thorough_where("pure")  # the core has no part in it
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
-def test_joblib_s_tracker_is_not_killed_with_the_step_either(core: str, parallelism: str) -> None:
+def test_joblib_s_tracker_is_not_killed_with_the_step_either(core: str, parallelism: Parallelism) -> None:
     pytest.importorskip("joblib")
     results = execute([PipelineTask(start_joblib_s_tracker)], parallelism)
     assert results is not None

@@ -31,6 +31,7 @@ from pipeline_executor import (
     execute,
     worker_info,
 )
+from pipeline_executor.options import Parallelism
 
 REPLICAS = 4
 
@@ -53,7 +54,7 @@ def ordered(
     return PipelineTask(generator, constants, num_procs, ordered=True, **settings)
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str, **options: Any) -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
     results = execute(tasks, parallelism, **options)
     assert isinstance(results, PipelineResults)
     return results
@@ -91,7 +92,9 @@ def none_to_two(items: Iterable[int]) -> Iterable[tuple[int, int]]:
 
 @pytest.mark.parametrize("n", MANY)
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64, None])
-def test_ordered_step_yields_what_one_process_yields(engine: str, packets_in_flight: int | None, n: int) -> None:
+def test_ordered_step_yields_what_one_process_yields(
+    engine: Parallelism, packets_in_flight: int | None, n: int
+) -> None:
     tasks = [
         task(steps.count, {"n": n}),
         ordered(none_to_two, packets_in_flight=packets_in_flight),
@@ -99,7 +102,7 @@ def test_ordered_step_yields_what_one_process_yields(engine: str, packets_in_fli
     assert list(results_of(tasks, engine)) == list(none_to_two(range(n)))
 
 
-def test_ordered_step_after_an_ordered_step_with_as_many_packets_as_it_needs(parallelism: str) -> None:
+def test_ordered_step_after_an_ordered_step_with_as_many_packets_as_it_needs(parallelism: Parallelism) -> None:
     tasks = [
         task(steps.count, {"n": 3_000}, packets_in_flight=1),
         ordered(none_to_two, num_procs=3, packets_in_flight=4),
@@ -118,7 +121,7 @@ def halves(pairs: Iterable[tuple[int, int]]) -> Iterable[int]:
             dawdle(randomness)
 
 
-def test_ordered_step_before_and_after_steps_that_keep_no_order(parallelism: str, tmp_path: Path) -> None:
+def test_ordered_step_before_and_after_steps_that_keep_no_order(parallelism: Parallelism, tmp_path: Path) -> None:
     tasks = [
         task(steps.count, {"n": 2_000}),
         task(steps.double, num_procs=2),
@@ -137,7 +140,7 @@ def write_items(items: Iterable[int], folder: Path) -> None:
     (folder / str(worker_info().replica)).write_text("".join(lines))
 
 
-def test_ordered_sink_and_source_are_as_without(parallelism: str, tmp_path: Path) -> None:
+def test_ordered_sink_and_source_are_as_without(parallelism: Parallelism, tmp_path: Path) -> None:
     execute(
         [
             task(steps.count, {"n": 500}, ordered=True),
@@ -165,7 +168,7 @@ def size_of_blob(item: int) -> int:
 @pytest.mark.parametrize("max_buffer_bytes", [1, 200_000, None])
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, None])
 def test_ordered_messages_of_all_sizes_pass_within_few_bytes(
-    parallelism: str, packets_in_flight: int | None, max_buffer_bytes: int | None
+    parallelism: Parallelism, packets_in_flight: int | None, max_buffer_bytes: int | None
 ) -> None:
     tasks = [
         task(steps.count, {"n": 400}),
@@ -188,7 +191,7 @@ def first_waits_for_the_others(items: Iterable[int], others_done: Event, blocked
         yield item
 
 
-def test_ordered_outputs_are_seen_when_their_turn_comes_though_their_replica_is_busy(parallelism: str) -> None:
+def test_ordered_outputs_are_seen_when_their_turn_comes_though_their_replica_is_busy(parallelism: Parallelism) -> None:
     needs_replicas(parallelism)
     context = context_of(parallelism)
     others_done, blocked = context.Event(), context.Event()
@@ -207,7 +210,7 @@ def yield_and_block(items: Iterable[int], seen: Event) -> Iterable[int]:
             seen.wait()
 
 
-def test_ordered_output_is_seen_at_once_though_its_replica_blocks_then(parallelism: str) -> None:
+def test_ordered_output_is_seen_at_once_though_its_replica_blocks_then(parallelism: Parallelism) -> None:
     needs_replicas(parallelism)
     seen = context_of(parallelism).Event()
     tasks = [task(steps.count, {"n": 50}), ordered(yield_and_block, {"seen": seen}, packets_in_flight=5)]
@@ -230,7 +233,7 @@ def first_is_slow(items: Iterable[int], taken: Any, most: int) -> Iterable[tuple
         yield item, taken.value
 
 
-def test_ordered_slow_item_holds_back_at_most_the_bound(parallelism: str) -> None:
+def test_ordered_slow_item_holds_back_at_most_the_bound(parallelism: Parallelism) -> None:
     needs_replicas(parallelism)
     packets_in_flight = 12
     # There are as many credits as packets but for the one that each replica makes, and all but the last of them are for
@@ -294,7 +297,7 @@ def drop_all_but_the_first(items: Iterable[int], taken: Any, most: int) -> Itera
             yield taken.value
 
 
-def test_ordered_slow_item_holds_back_items_without_outputs_too(parallelism: str) -> None:
+def test_ordered_slow_item_holds_back_items_without_outputs_too(parallelism: Parallelism) -> None:
     needs_replicas(parallelism)
     taken = context_of(parallelism).Value("q", 0)
     # As many items may be in work as packets in flight, the slow one included.
@@ -320,7 +323,7 @@ def with_head_and_tail(items: Iterable[int]) -> Iterable[tuple[str, int]]:
         yield "tail", replica
 
 
-def test_ordered_outputs_after_the_end_come_after_those_of_all_items(parallelism: str) -> None:
+def test_ordered_outputs_after_the_end_come_after_those_of_all_items(parallelism: Parallelism) -> None:
     tasks = [task(steps.count, {"n": 1_000}), ordered(with_head_and_tail, packets_in_flight=REPLICAS + 1)]
     outputs = list(results_of(tasks, parallelism))
     replicas = 1 if is_sequential(parallelism) else REPLICAS
@@ -337,7 +340,7 @@ def no_more_than(items: Iterable[int], n: int) -> Iterable[int]:
             return
 
 
-def test_ordered_step_that_may_stop_early_keeps_the_order_until_then(parallelism: str) -> None:
+def test_ordered_step_that_may_stop_early_keeps_the_order_until_then(parallelism: Parallelism) -> None:
     tasks = [
         task(steps.count_for_ever),
         ordered(no_more_than, {"n": 500}, may_stop_early=True, packets_in_flight=8),
@@ -348,7 +351,7 @@ def test_ordered_step_that_may_stop_early_keeps_the_order_until_then(parallelism
 
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
-def test_ordered_step_before_one_that_stops_early(parallelism: str, packets_in_flight: int) -> None:
+def test_ordered_step_before_one_that_stops_early(parallelism: Parallelism, packets_in_flight: int) -> None:
     tasks = [
         task(steps.count_for_ever),
         ordered(steps.double, packets_in_flight=packets_in_flight),
@@ -357,21 +360,21 @@ def test_ordered_step_before_one_that_stops_early(parallelism: str, packets_in_f
     assert list(results_of(tasks, parallelism)) == list(range(0, 1_400, 2))
 
 
-def test_ordered_results_can_be_left_early(parallelism: str) -> None:
+def test_ordered_results_can_be_left_early(parallelism: Parallelism) -> None:
     tasks = [task(steps.count_for_ever), ordered(steps.double, packets_in_flight=16)]
     with results_of(tasks, parallelism) as results:
         assert [next(results) for _ in range(100)] == list(range(0, 200, 2))
 
 
 @pytest.mark.rule("R3")
-def test_r3_ordered_step_that_stops_early_is_named(parallelism: str) -> None:
+def test_r3_ordered_step_that_stops_early_is_named(parallelism: Parallelism) -> None:
     tasks = [task(steps.count_for_ever), ordered(no_more_than, {"n": 100}, name="impatient")]
     with pytest.raises(StoppedEarlyError, match="impatient"):
         list(results_of(tasks, parallelism))
 
 
 @pytest.mark.rule("R3")
-def test_r3_step_after_an_ordered_one_that_stops_early_is_named(parallelism: str) -> None:
+def test_r3_step_after_an_ordered_one_that_stops_early_is_named(parallelism: Parallelism) -> None:
     tasks = [
         task(steps.count_for_ever),
         ordered(steps.double, packets_in_flight=8),
@@ -390,7 +393,7 @@ def fail_at(items: Iterable[int], n: int) -> Iterable[int]:
 
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, None])
-def test_r4_ordered_step_that_raises_ends_the_run(parallelism: str, packets_in_flight: int | None) -> None:
+def test_r4_ordered_step_that_raises_ends_the_run(parallelism: Parallelism, packets_in_flight: int | None) -> None:
     tasks = [task(steps.count_for_ever), ordered(fail_at, {"n": 300}, packets_in_flight=packets_in_flight)]
     with pytest.raises(ValueError, match="cannot do 300"):
         list(results_of(tasks, parallelism))
@@ -405,7 +408,7 @@ def die_at(items: Iterable[int], n: int) -> Iterable[int]:
 
 @pytest.mark.rule("R4")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_r4_death_of_the_replica_whose_turn_it_is_is_named(parallelism: str) -> None:
+def test_r4_death_of_the_replica_whose_turn_it_is_is_named(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     tasks = [task(steps.count_for_ever), ordered(die_at, {"n": 200}, name="mortal", packets_in_flight=8)]
     outputs = []
@@ -424,7 +427,7 @@ def stick_at(items: Iterable[int], n: int) -> Iterable[int]:
         yield item
 
 
-def test_ordered_replica_that_is_stuck_is_named_and_none_that_waits_for_it(parallelism: str) -> None:
+def test_ordered_replica_that_is_stuck_is_named_and_none_that_waits_for_it(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     tasks = [task(steps.count_for_ever), ordered(stick_at, {"n": 20}, name="stuck", packets_in_flight=8)]
     # While an interpreter starts, nothing moves either.
@@ -456,13 +459,13 @@ def read_ahead(items: Iterable[int]) -> Iterable[int]:
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
 def test_ordered_step_that_reads_ahead_in_a_thread_loses_and_repeats_nothing(
-    parallelism: str, packets_in_flight: int
+    parallelism: Parallelism, packets_in_flight: int
 ) -> None:
     tasks = [task(steps.count, {"n": 3_000}), ordered(read_ahead, packets_in_flight=packets_in_flight)]
     assert sorted(results_of(tasks, parallelism)) == list(range(3_000))
 
 
-def test_ordered_step_has_its_items_counted(parallelism: str) -> None:
+def test_ordered_step_has_its_items_counted(parallelism: Parallelism) -> None:
     reports: list[RunReport] = []
     tasks = [task(steps.count, {"n": 3_000}), ordered(none_to_two, packets_in_flight=7)]
     outputs = list(results_of(tasks, parallelism, on_report=reports.append))

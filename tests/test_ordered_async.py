@@ -27,6 +27,7 @@ from pipeline_executor import (
     execute,
     worker_info,
 )
+from pipeline_executor.options import Parallelism
 
 REPLICAS = 4
 
@@ -55,7 +56,7 @@ def in_threads(
     return PipelineTask(generator, constants, ordered=True, num_threads=REPLICAS, **settings)
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], engine: str, **options: Any) -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], engine: Parallelism, **options: Any) -> PipelineResults[Any]:
     results = execute(tasks, engine, **options)
     assert isinstance(results, PipelineResults)
     return results
@@ -90,13 +91,15 @@ def pairs(n: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("n", MANY)
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64, None])
-def test_ordered_async_step_yields_what_one_replica_yields(engine: str, packets_in_flight: int | None, n: int) -> None:
+def test_ordered_async_step_yields_what_one_replica_yields(
+    engine: Parallelism, packets_in_flight: int | None, n: int
+) -> None:
     tasks = [task(steps.count, {"n": n}), ordered(none_to_two, packets_in_flight=packets_in_flight)]
     assert list(results_of(tasks, engine)) == pairs(n)
 
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
-def test_ordered_async_step_in_threads_between_processes(engine: str, packets_in_flight: int) -> None:
+def test_ordered_async_step_in_threads_between_processes(engine: Parallelism, packets_in_flight: int) -> None:
     tasks = [
         task(steps.count, {"n": 3_000}),
         in_threads(none_to_two, packets_in_flight=packets_in_flight),
@@ -106,7 +109,7 @@ def test_ordered_async_step_in_threads_between_processes(engine: str, packets_in
 
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64])
-def test_ordered_async_steps_one_after_another(engine: str, packets_in_flight: int) -> None:
+def test_ordered_async_steps_one_after_another(engine: Parallelism, packets_in_flight: int) -> None:
     tasks = [
         task(async_steps.count, {"n": 1_000}, packets_in_flight=1),
         ordered(none_to_two, packets_in_flight=packets_in_flight),
@@ -132,7 +135,7 @@ def blob(item: int) -> bytes:
 @pytest.mark.parametrize("max_buffer_bytes", [1, 200_000, None])
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, None])
 def test_ordered_async_messages_of_all_sizes_pass_within_few_bytes(
-    engine: str, packets_in_flight: int | None, max_buffer_bytes: int | None
+    engine: Parallelism, packets_in_flight: int | None, max_buffer_bytes: int | None
 ) -> None:
     tasks = [
         task(steps.count, {"n": 400}),
@@ -161,7 +164,7 @@ async def change_after_yield(items: AsyncIterable[int]) -> AsyncIterable[list[in
         spoiler.cancel()
 
 
-def test_ordered_async_message_is_a_snapshot_while_it_waits_for_its_turn(engine: str) -> None:
+def test_ordered_async_message_is_a_snapshot_while_it_waits_for_its_turn(engine: Parallelism) -> None:
     if not engine.startswith("process"):
         pytest.skip("messages are passed as they are")
     tasks = [task(steps.count, {"n": 100}), ordered(change_after_yield, packets_in_flight=REPLICAS + 1)]
@@ -191,7 +194,7 @@ async def first_waits_for_turns_of_the_loops(items: AsyncIterable[int], behind: 
     ticker.cancel()
 
 
-def test_ordered_async_step_goes_on_while_it_waits_for_its_turn(engine: str) -> None:
+def test_ordered_async_step_goes_on_while_it_waits_for_its_turn(engine: Parallelism) -> None:
     needs_replicas(engine)
     behind = context_of(engine).Event()
     tasks = [
@@ -213,7 +216,7 @@ async def with_head_and_tail(items: AsyncIterable[int]) -> AsyncIterable[tuple[s
         yield "tail", replica
 
 
-def test_ordered_async_outputs_after_the_end_come_after_those_of_all_items(engine: str) -> None:
+def test_ordered_async_outputs_after_the_end_come_after_those_of_all_items(engine: Parallelism) -> None:
     tasks = [task(steps.count, {"n": 1_000}), ordered(with_head_and_tail, packets_in_flight=REPLICAS + 1)]
     outputs = list(results_of(tasks, engine))
     replicas = 1 if engine == "sequential" else REPLICAS
@@ -242,7 +245,7 @@ async def read_ahead(items: AsyncIterable[int]) -> AsyncIterable[int]:
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
 @pytest.mark.parametrize("max_buffer_bytes", [1, None])
 def test_ordered_async_step_that_reads_ahead_loses_and_repeats_nothing(
-    engine: str, packets_in_flight: int, max_buffer_bytes: int | None
+    engine: Parallelism, packets_in_flight: int, max_buffer_bytes: int | None
 ) -> None:
     tasks = [
         task(steps.count, {"n": 3_000}),
@@ -267,7 +270,7 @@ async def ask_while_it_waits(items: AsyncIterable[int]) -> AsyncIterable[int]:
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, REPLICAS + 2, 64])
 @pytest.mark.parametrize("max_buffer_bytes", [1, None])
 def test_ordered_async_output_keeps_its_place_when_the_next_item_is_asked_for_meanwhile(
-    engine: str, packets_in_flight: int, max_buffer_bytes: int | None
+    engine: Parallelism, packets_in_flight: int, max_buffer_bytes: int | None
 ) -> None:
     tasks = [
         task(steps.count, {"n": 1_000}),
@@ -290,7 +293,7 @@ async def impatient_reader(items: AsyncIterable[int]) -> AsyncIterable[int]:
         yield item
 
 
-def test_ordered_async_step_that_gives_up_requests_keeps_the_order(engine: str) -> None:
+def test_ordered_async_step_that_gives_up_requests_keeps_the_order(engine: Parallelism) -> None:
     tasks = [
         task(steps.count, {"n": 2_000}, packets_in_flight=1),
         ordered(impatient_reader, packets_in_flight=REPLICAS + 1),
@@ -348,7 +351,9 @@ async def no_more_than(items: AsyncIterable[int], n: int) -> AsyncIterable[int]:
 
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 8, 64])
-def test_ordered_async_step_that_may_stop_early_keeps_the_order_until_then(engine: str, packets_in_flight: int) -> None:
+def test_ordered_async_step_that_may_stop_early_keeps_the_order_until_then(
+    engine: Parallelism, packets_in_flight: int
+) -> None:
     tasks = [
         task(steps.count_for_ever),
         ordered(no_more_than, {"n": 500}, may_stop_early=True, packets_in_flight=packets_in_flight),
@@ -362,7 +367,7 @@ def test_ordered_async_step_that_may_stop_early_keeps_the_order_until_then(engin
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 64])
 @pytest.mark.parametrize("step", [async_steps.double, impatient_reader, read_ahead])
 def test_ordered_async_step_before_one_that_stops_early(
-    engine: str, packets_in_flight: int, step: Callable[..., Any]
+    engine: Parallelism, packets_in_flight: int, step: Callable[..., Any]
 ) -> None:
     tasks = [
         task(async_steps.count_for_ever),
@@ -377,14 +382,14 @@ def test_ordered_async_step_before_one_that_stops_early(
 
 
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, 16])
-def test_ordered_async_results_can_be_left_early(engine: str, packets_in_flight: int) -> None:
+def test_ordered_async_results_can_be_left_early(engine: Parallelism, packets_in_flight: int) -> None:
     tasks = [task(steps.count_for_ever), ordered(async_steps.double, packets_in_flight=packets_in_flight)]
     with results_of(tasks, engine) as results:
         assert [next(results) for _ in range(100)] == list(range(0, 200, 2))
 
 
 @pytest.mark.rule("R3")
-def test_r3_ordered_async_step_that_stops_early_is_named(engine: str) -> None:
+def test_r3_ordered_async_step_that_stops_early_is_named(engine: Parallelism) -> None:
     tasks = [task(steps.count_for_ever), ordered(no_more_than, {"n": 100}, name="impatient")]
     with pytest.raises(StoppedEarlyError, match="impatient"):
         list(results_of(tasks, engine))
@@ -403,7 +408,7 @@ async def fail_at(items: AsyncIterable[int], n: int, path: Path) -> AsyncIterabl
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("packets_in_flight", [REPLICAS + 1, None])
 def test_r4_ordered_async_step_that_raises_ends_the_run(
-    engine: str, packets_in_flight: int | None, tmp_path: Path
+    engine: Parallelism, packets_in_flight: int | None, tmp_path: Path
 ) -> None:
     tasks = [
         task(steps.count_for_ever),
@@ -414,7 +419,7 @@ def test_r4_ordered_async_step_that_raises_ends_the_run(
     assert len(list(tmp_path.glob("left-*"))) == len(list(tmp_path.glob("entered-*"))) >= 1
 
 
-def test_ordered_async_step_has_its_items_counted(engine: str) -> None:
+def test_ordered_async_step_has_its_items_counted(engine: Parallelism) -> None:
     reports: list[RunReport] = []
     tasks = [task(steps.count, {"n": 3_000}), ordered(none_to_two, packets_in_flight=7)]
     outputs = list(results_of(tasks, engine, on_report=reports.append))

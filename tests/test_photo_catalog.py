@@ -36,6 +36,7 @@ import photo_tiles
 from photo_tiles import TILE, CatalogError, DescribedTile, Neighbour, Photo, Tile
 
 from pipeline_executor import PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 Rows: TypeAlias = dict[str, list[tuple[object, ...]]]
 
@@ -372,7 +373,7 @@ def test_sink_commits_nothing_if_the_pipeline_fails(tmp_path: Path) -> None:
 # The pipeline
 
 
-def test_rows_are_the_same_however_the_steps_are_run(parallelism: str, folder: Path, tmp_path: Path) -> None:
+def test_rows_are_the_same_however_the_steps_are_run(parallelism: Parallelism, folder: Path, tmp_path: Path) -> None:
     expected = chain(folder, tmp_path / "chained.db", tmp_path / "chained.png")
     database, contact_sheet = tmp_path / "out.db", tmp_path / "out.png"
     tasks = photo_catalog.build_tasks(photos_of(folder), database, contact_sheet, 40, 2, parallelism)
@@ -381,7 +382,9 @@ def test_rows_are_the_same_however_the_steps_are_run(parallelism: str, folder: P
     assert contact_sheet.read_bytes() == (tmp_path / "chained.png").read_bytes()
 
 
-def test_error_of_the_source_reaches_the_caller_as_itself(parallelism: str, folder: Path, tmp_path: Path) -> None:
+def test_error_of_the_source_reaches_the_caller_as_itself(
+    parallelism: Parallelism, folder: Path, tmp_path: Path
+) -> None:
     (folder / "broken.jpg").write_bytes(b"not a picture")
     tasks = photo_catalog.build_tasks(photos_of(folder), tmp_path / "out.db", tmp_path / "out.png", 40, 2, parallelism)
     with pytest.raises(CatalogError, match=r"broken\.jpg: cannot be read as a picture"):
@@ -454,7 +457,7 @@ def test_program_replaces_its_own_database(folder: Path, cwd: Path, program: Pro
 def test_program_writes_nothing_if_the_two_ways_disagree(
     folder: Path, cwd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def execute_wrongly(tasks: list[PipelineTask[Any, Any]], parallelism: str) -> None:
+    def execute_wrongly(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> None:
         source = replace(tasks[0], constants={**(tasks[0].constants or {}), "stride": 41})
         execute([source, *tasks[1:]] if parallelism == "process" else tasks, parallelism=parallelism)
 
@@ -474,7 +477,7 @@ def test_program_does_not_replace_a_database_that_was_locked_while_it_worked(
     before = snapshot(cwd)
     with closing(sqlite3.connect("photo_catalog.db", isolation_level=None)) as connection:
 
-        def execute_while_another_program_begins(tasks: list[PipelineTask[Any, Any]], parallelism: str) -> None:
+        def execute_while_another_program_begins(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> None:
             execute(tasks, parallelism=parallelism)
             connection.execute("BEGIN IMMEDIATE")
 

@@ -19,9 +19,10 @@ import pytest
 from conftest import PROCESS_PARALLELISMS, context_of
 
 from pipeline_executor import PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 
-def results_of(*tasks: PipelineTask, parallelism: str) -> list[object]:
+def results_of(*tasks: PipelineTask, parallelism: Parallelism) -> list[object]:
     results = execute(list(tasks), parallelism)
     assert results is not None
     return list(results)
@@ -56,7 +57,7 @@ def pass_on(items: Iterable[dict[int, str]]) -> Iterator[dict[int, str]]:
 @pytest.mark.skipif(not FOLDER.exists(), reason="descriptors are listed there")
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
-def test_programs_started_by_a_step_inherit_no_descriptor(core: str, parallelism: str) -> None:
+def test_programs_started_by_a_step_inherit_no_descriptor(core: str, parallelism: Parallelism) -> None:
     before = inheritable_descriptors()
     # Constants too large for the pipe to a new process travel in a file of their own.
     source = PipelineTask(tell_inheritable_descriptors, constants={"more": bytes(100_000)})
@@ -92,7 +93,7 @@ def tell_names() -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
-def test_names_in_a_step_are_plain_text_that_changes_no_environment(core: str, parallelism: str) -> None:
+def test_names_in_a_step_are_plain_text_that_changes_no_environment(core: str, parallelism: Parallelism) -> None:
     (found,) = results_of(PipelineTask(tell_names, env={"DEVICE": "3"}), parallelism=parallelism)
     assert isinstance(found, tuple)
     *names, module, internals = found
@@ -109,7 +110,7 @@ def count(shared: Any) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
-def test_a_manager_s_dict_can_be_used_in_a_step(core: str, parallelism: str) -> None:
+def test_a_manager_s_dict_can_be_used_in_a_step(core: str, parallelism: Parallelism) -> None:
     with context_of(parallelism).Manager() as manager:
         shared = manager.dict()
         assert results_of(

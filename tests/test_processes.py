@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import PipelineResults, PipelineTask, execute, plan, worker_info
+from pipeline_executor.options import Parallelism
 from pipeline_executor.replica.seeds import seed_process
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str) -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> PipelineResults[Any]:
     results = execute(tasks, parallelism)
     assert isinstance(results, PipelineResults)
     return results
@@ -40,7 +42,7 @@ def draw(items: Iterable[int]) -> Iterable[tuple[int, float, float]]:
 
 def drawn(start_method: str) -> list[tuple[int, float, float]]:
     tasks = [PipelineTask(steps.count, {"n": 0}), PipelineTask(draw, num_procs=2), PipelineTask(pass_tuples)]
-    return sorted(results_of(tasks, f"process-{start_method}"))
+    return sorted(results_of(tasks, by_method(start_method)))
 
 
 def pass_tuples(items: Iterable[tuple[int, float, float]]) -> Iterable[tuple[int, float, float]]:
@@ -86,7 +88,7 @@ def source_with_seed() -> Iterable[int]:
     yield worker_info().seed
 
 
-def test_each_replica_has_a_seed_of_its_own(parallelism: str) -> None:
+def test_each_replica_has_a_seed_of_its_own(parallelism: Parallelism) -> None:
     state = random.getstate()
     runs = []
     try:

@@ -33,6 +33,7 @@ from digit_images import DIGIT_NAMES, DigitImage, DigitsError
 from pytorch_batcher import HUB, HUB_ENTRY, NamedPrediction, Prediction
 
 from pipeline_executor import PipelineResults, PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 needs_fork = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
 
@@ -228,7 +229,7 @@ def always_three():
 """
 
 
-def log_of_run(folder: Path, parallelism: str, procs: int) -> list[list[str]]:
+def log_of_run(folder: Path, parallelism: Parallelism, procs: int) -> list[list[str]]:
     """What a model that takes every digit for a three writes down while it is asked about all that are held out."""
     log = folder / "log"
     (folder / "hubconf.py").write_text(COUNTING_HUB.replace("LOG", repr(str(log))))
@@ -246,7 +247,7 @@ def log_of_run(folder: Path, parallelism: str, procs: int) -> list[list[str]]:
 
 
 def test_model_is_loaded_once_per_replica_and_asked_in_batches_on_one_core(
-    parallelism: str, torch: Any, tmp_path: Path
+    parallelism: Parallelism, torch: Any, tmp_path: Path
 ) -> None:
     lines = log_of_run(tmp_path, parallelism, procs=2)
     replicas = 1 if parallelism == "sequential" else 2
@@ -304,7 +305,7 @@ def test_sink_claims_no_accuracy_where_no_label_is_known(tmp_path: Path, capsys:
 # The pipeline
 
 
-def test_counts_are_the_same_however_the_steps_are_run(parallelism: str, torch: Any, tmp_path: Path) -> None:
+def test_counts_are_the_same_however_the_steps_are_run(parallelism: Parallelism, torch: Any, tmp_path: Path) -> None:
     named = pytorch_batcher.name_classes(classified(held_out_images(), 32), names=DIGIT_NAMES)
     pytorch_batcher.print_counts(named, names=DIGIT_NAMES, counts_file=tmp_path / "by_hand.json")
     expected = json.loads((tmp_path / "by_hand.json").read_text())
@@ -316,7 +317,7 @@ def test_counts_are_the_same_however_the_steps_are_run(parallelism: str, torch: 
 
 
 def test_error_of_the_source_reaches_the_caller_as_itself(
-    parallelism: str, torch: Any, folder: Path, tmp_path: Path
+    parallelism: Parallelism, torch: Any, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "z.png").write_text("no picture")
     pictures = digit_images.folder_pictures(folder)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, execute
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
 
@@ -47,7 +49,7 @@ def leave_at_exit(items: Iterable[int]) -> None:
 def test_r4_process_that_exits_otherwise_than_well_after_its_work_is_told(core: str, start_method: str) -> None:
     tasks = [PipelineTask(steps.count, {"n": 4}), PipelineTask(leave_at_exit)]
     with pytest.raises(TaskDied, match="exited with code 5 after it had finished its work, after 4 items in") as caught:
-        execute(tasks, f"process-{start_method}")
+        execute(tasks, by_method(start_method))
     assert caught.value.failures[0].exit_code == 5
 
 
@@ -66,7 +68,7 @@ def fail_at_once(items: Iterable[Any]) -> None:
 
 
 @pytest.mark.rule("R4")
-def test_r4_item_that_cannot_be_shown_does_not_cover_the_error(parallelism: str) -> None:
+def test_r4_item_that_cannot_be_shown_does_not_cover_the_error(parallelism: Parallelism) -> None:
     with pytest.raises(ValueError, match="bad item") as caught:
         execute([PipelineTask(yield_shy), PipelineTask(fail_at_once)], parallelism)
     cause = caught.value.__cause__

@@ -18,9 +18,10 @@ import psutil
 import pytest
 import steps
 from conformance import execute
-from conftest import CORES, WAYS, context_of
+from conftest import CORES, WAYS, by_method, context_of
 
 from pipeline_executor import PipelineTask, StoppedEarlyError, TaskDied, TaskError
+from pipeline_executor.options import Parallelism
 
 PROCESSES_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
 
@@ -42,7 +43,7 @@ def needs_processes(parallelism: str) -> None:
 
 
 @pytest.mark.rule("R1")
-def test_r1_source_ends_first_and_everything_buffered_is_consumed(parallelism: str, tmp_path: Path) -> None:
+def test_r1_source_ends_first_and_everything_buffered_is_consumed(parallelism: Parallelism, tmp_path: Path) -> None:
     out = tmp_path / "items"
     execute(
         [
@@ -74,7 +75,7 @@ def count_and_tell_pid(n: int, pid_file: Path) -> Iterable[int]:
 
 
 @pytest.mark.rule("R1")
-def test_r1_source_process_is_gone_while_others_go_on(parallelism: str, tmp_path: Path) -> None:
+def test_r1_source_process_is_gone_while_others_go_on(parallelism: Parallelism, tmp_path: Path) -> None:
     needs_processes(parallelism)
     out, pid_file = tmp_path / "items", tmp_path / "pid"
     execute(
@@ -88,7 +89,7 @@ def test_r1_source_process_is_gone_while_others_go_on(parallelism: str, tmp_path
 
 
 @pytest.mark.rule("R2")
-def test_r2_workers_end_and_the_rest_goes_on(parallelism: str, tmp_path: Path) -> None:
+def test_r2_workers_end_and_the_rest_goes_on(parallelism: Parallelism, tmp_path: Path) -> None:
     out = tmp_path / "items"
     execute(
         [
@@ -110,7 +111,7 @@ def after_the_end(items: Iterable[int]) -> Iterable[int]:
 
 
 @pytest.mark.rule("R2")
-def test_r2_what_a_worker_yields_after_the_end_arrives(parallelism: str) -> None:
+def test_r2_what_a_worker_yields_after_the_end_arrives(parallelism: Parallelism) -> None:
     tasks = [PipelineTask(steps.count, {"n": 100}), PipelineTask(after_the_end, num_procs=2)]
     results = execute(tasks, parallelism)
     assert results is not None
@@ -118,7 +119,7 @@ def test_r2_what_a_worker_yields_after_the_end_arrives(parallelism: str) -> None
 
 
 @pytest.mark.rule("R1")
-def test_r1_empty_source(parallelism: str, tmp_path: Path) -> None:
+def test_r1_empty_source(parallelism: Parallelism, tmp_path: Path) -> None:
     out = tmp_path / "items"
     execute(
         [
@@ -136,7 +137,7 @@ def test_r1_empty_source(parallelism: str, tmp_path: Path) -> None:
 
 @pytest.mark.rule("R3")
 @pytest.mark.parametrize("source", ["finite", "endless"])
-def test_r3_worker_that_stops_early_is_named(parallelism: str, source: str) -> None:
+def test_r3_worker_that_stops_early_is_named(parallelism: Parallelism, source: str) -> None:
     start = PipelineTask(steps.count, {"n": 1000}) if source == "finite" else PipelineTask(steps.count_for_ever)
     with pytest.raises(StoppedEarlyError, match=r"step 1 'first'.* returned before the end of its input") as caught:
         execute([start, PipelineTask(steps.first, {"n": 5}), PipelineTask(steps.swallow)], parallelism)
@@ -145,25 +146,25 @@ def test_r3_worker_that_stops_early_is_named(parallelism: str, source: str) -> N
 
 
 @pytest.mark.rule("R3")
-def test_r3_sink_that_stops_early_is_named(parallelism: str) -> None:
+def test_r3_sink_that_stops_early_is_named(parallelism: Parallelism) -> None:
     with pytest.raises(StoppedEarlyError, match="step 1 'take'"):
         execute([PipelineTask(steps.count_for_ever), PipelineTask(steps.take, {"n": 3})], parallelism)
 
 
 @pytest.mark.rule("R3")
-def test_r3_step_that_takes_nothing_of_something_is_named(parallelism: str) -> None:
+def test_r3_step_that_takes_nothing_of_something_is_named(parallelism: Parallelism) -> None:
     with pytest.raises(StoppedEarlyError, match="step 1 'take'"):
         execute([PipelineTask(steps.count, {"n": 1}), PipelineTask(steps.take, {"n": 0})], parallelism)
 
 
 @pytest.mark.rule("R3")
 @pytest.mark.parametrize("n", [0, 1, 7])
-def test_r3_step_that_took_all_without_seeing_the_end_is_fine(parallelism: str, n: int) -> None:
+def test_r3_step_that_took_all_without_seeing_the_end_is_fine(parallelism: Parallelism, n: int) -> None:
     execute([PipelineTask(steps.count, {"n": n}), PipelineTask(steps.take, {"n": n})], parallelism)
 
 
 @pytest.mark.rule("R3")
-def test_r3_one_replica_stops_early_under_an_endless_source(parallelism: str) -> None:
+def test_r3_one_replica_stops_early_under_an_endless_source(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(steps.count_for_ever),
         PipelineTask(first_replica_stops, num_procs=2),
@@ -184,7 +185,7 @@ def first_replica_stops(items: Iterable[int]) -> Iterable[int]:
 
 
 @pytest.mark.rule("R3")
-def test_r3_both_replicas_return_with_all_consumed_is_fine(parallelism: str) -> None:
+def test_r3_both_replicas_return_with_all_consumed_is_fine(parallelism: Parallelism) -> None:
     if parallelism == "sequential":
         pytest.skip("there is one replica only")
     barrier = context_of(parallelism).Barrier(2)
@@ -201,7 +202,7 @@ def take_one_together(items: Iterable[int], barrier: Any) -> None:
 
 
 @pytest.mark.rule("R3")
-def test_r3_may_stop_early_makes_it_legal(parallelism: str, tmp_path: Path) -> None:
+def test_r3_may_stop_early_makes_it_legal(parallelism: Parallelism, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     results = execute(
         [
@@ -218,7 +219,7 @@ def test_r3_may_stop_early_makes_it_legal(parallelism: str, tmp_path: Path) -> N
 
 
 @pytest.mark.rule("R3")
-def test_r3_may_stop_early_with_replicas_stops_them_all(parallelism: str, tmp_path: Path) -> None:
+def test_r3_may_stop_early_with_replicas_stops_them_all(parallelism: Parallelism, tmp_path: Path) -> None:
     out = tmp_path / "items"
     execute(
         [
@@ -249,7 +250,7 @@ def failing_pipeline(how: str, moment: str) -> list[PipelineTask[Any, Any]]:
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("how", steps.RAISED)
-def test_r4_step_that_raises_reaches_the_caller_as_itself(parallelism: str, how: str, moment: str) -> None:
+def test_r4_step_that_raises_reaches_the_caller_as_itself(parallelism: Parallelism, how: str, moment: str) -> None:
     kind, text = steps.RAISED[how]
     with pytest.raises(kind) as caught:
         execute(failing_pipeline(how, moment), parallelism)
@@ -267,7 +268,7 @@ def test_r4_step_that_raises_reaches_the_caller_as_itself(parallelism: str, how:
 
 
 @pytest.mark.rule("R4")
-def test_r4_exception_that_cannot_be_carried_arrives_as_text(parallelism: str) -> None:
+def test_r4_exception_that_cannot_be_carried_arrives_as_text(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     with pytest.raises(TaskError) as caught:
         execute(failing_pipeline("unpicklable", "mid-item"), parallelism)
@@ -277,7 +278,7 @@ def test_r4_exception_that_cannot_be_carried_arrives_as_text(parallelism: str) -
 
 
 @pytest.mark.rule("R4")
-def test_r4_exception_whose_class_takes_other_arguments_arrives_as_itself(parallelism: str) -> None:
+def test_r4_exception_whose_class_takes_other_arguments_arrives_as_itself(parallelism: Parallelism) -> None:
     with pytest.raises(steps.CustomInitError) as caught:
         execute(failing_pipeline("custom", "mid-item"), parallelism)
     assert (str(caught.value), caught.value.args) == ("3: bad item", ("3: bad item",))
@@ -286,7 +287,7 @@ def test_r4_exception_whose_class_takes_other_arguments_arrives_as_itself(parall
 
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("how", ["recursive", "huge"])
-def test_r4_odd_exceptions_arrive_in_some_form(parallelism: str, how: str) -> None:
+def test_r4_odd_exceptions_arrive_in_some_form(parallelism: Parallelism, how: str) -> None:
     with pytest.raises((ValueError, TaskError)) as caught:
         execute(failing_pipeline(how, "mid-item"), parallelism)
     assert {"recursive": "recursive", "huge": "xxxxx"}[how] in str(caught.value)
@@ -297,7 +298,7 @@ def test_r4_odd_exceptions_arrive_in_some_form(parallelism: str, how: str) -> No
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("how", steps.ENDED)
-def test_r4_process_that_ends_is_named(parallelism: str, how: str, moment: str) -> None:
+def test_r4_process_that_ends_is_named(parallelism: Parallelism, how: str, moment: str) -> None:
     needs_processes(parallelism)
     with pytest.raises(TaskDied, match="step 1 'the culprit'") as caught:
         execute(failing_pipeline(how, moment), parallelism)
@@ -313,7 +314,7 @@ def test_r4_process_that_ends_is_named(parallelism: str, how: str, moment: str) 
 
 
 @pytest.mark.rule("R4")
-def test_r4_source_that_raises(parallelism: str) -> None:
+def test_r4_source_that_raises(parallelism: Parallelism) -> None:
     with pytest.raises(ValueError, match="bad item") as caught:
         execute(
             [PipelineTask(steps.failing_source, {"n": 5, "how": "ValueError"}), PipelineTask(steps.swallow)],
@@ -323,7 +324,7 @@ def test_r4_source_that_raises(parallelism: str) -> None:
 
 
 @pytest.mark.rule("R4")
-def test_r4_failure_is_not_swallowed_by_the_step_after_it(parallelism: str) -> None:
+def test_r4_failure_is_not_swallowed_by_the_step_after_it(parallelism: Parallelism) -> None:
     tasks = [PipelineTask(steps.failing_source, {"n": 5, "how": "ValueError"}), PipelineTask(catches_everything)]
     with pytest.raises(ValueError, match="bad item"):
         execute(tasks, parallelism)
@@ -338,7 +339,7 @@ def catches_everything(items: Iterable[int]) -> None:
 
 
 @pytest.mark.rule("R4")
-def test_r4_several_failures_are_all_listed(parallelism: str) -> None:
+def test_r4_several_failures_are_all_listed(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     barrier = context_of(parallelism).Barrier(3)
     tasks = [PipelineTask(steps.count_for_ever), PipelineTask(fail_together, {"barrier": barrier}, num_procs=3)]
@@ -362,7 +363,7 @@ def fail_together(items: Iterable[int], barrier: Any) -> None:
 
 
 @pytest.mark.rule("R5")
-def test_r5_sink_that_raises_kills_the_others(parallelism: str) -> None:
+def test_r5_sink_that_raises_kills_the_others(parallelism: Parallelism) -> None:
     tasks = [
         PipelineTask(steps.count_for_ever),
         PipelineTask(steps.pass_on, num_procs=2),
@@ -374,7 +375,7 @@ def test_r5_sink_that_raises_kills_the_others(parallelism: str) -> None:
 
 
 @pytest.mark.rule("R4")
-def test_r4_failure_reaches_whoever_iterates_the_results(parallelism: str) -> None:
+def test_r4_failure_reaches_whoever_iterates_the_results(parallelism: Parallelism) -> None:
     tasks = failing_pipeline("ValueError", "mid-item")[:2]
     results = execute(tasks, parallelism)
     assert results is not None
@@ -471,7 +472,7 @@ def test_r4_any_process_killed_at_any_moment(
         killer = threading.Thread(target=kill_one, args=(which, delay_s, killed))
         killer.start()
         with pytest.raises(TaskDied, match=r"step \d 's\d'") as caught:
-            execute(tasks, f"process-{method}")
+            execute(tasks, by_method(method))
         killer.join()
         first = caught.value.failures[0]
         assert first.signal_name == "SIGKILL", f"trial {trial}: {caught.value}"
@@ -599,7 +600,7 @@ def test_r7_many_pipelines_in_a_row_leave_nothing(core: str) -> None:
 
 
 @pytest.mark.rule("R8")
-def test_r8_generators_that_wait_are_closed(parallelism: str, tmp_path: Path) -> None:
+def test_r8_generators_that_wait_are_closed(parallelism: Parallelism, tmp_path: Path) -> None:
     """When a step fails, a step that waits for input and one that waits for room both run their `finally`."""
     paths = [tmp_path / "for room", tmp_path / "for input"]
     with pytest.raises(ValueError, match="bad item"):
@@ -655,7 +656,9 @@ def fail_when_started(items: Iterable[int], path: Path) -> None:
 @PROCESSES_ONLY
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("how", ["loop", "wait"])
-def test_r8_step_that_is_busy_in_python_is_stopped_and_closed(parallelism: str, how: str, tmp_path: Path) -> None:
+def test_r8_step_that_is_busy_in_python_is_stopped_and_closed(
+    parallelism: Parallelism, how: str, tmp_path: Path
+) -> None:
     needs_processes(parallelism)
     path = tmp_path / "busy"
     tasks = [
@@ -679,7 +682,7 @@ def never_ends(items: Iterable[int], path: Path) -> Iterator[int]:
 
 @PROCESSES_ONLY
 @pytest.mark.rule("R8")
-def test_r8_step_that_does_not_stop_is_killed(parallelism: str, tmp_path: Path) -> None:
+def test_r8_step_that_does_not_stop_is_killed(parallelism: Parallelism, tmp_path: Path) -> None:
     needs_processes(parallelism)
     path = tmp_path / "busy"
     tasks = [
@@ -693,7 +696,7 @@ def test_r8_step_that_does_not_stop_is_killed(parallelism: str, tmp_path: Path) 
 
 @PROCESSES_ONLY
 @pytest.mark.rule("R8")
-def test_r8_interrupted_caller_stops_everything(parallelism: str, tmp_path: Path) -> None:
+def test_r8_interrupted_caller_stops_everything(parallelism: Parallelism, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     with pytest.raises(KeyboardInterrupt):
         execute(

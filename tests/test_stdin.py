@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import START_METHODS
+from conftest import START_METHODS, by_method
 from test_execute import run_python, task
 
 from pipeline_executor import PipelineError, TaskError, execute
@@ -50,7 +50,7 @@ def read_in_each_way() -> Iterable[tuple[str, str]]:
 
 @pytest.mark.parametrize("method", START_METHODS)
 def test_reading_stdin_in_a_step_says_whose_it_is_and_what_to_do(core: str, method: str) -> None:
-    results = execute([task(read_in_each_way)], f"process-{method}")
+    results = execute([task(read_in_each_way)], by_method(method))
     assert results is not None
     said = dict(results)
     assert set(said) == set(READS)
@@ -140,7 +140,7 @@ def read_nothing() -> None:
 
 @pytest.mark.parametrize("method", START_METHODS)
 def test_looking_at_stdin_in_a_step_works(core: str, method: str) -> None:
-    results = execute([task(look_at_stdin)], f"process-{method}")
+    results = execute([task(look_at_stdin)], by_method(method))
     assert results is not None
     assert list(results) == [(False, True, False, "utf-8"), 0, True, 0, True]
 

@@ -30,10 +30,11 @@ from pipeline_executor import (
     worker_info,
 )
 from pipeline_executor.interfaces import DEFAULT_REFERENCES_IN_FLIGHT
+from pipeline_executor.options import Parallelism
 
 
 def results_of(
-    tasks: list[PipelineTask[Any, Any]], parallelism: str = "process", **options: Any
+    tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process", **options: Any
 ) -> PipelineResults[Any]:
     results = execute(tasks, parallelism, **options)
     assert isinstance(results, PipelineResults)

@@ -19,6 +19,7 @@ import pytest
 import steps
 
 from pipeline_executor import PipelineTask, execute
+from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 
@@ -222,7 +223,7 @@ def default_actions() -> Iterator[None]:
 
 @pytest.mark.rule("R7")
 @pytest.mark.usefixtures("default_actions")
-def test_r7_default_actions_are_back_when_a_run_has_returned_raised_or_been_closed(parallelism: str) -> None:
+def test_r7_default_actions_are_back_when_a_run_has_returned_raised_or_been_closed(parallelism: Parallelism) -> None:
     execute([PipelineTask(steps.count, {"n": 3}), PipelineTask(steps.swallow)], parallelism)
     assert handlers() == DEFAULT
     with pytest.raises(ValueError, match="boom"):
@@ -244,7 +245,9 @@ def fail(items: Iterable[int]) -> None:
 @pytest.mark.rule("R7")
 @pytest.mark.usefixtures("default_actions")
 @pytest.mark.parametrize("first_to_end", [0, 1])
-def test_r7_default_actions_are_back_when_the_last_of_two_runs_has_ended(engine: str, first_to_end: int) -> None:
+def test_r7_default_actions_are_back_when_the_last_of_two_runs_has_ended(
+    engine: Parallelism, first_to_end: int
+) -> None:
     runs = [execute([PipelineTask(steps.count_for_ever)], engine) for _ in range(2)]
     during = handlers()
     for run in (runs.pop(first_to_end), *runs):
@@ -256,7 +259,7 @@ def test_r7_default_actions_are_back_when_the_last_of_two_runs_has_ended(engine:
 
 @pytest.mark.rule("R7")
 @pytest.mark.usefixtures("default_actions")
-def test_r7_handler_that_the_program_sets_while_a_run_is_open_stays(engine: str) -> None:
+def test_r7_handler_that_the_program_sets_while_a_run_is_open_stays(engine: Parallelism) -> None:
     results = execute([PipelineTask(steps.count_for_ever)], engine)
     assert results is not None
     signal.signal(signal.SIGTERM, own_handler)
@@ -266,7 +269,7 @@ def test_r7_handler_that_the_program_sets_while_a_run_is_open_stays(engine: str)
 
 @pytest.mark.rule("R7")
 @pytest.mark.usefixtures("default_actions")
-def test_r7_default_actions_are_back_when_an_event_loop_has_read_all_results(engine: str) -> None:
+def test_r7_default_actions_are_back_when_an_event_loop_has_read_all_results(engine: Parallelism) -> None:
     async def read() -> list[Any]:
         results = execute([PipelineTask(steps.count, {"n": 3})], engine)
         assert results is not None
@@ -280,7 +283,7 @@ def test_r7_default_actions_are_back_when_an_event_loop_has_read_all_results(eng
 @pytest.mark.rule("R7")
 @pytest.mark.usefixtures("default_actions")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_r7_process_that_the_caller_forks_while_a_run_is_open_has_the_default_actions(engine: str) -> None:
+def test_r7_process_that_the_caller_forks_while_a_run_is_open_has_the_default_actions(engine: Parallelism) -> None:
     results = execute([PipelineTask(steps.count_for_ever)], engine)
     assert results is not None
     with results:

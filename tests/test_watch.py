@@ -20,15 +20,17 @@ from typing import Any
 import psutil
 import pytest
 import steps
+from conftest import by_method
 
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, TaskDied, execute
 from pipeline_executor.engines import watch as watch_module
 from pipeline_executor.engines.supervision import Supervision
+from pipeline_executor.options import Parallelism
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: str, **options: Any) -> PipelineResults[Any]:
+def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
     results = execute(tasks, parallelism, **options)
     assert isinstance(results, PipelineResults)
     return results
@@ -69,7 +71,7 @@ def noted(folder: Path, replicas: int) -> list[PipelineTask[Any, Any]]:
 
 @pytest.mark.rule("R4")
 def test_r4_others_are_stopped_while_the_caller_does_nothing(core: str, start_method: str, tmp_path: Path) -> None:
-    with results_of(noted(tmp_path, 3), f"process-{start_method}") as results:
+    with results_of(noted(tmp_path, 3), by_method(start_method)) as results:
         eventually(lambda: len(pids_in(tmp_path)) == 3)
         killed, *others = pids_in(tmp_path)
         os.kill(killed, signal.SIGKILL)
@@ -108,7 +110,7 @@ def test_r4_a_busy_step_is_killed_while_the_caller_does_nothing(core: str, tmp_p
 @pytest.mark.rule("R4")
 def test_r4_a_death_comes_before_results_that_are_there(core: str, start_method: str, tmp_path: Path) -> None:
     # Results never run out, so the caller never waits.
-    with results_of(noted(tmp_path, 2), f"process-{start_method}") as results:
+    with results_of(noted(tmp_path, 2), by_method(start_method)) as results:
         next(results)
         eventually(lambda: len(pids_in(tmp_path)) == 2)
         os.kill(pids_in(tmp_path)[0], signal.SIGKILL)
@@ -194,7 +196,7 @@ def watches() -> list[threading.Thread]:
 
 
 @pytest.mark.rule("R7")
-def test_r7_the_watch_is_there_only_while_results_are(parallelism: str) -> None:
+def test_r7_the_watch_is_there_only_while_results_are(parallelism: Parallelism) -> None:
     if parallelism == "sequential":
         pytest.skip("nothing runs there while nobody asks")
     execute([PipelineTask(tell_watches), PipelineTask(steps.swallow)], "thread")

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from benchmarks.pipeline import NotInstalledError, Pipeline, Run
+from pipeline_executor.options import Parallelism
 
 
 def compiled() -> Run:
@@ -33,7 +34,7 @@ def pure_threads() -> Run:
     return _prepare("pure", "thread")
 
 
-def _prepare(core: str, parallelism: str) -> Run:
+def _prepare(core: str, parallelism: Parallelism) -> Run:
     # Spawned processes choose by the environment too.
     os.environ["PIPELINE_EXECUTOR_CORE"] = core
     from pipeline_executor import PipelineError, PipelineTask, backend, execute

@@ -63,6 +63,7 @@ PipelineTask(infer, ordered=1)  # refused
 PipelineTask(infer, env={"A": 1})  # refused
 
 # Options
+execute([PipelineTask(load)], "proces")  # refused
 stream((PipelineTask(load),), "proces")  # refused
 stream((PipelineTask(load),), shutdown_timout=1.0)  # refused
 
