@@ -196,6 +196,8 @@ def test_r4_death_at_any_step_of_the_protocol_is_named(
     passed_once = point in ("yielding ends", "stream ended", "reading ends", "arena grown", "aborted")
     if passed_once and after:
         pytest.skip("a process passes this point only once")
+    if point in ("about to park", "about to wake"):
+        after = min(after, 10)  # how often others sleep depends on what else the machine does
     size = 1000  # in blocks, so that the arena has its part
     outcome, left = _run(build_with_kill_points, "unordered", [point, step, after, size, "process-fork"])
     if point == "aborted":
