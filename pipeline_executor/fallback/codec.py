@@ -11,7 +11,7 @@ from typing import Any
 from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.interfaces import MessageFault
 from pipeline_executor.pickling import cloudpickle_dumps, needs_cloudpickle_again
-from pipeline_executor.reducers import Table, own_arrays_table, plain_table
+from pipeline_executor.reducers import Table, own_arrays_table, plain_table, registered, torch_is_loaded
 from pipeline_executor.words import qualified_name
 
 __all__ = ["Encoder", "decode", "message_check"]
@@ -20,6 +20,9 @@ _LEAST_BUFFER = 1024  # bytes; a smaller one costs less inside the pickle
 _MOST_REMEMBERED = 256
 _HEAD = struct.Struct("=QQ")  # number of buffers, size of the pickle
 _SIZE = struct.Struct("=Q")
+
+#: A pickler asks its table for none of these, and the interpreter has a quicker one for them.
+_NEEDS_NO_TABLE = frozenset({int, float, bool, type(None), bytes, str})
 
 Piece = bytes | memoryview
 
@@ -77,6 +80,8 @@ class Encoder:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._cloudpickled: dict[int, type] = {}  # by id: a type need not be hashable
+        self._table: Table = {}
+        self._made_for: object = None  # what the table depends on, as it was then
 
     def encode(self, item: Any) -> list[Piece]:
         """The pieces of the message. They may be views of the value: copy them before the step goes on."""
@@ -93,7 +98,16 @@ class Encoder:
             raise MessageFault("size", qualified_name(type(item)), f"{size} bytes, max_message_size is {self._limit}")
         return pieces
 
+    def _plain_table(self) -> Table:
+        # Making it takes longer than pickling a small message.
+        now = registered(), torch_is_loaded()
+        if self._made_for != now:
+            self._made_for, self._table = now, plain_table()
+        return self._table
+
     def _pickle(self, item: Any, views: list[memoryview]) -> bytes:
+        if type(item) in _NEEDS_NO_TABLE:
+            return pickle.dumps(item, 5)
         saw_read_only = False
 
         def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -111,7 +125,7 @@ class Encoder:
         refusal: Exception | None = None
         if id(type(item)) not in self._cloudpickled:
             try:
-                pickled = _TablePickler.dumps(item, plain_table(), keep_in_band)
+                pickled = _TablePickler.dumps(item, self._plain_table(), keep_in_band)
                 if saw_read_only and (table := own_arrays_table()) is not None:
                     views.clear()
                     pickled = _TablePickler.dumps(item, table, keep_in_band)
@@ -122,7 +136,7 @@ class Encoder:
         # The reader's own arrays cost copies here; where those do not fit into memory, they are left as they are.
         table = None if isinstance(refusal, MemoryError) else own_arrays_table()
         try:
-            by_value = cloudpickle_dumps(item, table or plain_table(), keep_in_band, reduce_in_message)
+            by_value = cloudpickle_dumps(item, table or self._plain_table(), keep_in_band, reduce_in_message)
         except Exception as error:
             error = refusal or error
             raise MessageFault("encode", qualified_name(type(item)), f"{type(error).__name__}: {error}") from error
