@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import assert_spawning
 from typing import Any
 
-__all__ = ["ConnectionForChild", "DescriptorForChild"]
+__all__ = ["ConnectionForChild", "DescriptorForChild", "close_connection"]
 
 
 class DescriptorForChild:
@@ -45,6 +45,21 @@ class ConnectionForChild:
         if sys.platform == "win32":
             return _the_same, (connection,)
         return Connection, (DescriptorForChild(connection.fileno()), connection.readable, connection.writable)
+
+
+def close_connection(connection: Connection) -> None:
+    """Close one end of a pipe, which forgets its number first.
+
+    `Connection.close` forgets it last. If another thread forked in between, the child would close the number again when
+    the object is collected there; see `forks`.
+    """
+    if sys.platform == "win32":
+        connection.close()
+        return
+    its: Any = connection
+    number, its._handle = its._handle, None
+    if number is not None:
+        os.close(number)
 
 
 def _received(duplicate: Any) -> int:

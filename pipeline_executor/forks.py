@@ -18,10 +18,11 @@ A fork whose code returns to us, or raises, is ended in the step's place by `rep
 Signals: one that arrives in the child before the hook has put its default action back would meet the parent's handler,
 and the interpreter drops what it has noted by then. So a signal that has a handler of ours is blocked over the fork.
 
-Descriptors: a thread that closes one lets go of the GIL for the system call, and forgets the number after it. If
-another thread forked in between, the child would close the number again. By then it may be a file of somebody else's,
-such as one of another run that has just been started. So the caller closes descriptors in a block of `no_forks`. It
-also opens those there that a fork must not keep.
+Descriptors: a thread that closes one lets go of the GIL for the system call. If another thread forks at that moment,
+the child must not close the number again. By then it may be a file of somebody else's, such as one of another run that
+has just been started. So whoever closes a descriptor that `let_go` closes, too, forgets the number first: a fork in
+between keeps one descriptor too many, and nothing worse. A lock around it would not do: a fork runs hooks and signal
+handlers of the program's, which may wait for whoever holds the lock, or raise and so keep it held.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ __all__ = [
     "hold",
     "hold_handler",
     "is_let_go",
-    "no_forks",
     "release",
 ]
 
@@ -55,10 +55,6 @@ _held: dict[object, Callable[[], object]] = {}
 _handlers: dict[int, Any] = {}  # of ours, by signal
 _let_go: set[object] = set()  # what this process has copies of and no right to
 _of_thread = threading.local()
-
-#: Held by who is in a block of `no_forks`, and by who forks, from the hook before the fork to those after it. Can be
-#: taken again by its holder: a finalizer that the collector runs in such a block may fork.
-_descriptors_lock = threading.RLock()
 
 
 def hold(thing: object, let_go: Callable[[], object]) -> None:
@@ -95,13 +91,6 @@ def forking_replica_of(run: object) -> Iterator[None]:
         _of_thread.run = None
 
 
-@contextlib.contextmanager
-def no_forks() -> Iterator[None]:
-    """No other thread forks this process while this one is in the block, which must not wait for anything."""
-    with _descriptors_lock:
-        yield
-
-
 def is_let_go(thing: object) -> bool:
     """Whether this process is a fork of the one that holds it."""
     return thing in _let_go
@@ -118,9 +107,6 @@ def _before_fork() -> None:
     if hasattr(signal, "pthread_sigmask") and _handlers:
         # All of them: while the main thread holds signals back, something else stands in for a handler of ours.
         _of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _handlers)
-    # The hooks before a fork run in the reverse order of their registration. So by now `engines.watch` has stopped its
-    # threads, which enter `no_forks`, too.
-    _descriptors_lock.acquire()
 
 
 def _unblock() -> None:
@@ -130,16 +116,12 @@ def _unblock() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _after_fork_in_parent() -> None:
-    try:
-        _descriptors_lock.release()
-    finally:
-        _unblock()
+def _take_pending_handlers() -> None:
+    """A handler that is due runs at the entry of the first hook after the fork, and what it raises ends that hook. So
+    that is this one, which has nothing to do."""
 
 
 def _after_fork_in_child() -> None:
-    global _descriptors_lock
-    _descriptors_lock = threading.RLock()
     kept = getattr(_of_thread, "run", None)
     _of_thread.run = None  # what this process forks is no replica of it
     held = [(thing, let_go) for thing, let_go in _held.items() if thing is not kept]
@@ -155,4 +137,6 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_parent=_take_pending_handlers)
+    os.register_at_fork(before=_before_fork, after_in_parent=_unblock, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_parent=_unblock)  # again: one that came since may have ended the first

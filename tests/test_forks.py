@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -545,7 +544,6 @@ class ForkAtEachClose:
         self._close = os.close
         self._file = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 900)  # out of the way of the numbers that are closed
         monkeypatch.setattr(os, "close", self.close)
-        monkeypatch.setattr(Connection, "_close", lambda connection: self.close(connection.fileno()))
 
     def close(self, number: int) -> None:
         self._close(number)

@@ -92,8 +92,8 @@ class Payload:
 
     def close(self) -> None:
         """When no child will be started any more and all that were have ended."""
-        for shared in self._shared:
-            shared.close()
+        while self._shared:
+            self._shared.pop().close()
 
 
 def payloads_of(steps: Iterable[StepPlan], main_names: frozenset[str]) -> dict[int, Payload]:

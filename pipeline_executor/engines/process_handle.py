@@ -124,8 +124,8 @@ class ProcessHandle:
     def close(self) -> None:
         self._is_reaped = True
         if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+            descriptor, self.descriptor = self.descriptor, None
+            os.close(descriptor)
 
 
 def _is_child_not_reaped(kind: int, which: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline_executor.engines.process_handle import ProcessHandle
 from pipeline_executor.engines.signals import interrupts_blocked
 from pipeline_executor.engines.started_replica import ExitStatus
-from pipeline_executor.forks import forking_replica_of, no_forks
+from pipeline_executor.forks import forking_replica_of
 from pipeline_executor.replica.child import Launch, run_child
 
 __all__ = ["ReplicaProcess", "start_method_left_open", "starting"]
@@ -146,15 +146,14 @@ class ReplicaProcess:
             self._process._popen.returncode = 255  # type: ignore[attr-defined]
             self._process.join()
         self._process.close()
-        with no_forks():
-            self._close_descriptors()
+        self._close_descriptors()
         return status
 
     def _close_descriptors(self) -> None:
         self.process.close()
         if self._own_sentinel is not None:
-            os.close(self._own_sentinel)
-            self._own_sentinel = None
+            own, self._own_sentinel = self._own_sentinel, None
+            os.close(own)
 
 
 def _close_pipes_of_failed_start(error: OSError) -> None:

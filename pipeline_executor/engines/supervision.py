@@ -21,7 +21,7 @@ from pipeline_executor.engines.system_limits import check_descriptor_limit, proc
 from pipeline_executor.engines.threads import ReplicaThread, close_after_the_last
 from pipeline_executor.engines.watch import watches_paused
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.forks import no_forks, release
+from pipeline_executor.forks import release
 from pipeline_executor.frames import warn_caller
 from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
@@ -146,8 +146,7 @@ class Supervision:
     def _start_each(self, assignments: Iterable[Assignment]) -> None:
         assert self._lifeline is not None
         if self._context.get_start_method() == "fork":
-            with no_forks():  # a process that kept the pipes without knowing it would keep the tracker
-                self._tracker = tracker_of_forked_steps()
+            self._tracker = tracker_of_forked_steps()
         load_generators()
         # All of it before the first fork: what the caller writes to afterwards, each page of it, is copied once more.
         launches = [
@@ -373,13 +372,12 @@ class Supervision:
 
     def _free(self) -> None:
         self._supervisor.close()
-        with no_forks():
-            if self._lifeline is not None:
-                self._lifeline.close()
-            self._files_of_stacks.close()
-            for payload in self._payloads.values():
-                payload.close()
+        if self._lifeline is not None:
+            self._lifeline.close()
+        self._files_of_stacks.close()
         self._stack_files.clear()
+        for payload in self._payloads.values():
+            payload.close()
         self._payloads = {}
         if self._tracker is not None:
             self._tracker.close()

@@ -24,9 +24,9 @@ from collections.abc import Iterator
 from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING
 
+from pipeline_executor.descriptors import close_connection
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.forks import no_forks
 from pipeline_executor.interfaces import Cause, Run
 from pipeline_executor.replica.waiting_threads import waiting_threads
 
@@ -157,9 +157,8 @@ class Watch:
 
     def close(self) -> None:
         """When the thread has been stopped for good."""
-        with no_forks():
-            self._reader.close()
-            self._writer.close()
+        close_connection(self._reader)
+        close_connection(self._writer)
 
     # ---- in the thread
 
@@ -187,18 +186,19 @@ class Watch:
 # ---- forks
 
 _on: set[Watch] = set()
-_paused: list[list[Watch]] = []  # of each fork in progress
+_of_thread = threading.local()  # `paused`: the watches that each of its forks in progress has stopped
 
 
 def _pause_all() -> None:
     watches = list(_on)
-    _paused.append(watches)
+    _of_thread.paused = [*getattr(_of_thread, "paused", ()), watches]
     for watch in watches:
         watch.pause()
 
 
 def _go_on_with_all() -> None:
-    watches = _paused.pop()
+    paused = getattr(_of_thread, "paused", [])
+    watches = paused.pop() if paused else []  # none: a signal handler's exception has kept them from being stopped
     if watches:
         with hold_signals():  # a handler that closes the results must not find a thread that is half started
             for watch in watches:
@@ -208,7 +208,7 @@ def _go_on_with_all() -> None:
 def _forget_all() -> None:
     # The runs are the parent's.
     _on.clear()
-    _paused.clear()
+    _of_thread.paused = []
 
 
 if hasattr(os, "register_at_fork"):

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from pipeline_executor.descriptors import ConnectionForChild
+from pipeline_executor.descriptors import ConnectionForChild, close_connection
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.fallback.edge import Edge
 from pipeline_executor.fallback.ends import Receiver, Sender
@@ -18,7 +18,7 @@ from pipeline_executor.fallback.locks import AbortableLock
 from pipeline_executor.fallback.order import Places
 from pipeline_executor.fallback.ordered import OrderedReceiver, OrderedSender
 from pipeline_executor.fallback.supervisor import Supervisor
-from pipeline_executor.forks import NOT_A_PART, is_let_go, no_forks
+from pipeline_executor.forks import NOT_A_PART, is_let_go
 from pipeline_executor.interfaces import Aborted, Cause, LastSent, RunLayout, State
 
 __all__ = ["Run", "open_run"]
@@ -181,10 +181,9 @@ class Run:
         self._free()
 
     def _free(self) -> None:
-        with no_forks():
-            for connection in (self._bell_reader, self._bell):
-                if connection is not None:
-                    connection.close()
+        for connection in (self._bell_reader, self._bell):
+            if connection is not None:
+                close_connection(connection)
         for edge in self.edges:
             edge.memory.close()
         self.ledger.memory.close()

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from pipeline_executor.descriptors import ConnectionForChild
-from pipeline_executor.forks import no_forks
+from pipeline_executor.descriptors import ConnectionForChild, close_connection
 from pipeline_executor.replica.process_group import die_with_own_group, has_own_group
 
 __all__ = ["Lifeline"]
@@ -33,7 +32,7 @@ _write_ends: set[Connection] = set()
 def _close_write_ends() -> None:
     for writer in _write_ends:
         with contextlib.suppress(OSError):
-            writer.close()  # by the object, which otherwise would close the number again when it is collected
+            close_connection(writer)
     _write_ends.clear()
 
 
@@ -49,10 +48,9 @@ class Lifeline:
     def __init__(self) -> None:
         self._reader: Connection | None
         self._writer: Connection | None
-        with no_forks():  # a process that kept the write end, and outlived the caller, would keep our children alive
-            self._reader, self._writer = Pipe(duplex=False)
-            if sys.platform != "win32":
-                _write_ends.add(self._writer)
+        self._reader, self._writer = Pipe(duplex=False)
+        if sys.platform != "win32":
+            _write_ends.add(self._writer)
 
     def __reduce__(self) -> tuple[Callable[..., Lifeline], tuple[Any, ...]]:
         assert self._reader is not None
@@ -69,10 +67,10 @@ class Lifeline:
     def let_go(self) -> None:
         """In a fork of the child, which goes with the child's group, as long as it belongs to that."""
         if self._own >= 0:
-            os.close(self._own)
-            self._own = -1
+            own, self._own = self._own, -1
+            os.close(own)
         if self._reader is not None:
-            self._reader.close()
+            close_connection(self._reader)
             self._reader = None
 
     def tell_multiprocessing(self) -> None:
@@ -86,10 +84,10 @@ class Lifeline:
         """In the caller, once all children are gone."""
         if self._writer is not None:
             _write_ends.discard(self._writer)
-            self._writer.close()
+            close_connection(self._writer)
             self._writer = None
         if self._reader is not None:
-            self._reader.close()
+            close_connection(self._reader)
             self._reader = None
 
 

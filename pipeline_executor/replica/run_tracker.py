@@ -35,7 +35,6 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from pipeline_executor.forks import no_forks
 from pipeline_executor.replica.process_group import has_own_group
 
 __all__ = ["RunTracker", "keep_trackers_out_of_the_group", "tracker_of_forked_steps"]
@@ -128,10 +127,9 @@ class RunTracker:
         """In the caller, once all steps are gone: wait until nothing that they have left is there any more."""
         if not self._descriptors:
             return
-        with no_forks():
-            self._descriptors = ()
-            os.close(self._messages_writer)
-            os.close(self._token_writer)
+        self._descriptors = ()  # first; see `forks`
+        os.close(self._messages_writer)
+        os.close(self._token_writer)
         if not self._take_token() and self._nobody_writes():
             wait([self._token_reader], _PATIENCE_S)
         os.close(self._messages_reader)

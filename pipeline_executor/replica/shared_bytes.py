@@ -39,7 +39,9 @@ class SharedBytes:
         return bytes(data)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _attach_shared(descriptor: int, size: int) -> SharedBytes:

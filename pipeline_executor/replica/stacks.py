@@ -131,9 +131,8 @@ class StackFiles:
         return StackFile(self._descriptors[-1], slot)
 
     def close(self) -> None:
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors.clear()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
 
 def _anonymous_file() -> int:
