@@ -21,7 +21,7 @@ from pipeline_executor.errors import (
 )
 from pipeline_executor.execute import check_pipeline, execute, stream
 from pipeline_executor.interfaces import WorkerInfo
-from pipeline_executor.replica.worker import worker_info
+from pipeline_executor.replica.worker_info import worker_info
 from pipeline_executor.report import RunReport, StepReport
 from pipeline_executor.results import PipelineResults
 from pipeline_executor.task import PipelineTask

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline_executor.check.signature import inspect_step
 from pipeline_executor.engines.kept_file import read_kept
 from pipeline_executor.interfaces import WorkerInfo
-from pipeline_executor.replica.worker import set_worker_info
+from pipeline_executor.replica.worker_info import set_worker_info
 from pipeline_executor.task import PipelineTask
 from pipeline_executor.words import bounded_repr
 

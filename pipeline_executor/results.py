@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
-from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,6 +17,7 @@ from pipeline_executor.streams import ResultStream
 # asyncio takes longer to import than all of this package, so whoever iterates asynchronously imports it.
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from queue import SimpleQueue
 
 __all__ = ["PipelineResults"]
 
@@ -187,7 +187,7 @@ class _Reader(Generic[T]):
 
     def __init__(self, stream: ResultStream) -> None:
         self._stream = stream
-        self._wanted: SimpleQueue[Future[tuple[T] | None] | None] = SimpleQueue()
+        self._wanted: SimpleQueue[Future[tuple[T] | None] | None] | None = None  # with the thread
         self._thread: threading.Thread | None = None
 
     def fetch(self) -> Future[tuple[T] | None]:
@@ -197,17 +197,22 @@ class _Reader(Generic[T]):
 
         future: Future[tuple[T] | None] = Future()
         future.set_running_or_notify_cancel()  # from here on nobody who waits for it can cancel it
-        if self._thread is None:
+        if self._wanted is None:
+            from queue import SimpleQueue
+
             from pipeline_executor.replica.waiting_threads import waiting_threads
 
-            self._thread = threading.Thread(target=self._work, name="pipeline_executor-next-result", daemon=True)
+            self._wanted = SimpleQueue()
+            self._thread = threading.Thread(
+                target=self._work, args=(self._wanted,), name="pipeline_executor-next-result", daemon=True
+            )
             waiting_threads.add(self._thread)
             self._thread.start()
         self._wanted.put(future)
         return future
 
-    def _work(self) -> None:
-        while (future := self._wanted.get()) is not None:
+    def _work(self, wanted: SimpleQueue[Future[tuple[T] | None] | None]) -> None:
+        while (future := wanted.get()) is not None:
             try:
                 future.set_result((self._stream.next_result(),))
             except StopIteration:
@@ -218,7 +223,8 @@ class _Reader(Generic[T]):
 
     def end(self) -> None:
         """Have the thread end, once the stream is closed."""
-        self._wanted.put(None)
+        if self._wanted is not None:
+            self._wanted.put(None)
 
     def join(self) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():

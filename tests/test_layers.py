@@ -93,6 +93,7 @@ LAYERS: dict[str, set[str]] = {
         "replica.step_result",
         "replica.waiting_threads",
         "replica.worker",
+        "replica.worker_info",
     },
     "engine": {
         "engines",

@@ -36,7 +36,7 @@ from pipeline_executor.interfaces import (
 from pipeline_executor.options import RunOptions
 from pipeline_executor.plan import Plan, StepPlan
 from pipeline_executor.replica.step_result import refuse_none, refuse_value
-from pipeline_executor.replica.worker import ask_for_linked_steps
+from pipeline_executor.replica.worker_info import ask_for_linked_steps
 from pipeline_executor.streams import ResultStream
 from pipeline_executor.words import bounded_repr, text_of
 

@@ -27,12 +27,12 @@ from pipeline_executor.interfaces import (
     Run,
     Sender,
     State,
-    WorkerInfo,
 )
 from pipeline_executor.replica.carried_exception import carry
 from pipeline_executor.replica.checked import CheckedSender
 from pipeline_executor.replica.end_of_fork import end_fork
 from pipeline_executor.replica.step_result import refuse_none, refuse_value
+from pipeline_executor.replica.worker_info import forget_worker_info, set_thread_worker_info, set_worker_info
 from pipeline_executor.words import qualified_name, text_of
 
 if TYPE_CHECKING:
@@ -41,14 +41,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FailureReport",
     "Interrupt",
-    "ask_for_linked_steps",
     "forget_step",
     "interrupt_hook",
     "run_replica",
-    "set_thread_worker_info",
-    "set_worker_info",
     "traceback_of_message",
-    "worker_info",
 ]
 
 #: Gives the step's function and its constants. Called inside the replica, so that a failure there is the replica's.
@@ -65,63 +61,13 @@ _LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
 #: of the pieces in which the interpreter asks for memory. They are never written, and so only addresses are taken.
 _RESERVE_BYTES = 2**23
 
-_worker_info: WorkerInfo | None = None  # of this process
-_in_thread = threading.local()  # of a step that runs in a thread of the caller
 _interrupts: dict[int, Interrupt] = {}  # by the identifier of the thread that the step runs in
-
-#: Of the steps that are chained in one thread: each core's way to tell which of them this thread runs.
-_linked_steps: tuple[Callable[[], WorkerInfo | None], ...] = ()
-_around_replica: WorkerInfo | None = None  # the linked step in which this process was forked for a replica
-
-
-def worker_info() -> WorkerInfo:
-    """Who the calling step is: its task's name, its replica's index, the number of replicas, a seed of its own.
-
-    >>> random = numpy.random.default_rng(worker_info().seed)                      # doctest: +SKIP
-
-    Raises RuntimeError outside a step.
-    """
-    info = _linked_step()
-    if info is None or info is _around_replica:
-        info = getattr(_in_thread, "info", None) or _worker_info
-    if info is None:
-        raise RuntimeError("worker_info() was called outside a step; call it in a generator that execute() runs")
-    return info
-
-
-def set_worker_info(info: WorkerInfo | None) -> None:
-    """What `worker_info` answers in this process from now on."""
-    global _worker_info, _around_replica
-    _worker_info = info
-    _in_thread.info = None
-    _around_replica = _linked_step()
-
-
-def set_thread_worker_info(info: WorkerInfo | None) -> WorkerInfo | None:
-    """What `worker_info` answers in this thread from now on, None for what it answers in the process; returns what it
-    answered in this thread so far."""
-    before: WorkerInfo | None = getattr(_in_thread, "info", None)
-    _in_thread.info = info
-    return before
 
 
 def forget_step() -> None:
     """In a fork of a step's process, or of its thread: this process is no step."""
-    global _worker_info
-    _worker_info = None
-    _in_thread.info = None
+    forget_worker_info()
     _interrupts.clear()
-
-
-def ask_for_linked_steps(running_step: Callable[[], WorkerInfo | None]) -> None:
-    """Let `worker_info` ask for steps that are chained in one thread, too; see `interfaces.Core.running_step`."""
-    global _linked_steps
-    if running_step not in _linked_steps:
-        _linked_steps = (*_linked_steps, running_step)
-
-
-def _linked_step() -> WorkerInfo | None:
-    return next((info for running_step in _linked_steps if (info := running_step()) is not None), None)
 
 
 @dataclass(frozen=True)
