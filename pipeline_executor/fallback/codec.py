@@ -21,9 +21,6 @@ _MOST_REMEMBERED = 256
 _HEAD = struct.Struct("=QQ")  # number of buffers, size of the pickle
 _SIZE = struct.Struct("=Q")
 
-#: A pickler asks its table for none of these, and the interpreter has a quicker one for them.
-_NEEDS_NO_TABLE = frozenset({int, float, bool, type(None), bytes, str})
-
 Piece = bytes | memoryview
 
 
@@ -106,7 +103,9 @@ class Encoder:
         return self._table
 
     def _pickle(self, item: Any, views: list[memoryview]) -> bytes:
-        if type(item) in _NEEDS_NO_TABLE:
+        kind = type(item)  # which need not be hashable
+        if kind is int or kind is float or kind is str or kind is bytes or kind is bool or item is None:
+            # A pickler asks its table for none of these, and the interpreter has a quicker one for them.
             return pickle.dumps(item, 5)
         saw_read_only = False
 

@@ -266,7 +266,6 @@ FAULTS = [
         "if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) tell_of_bytes(region);",
         "complete messages=2 limit=2 max_bytes=16",
         HANGS,
-        "if",
     ),
     without("edge.hpp", "items.notify(unpark_everyone);\n      if", "complete", HANGS, "if"),
     without("edge.hpp", "edge(index)->wake_everybody();", "abort", HANGS, ";"),
