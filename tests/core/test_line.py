@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from edge_rig import POSIX, children, open_edge, put, wait_until_asleep
 
-from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run
+from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run, Sender
 
 #: max_buffer_bytes of these edges.
 BOUND = 1000
@@ -162,8 +162,8 @@ def send_with_handler(run: Run, entry: int, answer: Any, size: int) -> None:
     send_one(run, entry, answer, size)
 
 
-def send_until_interrupted(run: Run, entry: int, answer: Any, size: int) -> None:
-    """Sends no more then."""
+def interrupted_sender(run: Run, entry: int, answer: Any, size: int) -> Sender:
+    """After a handler's exception has ended its wait."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         raise Interrupted
@@ -174,21 +174,19 @@ def send_until_interrupted(run: Run, entry: int, answer: Any, size: int) -> None
     answer.send("about to send")
     with pytest.raises(Interrupted):
         sender.send((entry, bytes(size)))
+    return sender
+
+
+def send_until_interrupted(run: Run, entry: int, answer: Any, size: int) -> None:
+    """Sends no more then."""
+    sender = interrupted_sender(run, entry, answer, size)
     sender.unreserve()
     sender.finish()
     answer.send("ended")
 
 
 def send_another_when_interrupted(run: Run, entry: int, answer: Any, size: int) -> None:
-    def handler(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    signal.signal(signal.SIGALRM, handler)
-    sender = run.sender(0, entry, None)
-    assert sender.reserve()
-    answer.send("about to send")
-    with pytest.raises(Interrupted):
-        sender.send((entry, bytes(size)))
+    sender = interrupted_sender(run, entry, answer, size)
     answer.send("interrupted")
     sender.send((entry, b"another"))
     sender.finish()
