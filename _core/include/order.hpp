@@ -273,7 +273,7 @@ struct Order {
                     const IsDone& is_done, Spin& spin) noexcept {
     Slot& mine = slot_of(region.base, position);
     mine.size.store(size, std::memory_order_relaxed);
-    mine.replica.store(static_cast<std::uint32_t>(me - region.entry(0)), std::memory_order_relaxed);
+    mine.replica.store(static_cast<std::uint32_t>(region.index_of(me)), std::memory_order_relaxed);
     line(region.base).join(position, mask);
     KILL_POINT("line joined");
     const bool done = me->called.sleep(is_done, spin);  // which looks after its fence

@@ -460,7 +460,7 @@ ORDERED_FAULTS = [
     ),
     without(
         "order.hpp",
-        f"mine.replica.store(static_cast<std::uint32_t>(me - region.entry(0)), {RELAXED});",
+        f"mine.replica.store(static_cast<std::uint32_t>(region.index_of(me)), {RELAXED});",
         LACKS_CREDIT,
         HANGS,
     ),
