@@ -86,7 +86,6 @@ def execute(
 
     Shown by tests/test_rules.py (rules R1 to R8), tests/test_execute.py.
     """
-    _refuse_while_starting()
     options = RunOptions(
         parallelism=parallelism,
         type_check_pipeline=type_check_pipeline,
@@ -153,7 +152,6 @@ def stream(
 
     Shown by tests/test_stream.py.
     """
-    _refuse_while_starting()
     options = RunOptions(
         parallelism=parallelism,
         type_check_pipeline=type_check_pipeline,
@@ -170,6 +168,7 @@ def stream(
 
 
 def _run(tasks: Sequence[PipelineTask[Any, Any]], options: RunOptions, function: str) -> PipelineResults[Any] | None:
+    _refuse_while_starting()
     from pipeline_executor import backend
     from pipeline_executor.check.definition import check_definition
     from pipeline_executor.engines.registry import ENGINES
