@@ -8,12 +8,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-__all__ = ["Belongings"]
+__all__ = ["Belongings", "still_alive"]
 
 
 def _is_the_interpreters_own(process: psutil.Process) -> bool:
@@ -62,6 +64,28 @@ def _descendants_alive(before: set[int]) -> list[str]:
             with process.oneshot():
                 found.append(f"{process.pid} {process.name()} {process.status()}")
     return found
+
+
+def still_alive(processes: Iterable[psutil.Process], timeout_s: float = 60) -> list[psutil.Process]:
+    """Those that have not ended when the time is over.
+
+    ``psutil.wait_procs`` cannot be used: newer kernels answer ENOENT to ``pidfd_open`` of a process that was just
+    reaped, and psutil takes that for an error.
+    """
+    deadline = time.monotonic() + timeout_s
+    left = list(processes)
+    while left := [process for process in left if not _has_ended(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)  # no event tells the end of another process's child
+    return left
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _descriptors() -> dict[str, str]:

@@ -24,6 +24,7 @@ import psutil
 import pytest
 import steps
 from conftest import START_METHODS, by_method, context_of
+from left_behind import still_alive
 
 import pipeline_executor
 from pipeline_executor import (
@@ -597,8 +598,9 @@ def test_nested_pipeline_goes_with_the_one_around_it(parallelism: Parallelism, t
     pids = [int(path.name) for path in tmp_path.iterdir()]
     assert len(pids) == 2
     # They may have become children of another process, so this one cannot wait for them in any other way.
-    left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    assert not psutil.wait_procs(left, timeout=60)[1]
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert not still_alive([psutil.Process(pid)])
 
 
 def call_and_tell(parallelism: Parallelism, answers: Any) -> None:

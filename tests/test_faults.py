@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import psutil
 import pytest
 import steps
 from conftest import by_method
+from left_behind import still_alive
 
 from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, TaskFailure, execute
 from pipeline_executor.engines.failures import raised
@@ -184,9 +186,8 @@ def test_r7_children_of_a_step_go_with_it(core: str, how: str, tmp_path: Path) -
     else:
         execute(tasks, "process-fork")
     pid = int(pid_file.read_text())
-    if psutil.pid_exists(pid):
-        psutil.wait_procs([psutil.Process(pid)], timeout=60)
-    assert not psutil.pid_exists(pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert not still_alive([psutil.Process(pid)])
 
 
 @needs_fork

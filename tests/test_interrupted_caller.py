@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import steps
+from left_behind import still_alive
 
 from pipeline_executor import PipelineTask, execute
 
@@ -121,8 +122,7 @@ def caller(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         for stream in (process.stdout, process.stderr):
             assert stream is not None
             stream.close()
-        _, alive = psutil.wait_procs(children, timeout=60)
-        assert not alive
+        assert not still_alive(children)
 
 
 def wait_until(process: subprocess.Popen[str], text: str, times: int = 1) -> None:
@@ -147,8 +147,7 @@ def test_r8_ctrl_c_prints_one_traceback_the_callers(core: str, start_method: str
         assert errors.startswith("Traceback (most recent call last):")
         assert errors.count("Traceback") == 1
         assert errors.endswith("\nKeyboardInterrupt\n")
-        _, alive = psutil.wait_procs(children, timeout=60)
-        assert not alive
+        assert not still_alive(children)
     # A replica that waits for its first item may not have begun.
     assert path.read_text() in ("closed\nclosed\n", *(["closed\n"] if how == "wait" else []))
 
@@ -168,8 +167,7 @@ def test_r8_ctrl_c_while_processes_are_started_prints_one_traceback(
             assert process.returncode == -signal.SIGINT, errors
             assert errors.count("Traceback") == 1, errors
             assert errors.endswith("\nKeyboardInterrupt\n")
-            _, alive = psutil.wait_procs(children, timeout=60)
-            assert not alive
+            assert not still_alive(children)
 
 
 @pytest.mark.rule("R8")

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import steps
+from left_behind import still_alive
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 
@@ -117,8 +118,7 @@ def seconds_until_all_are_gone(folder: Path, parallelism: str, how: str, says: i
             assert process.stdout.readline() == "works\n"
         killed, left = kill(process)
         assert left
-        _, alive = psutil.wait_procs(left, timeout=60)
-        assert not alive, [(each.pid, each.cmdline()) for each in alive]
+        assert not (alive := still_alive(left)), [(each.pid, each.cmdline()) for each in alive]
         return time.monotonic() - killed
 
 
@@ -146,8 +146,7 @@ def test_r7_processes_that_are_being_started_go_with_the_caller(
             pass
         time.sleep(delay_s)  # any moment of the start
         _, left = kill(process)
-        _, alive = psutil.wait_procs(left, timeout=60)
-        assert not alive
+        assert not still_alive(left)
 
 
 @pytest.mark.slow

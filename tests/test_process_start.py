@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import PROCESS_PARALLELISMS, context_of
+from left_behind import still_alive
 
 from pipeline_executor import PipelineTask, execute
 from pipeline_executor.options import Parallelism
@@ -156,8 +157,9 @@ def sink(items):
     list(items)
 
 if __name__ == "__main__":
+    tasks = [PipelineTask(source), PipelineTask(sink, num_procs=int(sys.argv[2]))]
     try:
-        execute([PipelineTask(source), PipelineTask(sink, num_procs=4)], sys.argv[1], type_check_pipeline=False)
+        execute(tasks, sys.argv[1], type_check_pipeline=False)
     except Exception as error:
         print(type(error).__name__, error)
         print([(failure.exception_type, failure.exception_text) for failure in error.failures][0])
@@ -169,7 +171,7 @@ if __name__ == "__main__":
 def test_r4_an_error_in_the_main_script_is_told_once_with_its_traceback(
     core: str, parallelism: str, tmp_path: Path
 ) -> None:
-    told, printed = run_script(tmp_path, FAILS_TO_START.replace("FAILS", "connect()"), parallelism)
+    told, printed = run_script(tmp_path, FAILS_TO_START.replace("FAILS", "connect()"), parallelism, "1")
     assert printed == ""
     assert told.startswith("TaskDied step ")
     assert " could not be started: its process exited with code 1" in told
@@ -181,9 +183,23 @@ def test_r4_an_error_in_the_main_script_is_told_once_with_its_traceback(
 
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("parallelism", STARTED_ANEW)
+def test_r4_replicas_that_meet_an_error_in_the_main_script_show_it_once(
+    core: str, parallelism: str, tmp_path: Path
+) -> None:
+    # How many of them have met it when the run is stopped is left open, and so is how the error begins.
+    told, printed = run_script(tmp_path, FAILS_TO_START.replace("FAILS", "connect()"), parallelism, "4")
+    assert printed == ""
+    assert told.count(" could not be started: its process exited with code 1") == 1
+    assert told.count("It raised __mp_main__.Strange: no database here\n") == 1
+    assert "multiprocessing" not in told
+    assert told.endswith("('__mp_main__.Strange', 'no database here')\n")
+
+
+@pytest.mark.rule("R4")
+@pytest.mark.parametrize("parallelism", STARTED_ANEW)
 def test_r4_a_hook_of_the_main_script_s_own_is_left_alone(core: str, parallelism: str, tmp_path: Path) -> None:
     hook = "before = sys.excepthook; sys.excepthook = lambda *error: (print('HOOK'), before(*error)); connect()"
-    told, _ = run_script(tmp_path, FAILS_TO_START.replace("FAILS", hook), parallelism)
+    told, _ = run_script(tmp_path, FAILS_TO_START.replace("FAILS", hook), parallelism, "4")
     assert "HOOK" in told
     assert "It raised __mp_main__.Strange: no database here\n" in told
 
@@ -192,7 +208,7 @@ def test_r4_a_hook_of_the_main_script_s_own_is_left_alone(core: str, parallelism
 @pytest.mark.parametrize("parallelism", STARTED_ANEW)
 def test_r4_a_crash_in_the_main_script_is_told_with_its_stack(core: str, parallelism: str, tmp_path: Path) -> None:
     crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
-    told, printed = run_script(tmp_path, FAILS_TO_START.replace("FAILS", crash), parallelism)
+    told, printed = run_script(tmp_path, FAILS_TO_START.replace("FAILS", crash), parallelism, "4")
     assert printed == ""
     assert "was killed by SIGSEGV before it reached the step" in told
     assert 'script.py", line 12, in <module>' in told
@@ -311,7 +327,7 @@ def test_r7_a_step_that_may_not_leave_the_callers_group_kills_only_itself(
         step = psutil.Process(step_pid)
         caller.kill()
         caller.communicate()  # until no process has its streams: every step is gone
-        psutil.wait_procs([step])
+        assert not still_alive([step])
 
 
 @pytest.mark.thorough_where("pure")  # the core has no part in it

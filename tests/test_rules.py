@@ -19,6 +19,7 @@ import pytest
 import steps
 from conformance import execute
 from conftest import CORES, WAYS, by_method, context_of
+from left_behind import still_alive
 
 from pipeline_executor import PipelineTask, StoppedEarlyError, TaskDied, TaskError
 from pipeline_executor.options import Parallelism
@@ -561,8 +562,7 @@ def test_r7_children_go_when_the_caller_is_killed(parallelism: str, how: str, tm
         caller.kill()
         caller.wait()
         # Among `others` are the fork server and the tracker, which go when they notice.
-        _, alive = psutil.wait_procs([*announced, *others], timeout=60)
-    assert not alive
+        assert not still_alive([*announced, *others])
 
 
 def start_a_child_and_fail(items: Iterable[int], pid_file: Path) -> None:
@@ -581,9 +581,8 @@ def test_r7_children_of_a_failed_step_go_with_it(core: str, tmp_path: Path) -> N
             "process-fork",
         )
     pid = int(pid_file.read_text())
-    if psutil.pid_exists(pid):
-        psutil.wait_procs([psutil.Process(pid)], timeout=60)
-    assert not psutil.pid_exists(pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert not still_alive([psutil.Process(pid)])
 
 
 @pytest.mark.rule("R7")

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import steps
+from left_behind import still_alive
 
 from pipeline_executor import PipelineTask, execute
 from pipeline_executor.options import Parallelism
@@ -113,8 +114,7 @@ def caller(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         for stream in (process.stdin, process.stdout, process.stderr):
             assert stream is not None
             stream.close()
-        _, alive = psutil.wait_procs(children, timeout=60)
-        assert not alive
+        assert not still_alive(children)
 
 
 def wait_until(process: subprocess.Popen[str], text: str) -> None:
@@ -132,8 +132,7 @@ def lines_after(process: subprocess.Popen[str], number: signal.Signals) -> list[
     output, errors = process.communicate()
     assert process.returncode == -number, errors
     assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive
+    assert not still_alive(children)
     return [line for line in output.splitlines() if line != "works"]
 
 
