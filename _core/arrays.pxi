@@ -41,7 +41,7 @@ cdef int learn_arrays() except -1:
 
 cdef uint64_t elements_offset(uint64_t dimensions, uint64_t size) noexcept:
     cdef uint64_t offset = sizeof(ArrayHead) + 8 * dimensions
-    return offset if size < <uint64_t> LEAST_BUFFER else aligned(offset)
+    return offset if size < <uint64_t> MIN_BUFFER_BYTES else aligned(offset)
 
 
 cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
@@ -100,7 +100,7 @@ cdef object decode_array(Access held, Message* message, bint may_view):
     offset = elements_offset(head.dimensions, size)
     check_inside(message, offset, size)
     order = "F" if head.fortran else "C"
-    if may_view and size >= LEAST_VIEW and lies_in_large_block(held, message):
+    if may_view and size >= MIN_VIEW_BYTES and lies_in_large_block(held, message):
         return ndarray(lengths, dtype, part(lease(held, message.block), offset, size), 0, None, order)
     array = empty_array(lengths, dtype, order)
     PyObject_GetBuffer(array, &view, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE)

@@ -27,10 +27,10 @@ cdef enum:
     FLAT_ITEM_BYTES = 255
     FLAT_BYTES = 1024
 cdef uint64_t BUFFER_ALIGNMENT = 64
-cdef Py_ssize_t LEAST_BUFFER = 1024           # bytes; a smaller one costs less inside the pickle
-cdef uint64_t LEAST_VIEW = 1 << 13            # bytes; a smaller one costs less copied, and holds no block
-cdef Py_ssize_t MOST_REMEMBERED = 256
-cdef uint64_t LEAST_SHARE = 32                # of a message; a lesser part would hold much for little
+cdef Py_ssize_t MIN_BUFFER_BYTES = 1024           # bytes; a smaller one costs less inside the pickle
+cdef uint64_t MIN_VIEW_BYTES = 1 << 13            # bytes; a smaller one costs less copied, and holds no block
+cdef Py_ssize_t MAX_REMEMBERED = 256
+cdef uint64_t MIN_SHARE = 32                # of a message; a lesser part would hold much for little
 cdef uint64_t NOGIL_COPY = 1 << 16            # bytes; from here on others may run during the copy
 
 cdef object loads = pickle.loads
@@ -136,7 +136,7 @@ cdef class Encoder:
             return True
         if view.readonly:
             self.saw_read_only = True
-        if view.nbytes < LEAST_BUFFER:
+        if view.nbytes < MIN_BUFFER_BYTES:
             return True
         self.buffers.append(view)
         return False
@@ -324,7 +324,7 @@ cdef class Encoder:
             error = refusal if refusal is not None else error
             raise MessageFault("encode", qualified_name(type(item)), f"{type(error).__name__}: {error}") from error
         if needs_cloudpickle_again(item):
-            if len(self.cloudpickled) >= MOST_REMEMBERED:   # a program that makes types without end
+            if len(self.cloudpickled) >= MAX_REMEMBERED:   # a program that makes types without end
                 self.cloudpickled.clear()
             self.cloudpickled[id(type(item))] = type(item)
         return 0
@@ -463,7 +463,7 @@ cdef object decode_buffers(Access held, Message* message, bint may_view):
         size = (<const uint64_t*> at)[2 + index]
         offset = aligned(offset)
         check_inside(message, offset, size)
-        if may_view and size >= LEAST_VIEW and size >= message.size // LEAST_SHARE:
+        if may_view and size >= MIN_VIEW_BYTES and size >= message.size // MIN_SHARE:
             if whole is None:
                 whole = lease(held, message.block)
             buffers.append(PyMemoryView_FromObject(part(whole, offset, size)))

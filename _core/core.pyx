@@ -43,13 +43,13 @@ from pipeline_executor.errors import PipelineError
 from pipeline_executor.forks import NOT_A_PART, is_let_go
 from pipeline_executor.exceptions_by_parts import reduce_in_message
 from pipeline_executor.interfaces import (
-    MOST_BYTES,
-    MOST_PACKETS_IN_FLIGHT,
+    MAX_BYTES,
+    MAX_PACKETS_IN_FLIGHT,
     SHOWN_ITEMS,
     Aborted,
     Hand,
     MessageFault,
-    ReplicaBooks,
+    ReplicaCounters,
     State,
     Waiting,
 )

@@ -29,10 +29,10 @@ cdef class Ledger:
 
     # Whatever makes an object may collect garbage, which runs any code.
 
-    def books(self, uint32_t entry):
+    def counters(self, uint32_t entry):
         cdef Access held = self.run._hold()
         cdef ReplicaEntry* at = self._entry(entry)
-        return ReplicaBooks(
+        return ReplicaCounters(
             state=State(at.state.load(acquire)),
             pid=at.pid.load(acquire),
             items_in=at.items_in.load(acquire),

@@ -2,7 +2,7 @@
 #
 # Two counted objects stand for it. The interpreter counts their references, so nobody has to remember a release:
 #
-#     Access    the right to use the run's queues, books and arena. Held by the run until it is closed or disowned, and by
+#     Access    the right to use the run's queues, counters and arena. Held by the run until it is closed or disowned, and by
 #               whoever uses the memory while it may let go of the GIL or run other code: a wait, a message that is being
 #               encoded or decoded. So a run can be closed at any moment; its memory stays for those who are inside.
 #     Mapping   the addresses. Held by the access, and by each lease (lease.pxi), which may outlive the run.
@@ -36,10 +36,10 @@ def open_run(layout, context):
     cdef uint64_t needed, size
     try:
         for index, edge in enumerate(layout.edges):
-            if not (1 <= edge.limit_items <= MOST_PACKETS_IN_FLIGHT and 1 <= edge.limit_bytes <= MOST_BYTES):
+            if not (1 <= edge.limit_items <= MAX_PACKETS_IN_FLIGHT and 1 <= edge.limit_bytes <= MAX_BYTES):
                 raise ValueError(f"edge {index}: a bound is out of range: {edge}")
             plans[index].limit = edge.limit_items
-            plans[index].max_bytes = MOST_BYTES if edge.by_reference else edge.limit_bytes
+            plans[index].max_bytes = MAX_BYTES if edge.by_reference else edge.limit_bytes
             plans[index].producers = edge.producers
             plans[index].consumers = edge.consumers
             plans[index].may_stop_early = edge.may_stop_early
@@ -130,7 +130,7 @@ cdef void take_gil_again(void* state) noexcept nogil:
 @cython.final
 @cython.no_gc   # it can be in no reference cycle, and __dealloc__ needs its mapping
 cdef class Access:
-    """The right to use a run's queues, books and arena; see the head of this file."""
+    """The right to use a run's queues, counters and arena; see the head of this file."""
 
     cdef Region region
     cdef Mapping mapping

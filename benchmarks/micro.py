@@ -33,7 +33,7 @@ def main() -> None:
         for name, item in items.items():
             runner.bench_time_func(f"{core}: {name} through an edge", through_edge, core, item)
         runner.bench_time_func(f"{core}: look at an empty edge", look_at_empty, core)
-        runner.bench_time_func(f"{core}: read the books of a replica", read_books, core)
+        runner.bench_time_func(f"{core}: read the counters of a replica", read_counters, core)
         runner.bench_time_func(f"{core}: open and close a run", open_and_close, core)
     for name in ("dict", "dataclass"):
         runner.bench_time_func(f"pickle: {name}, dumps and loads", _pickle, items[name])
@@ -112,10 +112,10 @@ def look_at_empty(loops: int, core: str) -> float:
         run.close()
 
 
-def read_books(loops: int, core: str) -> float:
+def read_counters(loops: int, core: str) -> float:
     run = _open_run(core)
     try:
-        return _timed(loops, lambda: run.ledger.books(0))
+        return _timed(loops, lambda: run.ledger.counters(0))
     finally:
         run.close()
 

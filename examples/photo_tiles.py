@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 TILE = 128
 """Width and height of a tile in pixels."""
-LONGEST_SIDE = 1024
+MAX_SIDE = 1024
 """Larger photographs are shrunk to this many pixels first, so that the work per photograph is bounded."""
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -139,9 +139,9 @@ def tile_offsets(extent: int, stride: int) -> list[int]:
 
 def scaled_sizes(width: int, height: int) -> Iterator[tuple[int, int]]:
     """The sizes at which a photograph is cut: halved from one to the next while a tile still fits."""
-    scale = min(1.0, LONGEST_SIDE / max(width, height))
+    scale = min(1.0, MAX_SIDE / max(width, height))
     scale = max(scale, TILE / min(width, height))  # a picture smaller than a tile is enlarged to one,
-    limit = 4 * LONGEST_SIDE  # but a strip of a few pixels not without end
+    limit = 4 * MAX_SIDE  # but a strip of a few pixels not without end
     width, height = (min(max(TILE, round(side * scale)), limit) for side in (width, height))
     while min(width, height) >= TILE:
         yield width, height

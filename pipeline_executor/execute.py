@@ -16,7 +16,7 @@ from pipeline_executor.task import PipelineTask
 # What it takes to check and run a pipeline is imported when one is, so that `import pipeline_executor` costs little in
 # every program that only defines steps: each child process of a run, for one.
 if TYPE_CHECKING:
-    from pipeline_executor.interfaces import ReplicaBooks
+    from pipeline_executor.interfaces import ReplicaCounters
     from pipeline_executor.plan import Plan
 
 __all__ = ["check_pipeline", "execute", "stream"]
@@ -231,10 +231,10 @@ def _refuse_while_starting() -> None:
 
 def _reporter(
     on_report: Callable[[RunReport], object] | None,
-) -> Callable[[Plan, Sequence[ReplicaBooks], float], object] | None:
+) -> Callable[[Plan, Sequence[ReplicaCounters], float], object] | None:
     if on_report is None:
         return None
-    return lambda plan, books, duration_s: on_report(make_report(plan, books, duration_s))
+    return lambda plan, counters, duration_s: on_report(make_report(plan, counters, duration_s))
 
 
 def _refuse_unimplemented(options: RunOptions) -> None:

@@ -20,8 +20,8 @@ __all__ = [
     "DEFAULT_REFERENCES_IN_FLIGHT",
     "KEPT_BYTES",
     "KEPT_ITEMS",
-    "MOST_BYTES",
-    "MOST_PACKETS_IN_FLIGHT",
+    "MAX_BYTES",
+    "MAX_PACKETS_IN_FLIGHT",
     "SHOWN_ITEMS",
     "Aborted",
     "Cause",
@@ -34,7 +34,7 @@ __all__ = [
     "LinkedStep",
     "MessageFault",
     "Receiver",
-    "ReplicaBooks",
+    "ReplicaCounters",
     "Run",
     "RunLayout",
     "Sender",
@@ -51,10 +51,10 @@ DEFAULT_PACKETS_IN_FLIGHT = 1024
 DEFAULT_REFERENCES_IN_FLIGHT = 8192
 
 #: A higher bound on items bounds nothing that a queue could hold, and would only cost memory for its ring.
-MOST_PACKETS_IN_FLIGHT = 2**20
+MAX_PACKETS_IN_FLIGHT = 2**20
 
 #: Likewise of bytes: more than a run's shared memory can be.
-MOST_BYTES = 2**40
+MAX_BYTES = 2**40
 
 #: Bytes that wait between two steps unless a task says otherwise: a few large messages, which processors' caches still
 #: hold when they are read.
@@ -151,8 +151,8 @@ class EdgeLayout:
     Attributes:
         producers: replicas of the step that yields.
         consumers: replicas of the step that reads; 1 if the caller reads.
-        limit_items: items made, queued or consumed at any moment (packets_in_flight); at most MOST_PACKETS_IN_FLIGHT.
-        limit_bytes: bytes queued at any moment; at most MOST_BYTES.
+        limit_items: items made, queued or consumed at any moment (packets_in_flight); at most MAX_PACKETS_IN_FLIGHT.
+        limit_bytes: bytes queued at any moment; at most MAX_BYTES.
         may_stop_early: the reading step may return before the end.
         caller_reads: the consumer is the process that called `execute`, and waits with a `Supervisor`.
         by_reference: both ends lie in the process that opens the run, and messages are passed as they are, neither
@@ -180,7 +180,7 @@ class RunLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplicaBooks:
+class ReplicaCounters:
     """A replica's entry in the ledger as it was when read.
 
     Attributes:
@@ -216,9 +216,9 @@ LastSent = tuple[str, Any]
 
 
 class Ledger(Protocol):
-    """The books of a run, in shared memory: they outlive the processes that write them."""
+    """The counters of a run, in shared memory: they outlive the processes that write them."""
 
-    def books(self, entry: int) -> ReplicaBooks: ...
+    def counters(self, entry: int) -> ReplicaCounters: ...
     def set_state(self, entry: int, state: State) -> None: ...
     def set_pid(self, entry: int, pid: int) -> None: ...
     def write_report(self, entry: int, report: bytes) -> None:
@@ -396,7 +396,7 @@ class LinkedStep(Protocol):
 class Link(Protocol):
     """Where all steps run in one thread: an iterator over the items of one step, for the next step or the caller.
 
-    It keeps the step's books. Whatever the step raises goes to `LinkedStep.failed`, and `Aborted` is raised instead.
+    It keeps the step's counters. Whatever the step raises goes to `LinkedStep.failed`, and `Aborted` is raised instead.
     """
 
     info: WorkerInfo
@@ -413,7 +413,7 @@ class Link(Protocol):
     def __next__(self) -> Any: ...
     @property
     def batch_first(self) -> int:
-        """As `ReplicaBooks.batch_first`, of the step that reads from this link and yields to `reader`."""
+        """As `ReplicaCounters.batch_first`, of the step that reads from this link and yields to `reader`."""
 
     def last_sent(self) -> LastSent | None:
         """As `Ledger.last_sent`, when the step has been asked for another item and has failed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
 
 if TYPE_CHECKING:
     from pipeline_executor.check.defects import Defect
-    from pipeline_executor.interfaces import ReplicaBooks
+    from pipeline_executor.interfaces import ReplicaCounters
     from pipeline_executor.plan import Plan
 
 __all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "Parallelism", "RunOptions", "option_defects"]
@@ -38,7 +38,7 @@ class RunOptions:
     """See `execute`, whose arguments these are. An engine gets them whole.
 
     Attributes:
-        on_end: what an engine calls once, when the run has ended, well or not: with the plan, the books of every
+        on_end: what an engine calls once, when the run has ended, well or not: with the plan, the counters of every
             replica in the order of their ledger entries, and the seconds that the run took. None: nothing.
     """
 
@@ -49,7 +49,7 @@ class RunOptions:
     keep_failed_item: str | os.PathLike[str] | None = None
     progress: bool = False
     trace: object = None
-    on_end: Callable[[Plan, Sequence[ReplicaBooks], float], object] | None = None
+    on_end: Callable[[Plan, Sequence[ReplicaCounters], float], object] | None = None
 
 
 def option_defects(options: RunOptions, function: str) -> Iterator[Defect]:

@@ -11,8 +11,8 @@ from pipeline_executor.interfaces import (
     DEFAULT_BUFFER_BYTES,
     DEFAULT_PACKETS_IN_FLIGHT,
     DEFAULT_REFERENCES_IN_FLIGHT,
-    MOST_BYTES,
-    MOST_PACKETS_IN_FLIGHT,
+    MAX_BYTES,
+    MAX_PACKETS_IN_FLIGHT,
     EdgeLayout,
     Run,
     RunLayout,
@@ -160,7 +160,7 @@ def make_plan(
                 entry=entry + replica,
                 input_edge=index - 1 if index > 0 else None,
                 output_edge=index if index < last or yields_to_caller else None,
-                max_message_bytes=None if task.max_message_size is None else min(task.max_message_size, MOST_BYTES),
+                max_message_bytes=None if task.max_message_size is None else min(task.max_message_size, MAX_BYTES),
                 downstream_edges=tuple(range(index, last + yields_to_caller)),
                 in_thread=in_threads[index],
                 may_stop_early=task.may_stop_early,
@@ -193,9 +193,9 @@ def make_plan(
                 consumers=counts[index + 1] if index < last else 1,
                 # Each producer holds a credit while it makes an item, so there are at least as many as producers.
                 limit_items=min(
-                    _or(task.packets_in_flight, max(default_items, 2 * counts[index])), MOST_PACKETS_IN_FLIGHT
+                    _or(task.packets_in_flight, max(default_items, 2 * counts[index])), MAX_PACKETS_IN_FLIGHT
                 ),
-                limit_bytes=min(_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES), MOST_BYTES),
+                limit_bytes=min(_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES), MAX_BYTES),
                 may_stop_early=index < last and tasks[index + 1].may_stop_early,
                 caller_reads=index == last,
                 by_reference=by_reference,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline_executor.interfaces import ReplicaBooks
+    from pipeline_executor.interfaces import ReplicaCounters
     from pipeline_executor.plan import Plan
 
 __all__ = ["RunReport", "StepReport", "make_report"]
@@ -43,19 +43,19 @@ class RunReport:
     duration_s: float
 
 
-def make_report(plan: Plan, all_books: Sequence[ReplicaBooks], duration_s: float) -> RunReport:
-    """The report of a run as its books tell it, one for each ledger entry."""
+def make_report(plan: Plan, all_counters: Sequence[ReplicaCounters], duration_s: float) -> RunReport:
+    """The report of a run as its counters tell it, one for each ledger entry."""
     steps = []
     for step in plan.steps:
-        books = [all_books[replica.entry] for replica in step.replicas]
+        counters = [all_counters[replica.entry] for replica in step.replicas]
         steps.append(
             StepReport(
                 task=step.name,
-                num_replicas=len(books),
-                items_in=sum(book.items_in for book in books),
-                items_out=sum(book.items_out for book in books),
-                wait_input_s=sum(book.wait_input_s for book in books),
-                wait_room_s=sum(book.wait_room_s for book in books),
+                num_replicas=len(counters),
+                items_in=sum(replica.items_in for replica in counters),
+                items_out=sum(replica.items_out for replica in counters),
+                wait_input_s=sum(replica.wait_input_s for replica in counters),
+                wait_room_s=sum(replica.wait_room_s for replica in counters),
             )
         )
     return RunReport(tuple(steps), duration_s)

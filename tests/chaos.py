@@ -325,7 +325,9 @@ def judge(pipeline: Pipeline, outcome: Outcome) -> list[str]:
             came = 0 if index == 0 else len(numbers_after(pipeline, index - 1))
             went = 0 if pipeline.has_sink and index == len(pipeline.steps) else len(numbers_after(pipeline, index))
             if (step.items_in, step.items_out) != (came, went):
-                wrong.append(f"the books of step {index} say {step.items_in} in, {step.items_out} out: {came}, {went}")
+                wrong.append(
+                    f"the counters of step {index} say {step.items_in} in, {step.items_out} out: {came}, {went}"
+                )
     return wrong
 
 

@@ -31,11 +31,11 @@ from left_behind import Belongings
 EXAMPLES_IN_A_BATCH = 25
 
 #: A run of a minute is one that hangs: its stacks are printed, and the soak ends.
-LONGEST_RUN_S = 60
+MAX_RUN_S = 60
 
 #: Growth of this process from the end of the first minutes on that is not put down to the allocator and to caches.
 WARM_UP_S = 120
-MOST_GROWTH_BYTES = 40 * 2**20
+MAX_GROWTH_BYTES = 40 * 2**20
 
 
 def _give_back_what_is_free() -> None:
@@ -63,7 +63,7 @@ class Soak:
         self._process = psutil.Process()
 
     def judged(self, pipeline: Pipeline, outcome: chaos.Outcome, duration_s: float) -> None:
-        faulthandler.dump_traceback_later(LONGEST_RUN_S, exit=True)
+        faulthandler.dump_traceback_later(MAX_RUN_S, exit=True)
         wrong = chaos.judge(pipeline, outcome)
         kind, shown = outcome.kind, repr(outcome.error)
         outcome.error = None  # its traceback holds on to much
@@ -81,7 +81,7 @@ class Soak:
         if self._warm_bytes is None:
             if time.monotonic() - self.started >= WARM_UP_S:
                 self._warm_bytes = used_bytes
-        elif used_bytes > self._warm_bytes + MOST_GROWTH_BYTES:
+        elif used_bytes > self._warm_bytes + MAX_GROWTH_BYTES:
             raise WrongOutcomeError(f"this process has grown from {self._warm_bytes} to {used_bytes} bytes")
 
     def __str__(self) -> str:
@@ -147,7 +147,7 @@ def main() -> int:
         return again(Pipeline.from_data(json.loads(text)), arguments.times)
     first_seed = arguments.seed if arguments.seed is not None else random.randrange(10**6) * 1000
     print(f"seed {first_seed}", flush=True)
-    faulthandler.dump_traceback_later(LONGEST_RUN_S, exit=True)
+    faulthandler.dump_traceback_later(MAX_RUN_S, exit=True)
     return soak(arguments.minutes, first_seed, arguments.core)
 
 

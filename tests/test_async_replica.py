@@ -57,7 +57,7 @@ class Rig:
         return hook(None)
 
     def wait_until_it_waits(self) -> None:
-        while self.run.ledger.books(1).waiting is Waiting.NOTHING:
+        while self.run.ledger.counters(1).waiting is Waiting.NOTHING:
             threading.Event().wait(0.001)
 
     def put(self, *items: Any) -> None:
@@ -79,7 +79,7 @@ class Rig:
         self._thread.join()
         assert interrupt_hook(thread_id) is None
         assert {thread.name for thread in threading.enumerate()}.isdisjoint({"step: input", "step: room"})
-        return self.run.ledger.books(1).state
+        return self.run.ledger.counters(1).state
 
 
 @contextlib.contextmanager

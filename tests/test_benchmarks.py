@@ -319,7 +319,7 @@ def test_micro_benchmarks_measure_both_cores() -> None:
             for item in micro.messages().values():
                 assert micro.through_edge(2, core, item) > 0
             assert micro.look_at_empty(2, core) > 0
-            assert micro.read_books(2, core) > 0
+            assert micro.read_counters(2, core) > 0
             assert micro.open_and_close(1, core) > 0
     finally:
         os.environ.pop("PIPELINE_EXECUTOR_CORE", None)

@@ -108,8 +108,8 @@ def deliver(n: int, shape: tuple[int, int]) -> None:
         on_report=reports.append,
     )
     (report,) = reports
-    books = [(step.items_in, step.items_out) for step in report.steps]
-    assert books == [(0, n), (n, n), (n, consumers), (consumers, 0)]
+    counters = [(step.items_in, step.items_out) for step in report.steps]
+    assert counters == [(0, n), (n, n), (n, consumers), (consumers, 0)]
 
 
 @pytest.mark.rule("R6")

@@ -18,7 +18,7 @@ from pipeline_executor.options import Parallelism
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read as on Linux")
 
 #: What the interpreter's allocator may take in between. A run that kept its queue's memory would take more in each run.
-MOST_GROWTH_BYTES = 8 * 2**20
+MAX_GROWTH_BYTES = 8 * 2**20
 
 
 def one_after_another(parallelism: Parallelism, number: int) -> None:
@@ -58,7 +58,7 @@ def check_flat(parallelism: Parallelism, runs: int) -> None:
     after = numbers()
     print(f"{runs} runs under {parallelism}: {before} -> {after} (bytes, descriptors, threads)")
     assert after[1:] == before[1:]
-    assert after[0] - before[0] < MOST_GROWTH_BYTES
+    assert after[0] - before[0] < MAX_GROWTH_BYTES
 
 
 @pytest.mark.thorough_where("pure")

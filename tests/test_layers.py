@@ -98,7 +98,7 @@ LAYERS: dict[str, set[str]] = {
     "engine": {
         "engines",
         "engines.async_chain",
-        "engines.books",
+        "engines.accounting",
         "engines.failed_item",
         "engines.failures",
         "engines.fork_server",

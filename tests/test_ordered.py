@@ -438,7 +438,7 @@ def test_ordered_replica_that_is_stuck_is_named_and_none_that_waits_for_it(paral
     assert "stick_at" in str(caught.value)
 
 
-# ---- threads, books
+# ---- threads, counters
 
 
 def read_ahead(items: Iterable[int]) -> Iterable[int]:

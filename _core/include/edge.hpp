@@ -75,7 +75,7 @@ struct Region {
   std::uint64_t index_of(const ReplicaEntry* replica) const noexcept {
     return static_cast<std::uint64_t>(replica - entry(0));
   }
-  // Bytes from the start of the region that hold the abort word, the edges and the books.
+  // Bytes from the start of the region that hold the abort word, the edges and the counters.
   std::uint64_t head_bytes() const noexcept {
     return control()->entries_offset + control()->replicas * sizeof(ReplicaEntry);
   }

@@ -1,4 +1,4 @@
-// The books of a run: one entry per replica, in shared memory, so that they outlive the replica's process.
+// The ledger of a run: one entry per replica, in shared memory, so that they outlive the replica's process.
 //
 // Every field has one writer at a time: the replica itself, or the supervisor once the replica's process has ended.
 // Counters are plain stores (load, add, store) because of that, and readers in other processes see some recent

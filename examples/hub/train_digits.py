@@ -24,7 +24,7 @@ from torch import nn
 EPOCHS = 40
 BATCH_SIZE = 64
 HIGHEST_RATE = 6e-3
-LEAST_ACCURACY = 0.95
+MIN_ACCURACY = 0.95
 
 
 def as_inputs(pixels: NDArray[np.uint8]) -> torch.Tensor:
@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     reached = {name: accuracy(network, *part) for name, part in parts.items()}
     for name, (_, labels) in parts.items():
         print(f"{name:8} {len(labels):5,} digits, {reached[name]:.2%} right")
-    if reached["held-out"] <= LEAST_ACCURACY:
-        print(f"train_digits: not written, {LEAST_ACCURACY:.0%} was not reached; try another --seed", file=sys.stderr)
+    if reached["held-out"] <= MIN_ACCURACY:
+        print(f"train_digits: not written, {MIN_ACCURACY:.0%} was not reached; try another --seed", file=sys.stderr)
         return 1
     torch.save(network.state_dict(), arguments.weights)
     print(f"written: {arguments.weights} ({arguments.weights.stat().st_size:,} bytes)")

@@ -1,4 +1,4 @@
-"""From the books of a failed run to the exception that the caller gets."""
+"""From the counters of a failed run to the exception that the caller gets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline_executor.errors import (
     TaskError,
     TaskFailure,
 )
-from pipeline_executor.interfaces import Cause, Ledger, MessageFault, ReplicaBooks, State, Waiting
+from pipeline_executor.interfaces import Cause, Ledger, MessageFault, ReplicaCounters, State, Waiting
 from pipeline_executor.plan import Assignment, Plan, StepPlan
 from pipeline_executor.replica.carried_exception import unpack
 from pipeline_executor.replica.worker import FailureReport, traceback_of_message
@@ -78,7 +78,7 @@ _STAYS = (
 
 def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None, stack: str | None) -> TaskFailure:
     """All that the ledger and the process's end tell of a failed replica."""
-    books = ledger.books(assignment.entry)
+    counters = ledger.counters(assignment.entry)
     report = report_of(ledger, assignment.entry)
     index, shown = _item_in_hand(ledger, assignment.entry)
     return TaskFailure(
@@ -86,22 +86,22 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
         task=assignment.task,
         replica=assignment.replica,
         num_replicas=assignment.num_replicas,
-        pid=books.pid or None,
+        pid=counters.pid or None,
         thread=thread_name(assignment) if assignment.in_thread else None,
         exception_type=report.type_name if report else None,
         exception_text=report.text if report else None,
         traceback=report.traceback if report else None,
         exit_code=status.exit_code if status and not report else None,
         signal_name=status.signal_name if status else None,
-        items_in=books.items_in,
-        items_out=books.items_out,
+        items_in=counters.items_in,
+        items_out=counters.items_out,
         item_index=index,
         item_repr=shown,
         stack=stack,
         **items_told(
             assignment,
             ledger,
-            books,
+            counters,
             report.firsts if report else (),
             report.lasts if report else (),
             bounded_repr,
@@ -129,7 +129,7 @@ def error_of(
         raised_in_threads: the exceptions themselves of the replicas that were threads, by entry.
         out_of_memory: the kernel has killed some process for want of memory meanwhile.
     """
-    failed = [replica.entry for replica in plan.assignments if ledger.books(replica.entry).state is State.FAILED]
+    failed = [replica.entry for replica in plan.assignments if ledger.counters(replica.entry).state is State.FAILED]
     order = [culprit, *(entry for entry in (*failed, *died) if entry != culprit)]
     failures = [
         _failure_of(plan.assignments[entry], ledger, died.get(entry), stacks.get(entry) if entry in died else None)
@@ -148,7 +148,7 @@ def error_of(
             original = unpack(report.exception)
         return raised(failures, original)
     alike, others = _split(failures)
-    text = _died_text(failures[0], died.get(culprit), ledger.books(culprit).state, out_of_memory)
+    text = _died_text(failures[0], died.get(culprit), ledger.counters(culprit).state, out_of_memory)
     return TaskDied(_counted(alike, text) + _others(others), failures)
 
 
@@ -249,7 +249,7 @@ def _why(first: TaskFailure) -> str:
 def inactive(
     plan: Plan,
     ledger: Ledger,
-    stuck: Mapping[int, ReplicaBooks],
+    stuck: Mapping[int, ReplicaCounters],
     stopped: Container[int],
     stacks: Mapping[int, str],
     timeout_s: float,
@@ -262,21 +262,21 @@ def inactive(
     """
     failures = [_failure_of(plan.assignments[entry], ledger, None, stacks.get(entry)) for entry in stuck]
     lines = [f"nothing moved for {timeout_s:g} s, and the pipeline was stopped"]
-    for (entry, books), failure in zip(stuck.items(), failures, strict=True):
+    for (entry, counters), failure in zip(stuck.items(), failures, strict=True):
         if entry in stopped:
             what = "is stopped by a signal, as SIGSTOP or a debugger do it,"
-        elif books.pid == 0:
+        elif counters.pid == 0:
             what = "has not reached its step: its process is still starting"
-        elif books.state >= State.STOPPED:
+        elif counters.state >= State.STOPPED:
             what = _STAYS
-        elif books.waiting is not Waiting.NOTHING:
-            what = f"waits for {'input' if books.waiting is Waiting.INPUT else 'the step after it'}"
+        elif counters.waiting is not Waiting.NOTHING:
+            what = f"waits for {'input' if counters.waiting is Waiting.INPUT else 'the step after it'}"
         else:
             what = "is stuck"
         lines.append(f"{failure.where} {what} {failure.progress}")
         if failure.stack:
             lines.append(f"its Python stack (most recent call last):\n{failure.stack}")
-    if any(books.state < State.STOPPED for books in stuck.values()):
+    if any(counters.state < State.STOPPED for counters in stuck.values()):
         lines.append("If an item may take this long, raise inactivity_timeout.")
     return InactivityError("\n".join(lines), failures)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
-from pipeline_executor.interfaces import SHOWN_ITEMS, LastSent, Ledger, ReplicaBooks
+from pipeline_executor.interfaces import SHOWN_ITEMS, LastSent, Ledger, ReplicaCounters
 from pipeline_executor.plan import Assignment
 
 __all__ = ["ItemsTold", "items_told", "last_output_in_words"]
@@ -26,14 +26,14 @@ class ItemsTold(TypedDict, total=False):
 def items_told(
     assignment: Assignment,
     ledger: Ledger,
-    books: ReplicaBooks,
+    counters: ReplicaCounters,
     firsts: Sequence[bytes],
     lasts: Sequence[bytes],
     show: Callable[[object], str],
     *,
     has_reported: bool,
 ) -> ItemsTold:
-    """What the books tell of a replica's items.
+    """What the counters tell of a replica's items.
 
     Arguments:
         firsts, lasts: the items that it remembers, as its receiver gives them.
@@ -42,19 +42,21 @@ def items_told(
     """
     entry = assignment.entry
     if assignment.input_edge is None:
-        if assignment.output_edge is None or books.items_out == 0:
+        if assignment.output_edge is None or counters.items_out == 0:
             return {}
         shown = None
         if has_reported:
             shown = _shown(lambda: last_output_in_words(ledger.last_sent(entry, _edge_of(assignment)), show))
-        return {"last_output_index": books.items_out - 1, "last_output_repr": shown}
-    if assignment.output_edge is None or books.batch_first >= books.items_in:
+        return {"last_output_index": counters.items_out - 1, "last_output_repr": shown}
+    if assignment.output_edge is None or counters.batch_first >= counters.items_in:
         return {}
     holds_one = ledger.hand(entry) is not None
-    if len(lasts) + holds_one == books.items_in - books.batch_first:  # all of them, also such as are large or objects
+    if (
+        len(lasts) + holds_one == counters.items_in - counters.batch_first
+    ):  # all of them, also such as are large or objects
         firsts = lasts[:SHOWN_ITEMS]
     reprs = [_shown(lambda kept=kept: show(ledger.remembered_item(entry, kept))) for kept in firsts]  # type: ignore[misc]
-    return {"batch_first": books.batch_first, "batch_reprs": tuple(text for text in reprs if text is not None)}
+    return {"batch_first": counters.batch_first, "batch_reprs": tuple(text for text in reprs if text is not None)}
 
 
 def last_output_in_words(sent: LastSent | None, show: Callable[[object], str]) -> str | None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_executor.engines.books import check_books
+from pipeline_executor.engines.accounting import check_counts
 from pipeline_executor.engines.failed_item import keep_item_of_failed_replica
 from pipeline_executor.engines.failures import add_note, error_of, inactive, note_second, unreadable_result
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
@@ -51,7 +51,7 @@ __all__ = ["run_local"]
 _T = TypeVar("_T")
 
 #: Seconds that no clock or system call finds too many.
-_LONGEST_S = 1e6
+_MAX_TIMEOUT_S = 1e6
 
 
 def run_local(plan: Plan, core: Core, options: RunOptions, start_method: str) -> ResultStream | None:
@@ -145,7 +145,7 @@ class _LocalRun:
                     context,
                     payloads=payloads,
                     message_check=core.message_check,
-                    shutdown_timeout_s=min(float(options.shutdown_timeout), _LONGEST_S),
+                    shutdown_timeout_s=min(float(options.shutdown_timeout), _MAX_TIMEOUT_S),
                 )
             except BaseException:
                 if self._watch is not None:
@@ -303,15 +303,15 @@ class _LocalRun:
             return
         interval_s = self._inactivity.interval_s
         wait(interval_s if timeout_s is None else min(timeout_s, interval_s))
-        books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
-        if self._replicas.alive and self._run.aborted() is None and self._inactivity.is_over(books):
-            raise self._inactive(stuck_entries(books, self._replicas.alive))
+        counters = [self._run.ledger.counters(replica.entry) for replica in self._plan.assignments]
+        if self._replicas.alive and self._run.aborted() is None and self._inactivity.is_over(counters):
+            raise self._inactive(stuck_entries(counters, self._replicas.alive))
 
     def _inactive(self, entries: list[int]) -> BaseException:
         """Ask those that are stuck for their stacks, stop everything, and say who was stuck where."""
         assert self._inactivity is not None
         self._take_over()
-        books = {entry: self._run.ledger.books(entry) for entry in entries}  # as they are now
+        counters = {entry: self._run.ledger.counters(entry) for entry in entries}  # as they are now
         stopped = self._replicas.stopped_by_a_signal(entries)
         stacks = self._replicas.ask_for_stacks(entry for entry in entries if entry not in stopped)
         aborted = self._run.aborted()
@@ -322,7 +322,7 @@ class _LocalRun:
         self._replicas.shut_down()
         stacks.update(self._replicas.written_stacks())
         ledger = self._run.ledger
-        return self._with_item(inactive(self._plan, ledger, books, stopped, stacks, self._inactivity.timeout_s))
+        return self._with_item(inactive(self._plan, ledger, counters, stopped, stacks, self._inactivity.timeout_s))
 
     def _patience_s(self) -> float | None:
         """How long to wait for the next event: for ever, unless all that still runs is what a step that stopped early
@@ -369,8 +369,8 @@ class _LocalRun:
                 self._replicas.shut_down()
                 error = self._verdict(*aborted)
             else:
-                books = [self._run.ledger.books(entry) for entry in range(self._plan.layout.entries)]
-                check_books(self._plan, books, self._run.stopped)
+                counters = [self._run.ledger.counters(entry) for entry in range(self._plan.layout.entries)]
+                check_counts(self._plan, counters, self._run.stopped)
         except BaseException:
             self._abandon()
             raise
@@ -413,14 +413,14 @@ class _LocalRun:
                 self._run.abort(Cause.CLOSED, 0)
             self._ended = True
             has_ended(self)
-            books = [self._run.ledger.books(replica.entry) for replica in self._plan.assignments]
+            counters = [self._run.ledger.counters(replica.entry) for replica in self._plan.assignments]
             self._results = None
             self._replicas.close()
             if self._watch is not None:
                 self._watch.close()
         try:
             if self._options.on_end is not None:
-                self._options.on_end(self._plan, books, time.monotonic() - self._started_at)
+                self._options.on_end(self._plan, counters, time.monotonic() - self._started_at)
         finally:
             try:
                 for left in self._replicas.left_behind:

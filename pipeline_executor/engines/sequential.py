@@ -30,7 +30,7 @@ from pipeline_executor.interfaces import (
     Core,
     Link,
     MessageFault,
-    ReplicaBooks,
+    ReplicaCounters,
     State,
 )
 from pipeline_executor.options import RunOptions
@@ -360,8 +360,8 @@ class _SequentialRun:
         self._recordings.clear()
         if self._on_end is None or self._is_in_a_fork():
             return
-        books = [
-            ReplicaBooks(
+        counters = [
+            ReplicaCounters(
                 state=State.FINISHED if self.error is None else State.STOPPED,
                 pid=os.getpid(),
                 items_in=counts[step.index - 1] if step.index > 0 else 0,
@@ -371,4 +371,4 @@ class _SequentialRun:
             )
             for step in self._plan.steps
         ]
-        self._on_end(self._plan, books, time.monotonic() - self._started_at)
+        self._on_end(self._plan, counters, time.monotonic() - self._started_at)

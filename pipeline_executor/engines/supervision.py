@@ -225,7 +225,7 @@ class Supervision:
                 del self.alive[entry]
             if isinstance(replica, ReplicaThread) and replica.error is not None:
                 self.raised[entry] = replica.error
-            state = self._run.ledger.books(entry).state
+            state = self._run.ledger.counters(entry).state
             if state is State.FAILED:
                 self._run.abort(Cause.FAILED, entry)  # it may not have come so far itself
             elif state in (State.FINISHED, State.STOPPED) and (status.clean or status.unknown):
@@ -287,7 +287,7 @@ class Supervision:
                 if stack is not None:
                     of_threads[entry] = stack
             # Before it has reached our code the signal that asks would end it.
-            elif isinstance(replica, ReplicaProcess) and self._run.ledger.books(entry).state is not State.CREATED:
+            elif isinstance(replica, ReplicaProcess) and self._run.ledger.counters(entry).state is not State.CREATED:
                 file = self._stack_files.get(entry)
                 if file is not None and ASK is not None and replica.process.send(ASK):
                     asked.append(file)
@@ -321,7 +321,7 @@ class Supervision:
     def _ask_to_stop(self) -> None:
         self._watch_all()
         for entry, replica in list(self.alive.items()):
-            if self._run.ledger.books(entry).state is State.CREATED:
+            if self._run.ledger.counters(entry).state is State.CREATED:
                 replica.kill()  # nothing of the user's has begun that could be closed
         if not self._stop_by:  # one deadline, also for who takes over
             self._stop_by = time.monotonic() + self._shutdown_timeout_s
@@ -360,7 +360,7 @@ class Supervision:
 
     def _is_about_to_end(self, entry: int) -> bool:
         if isinstance(self.alive.get(entry), ReplicaThread):
-            return self._run.ledger.books(entry).state >= State.STOPPED
+            return self._run.ledger.counters(entry).state >= State.STOPPED
         return True  # SIGKILL is on its way
 
     def _attend_until(self, deadline: float, waits_for: Callable[[int], bool] = lambda entry: True) -> None:

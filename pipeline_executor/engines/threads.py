@@ -110,7 +110,7 @@ class ReplicaThread:
             if interrupt is not None:
                 if interrupt(None):
                     return
-            elif self._run.ledger.books(self._assignment.entry).state is not State.RUNNING:
+            elif self._run.ledger.counters(self._assignment.entry).state is not State.RUNNING:
                 return
             self._interrupted = self.ordered_to_die = True
             _raise_in_thread(self._thread, Aborted)

@@ -24,7 +24,7 @@ from pipeline_executor.fallback.codec import decode
 from pipeline_executor.fallback.line import Line
 from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
 from pipeline_executor.fallback.order import Order
-from pipeline_executor.interfaces import MOST_BYTES, EdgeLayout, LastSent
+from pipeline_executor.interfaces import MAX_BYTES, EdgeLayout, LastSent
 
 __all__ = ["NOBODY", "Edge"]
 
@@ -32,7 +32,7 @@ _TAIL, _HEAD, _BYTES, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED, _DRO
 _EDGE_WORDS = 8
 #: The quitter of an edge that nobody has left early.
 NOBODY = -1
-_LEAST_ARENA = 2**22  # bytes
+_MIN_ARENA_BYTES = 2**22  # bytes
 
 
 class Edge:
@@ -47,12 +47,12 @@ class Edge:
         self.last: LastSent = ("unknown", None)
         # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
         self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
-        self.limit_bytes = MOST_BYTES if layout.by_reference else layout.limit_bytes
+        self.limit_bytes = MAX_BYTES if layout.by_reference else layout.limit_bytes
         self._ring = _EDGE_WORDS + Arena.WORDS
         waiting_start = self._ring + 2 * self.limit
         waiting_words = Order.words(self.limit, layout.producers) if layout.ordered else Line.words(layout.producers)
         arena_start = (waiting_start + waiting_words) * 8
-        self.memory = SharedMemory.at_most(address_space_bytes(), arena_start + _LEAST_ARENA)
+        self.memory = SharedMemory.at_most(address_space_bytes(), arena_start + _MIN_ARENA_BYTES)
         self.arena = Arena(self.memory, _EDGE_WORDS)
         self.arena.setup(arena_start)
         words = self.memory.words

@@ -1,4 +1,4 @@
-"""The books of a run in shared memory: the twin of `_core/include/ledger.hpp`.
+"""The counters of a run in shared memory: the twin of `_core/include/ledger.hpp`.
 
 Word 0 is the abort word, word 1 says whether the caller sleeps on the bell; then one entry of `_ENTRY_WORDS` per
 replica; then room for each replica's report. Every word has one writer at a time, so no lock is needed.
@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline_executor.fallback.codec import decode
 from pipeline_executor.fallback.memory import SharedMemory
-from pipeline_executor.interfaces import Hand, LastSent, ReplicaBooks, State, Waiting
+from pipeline_executor.interfaces import Hand, LastSent, ReplicaCounters, State, Waiting
 
 __all__ = ["Entry", "Ledger"]
 
@@ -140,10 +140,10 @@ class Ledger:
     def bell_armed(self, armed: bool) -> None:
         self.memory.words[_BELL_ARMED] = armed
 
-    def books(self, entry: int) -> ReplicaBooks:
+    def counters(self, entry: int) -> ReplicaCounters:
         words, at = self.memory.words, self._at(entry)
         waits_room, waits_input = words[at + _WAITS_ROOM], words[at + _WAITS_INPUT]
-        return ReplicaBooks(
+        return ReplicaCounters(
             state=State(words[at + _STATE]),
             pid=words[at + _PID],
             items_in=words[at + _IN],

@@ -37,7 +37,7 @@ def set_child_signals(run: Run, assignment: Assignment) -> None:
         if interrupt is not None:
             if not interrupt(frame):
                 raise Aborted
-        elif run.ledger.books(assignment.entry).state is State.RUNNING:
+        elif run.ledger.counters(assignment.entry).state is State.RUNNING:
             # The step is busy and has not noticed yet. Once it has, its `finally` blocks are not to be cut short.
             run.ledger.set_state(assignment.entry, State.STOPPING)
             raise Aborted

@@ -1,4 +1,4 @@
-"""What runs inside a replica, the same for every engine: call the step, move its items, keep the books.
+"""What runs inside a replica, the same for every engine: call the step, move its items, keep its counters.
 
 The order of the ends matters for rule R3. A replica first says that it reads no more, which is when an early stop is
 found, and only then tells the step after it that nothing more comes.

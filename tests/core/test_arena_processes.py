@@ -20,10 +20,10 @@ from pipeline_executor.interfaces import EdgeLayout, Run
 
 PRODUCERS = CONSUMERS = 2
 
-MOST_BYTES = 4 * 2**20
+MAX_BYTES = 4 * 2**20
 
 #: Bytes that are elsewhere the same only by chance.
-POOL = np.random.default_rng(7).integers(0, 256, MOST_BYTES + 2**16, dtype=np.uint8)
+POOL = np.random.default_rng(7).integers(0, 256, MAX_BYTES + 2**16, dtype=np.uint8)
 
 
 def pattern(producer: int, number: int, part: int, size: int) -> np.ndarray:
@@ -32,8 +32,8 @@ def pattern(producer: int, number: int, part: int, size: int) -> np.ndarray:
 
 
 def any_size(dice: random.Random) -> int:
-    """From 0 to `MOST_BYTES`; as many below a kilobyte as above a hundred."""
-    return int(math.exp(dice.uniform(0, math.log(MOST_BYTES)))) - 1
+    """From 0 to `MAX_BYTES`; as many below a kilobyte as above a hundred."""
+    return int(math.exp(dice.uniform(0, math.log(MAX_BYTES)))) - 1
 
 
 def send_any_sizes(run: Run, entry: int, seed: int, count: int) -> None:

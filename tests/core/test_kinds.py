@@ -23,7 +23,7 @@ linux_only = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="sh
 #: Items of an array that is copied, and of one that is viewed whatever its dtype.
 SMALL, LARGE = 60, 30_000
 #: Bytes; of a large message's buffers, smaller ones are copied.
-LEAST_VIEWED = 8192
+MIN_VIEWED_BYTES = 8192
 
 SIZES = pytest.mark.parametrize("n", [SMALL, LARGE], ids=["small", "large"])
 
@@ -483,7 +483,7 @@ def test_the_columns_of_a_large_table_are_viewed_where_their_message_lies(compil
     received = carry(table(pyarrow, LARGE))
     for name in ("ints", "some", "text"):
         for buffer in received[name].chunk(0).buffers():
-            if buffer is not None and buffer.size >= LEAST_VIEWED:
+            if buffer is not None and buffer.size >= MIN_VIEWED_BYTES:
                 assert is_in_shared_memory(buffer.address)
 
 

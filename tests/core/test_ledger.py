@@ -1,4 +1,4 @@
-"""The books of a run: what is written is read, by whoever looks, whatever became of the writer."""
+"""The counters of a run: what is written is read, by whoever looks, whatever became of the writer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from pipeline_executor.interfaces import Cause, EdgeLayout, Run, RunLayout, Stat
 def test_a_new_entry_is_empty(core: str) -> None:
     with open_run(EdgeLayout(1, 1), entries=5) as run:
         for entry in range(5):
-            books = run.ledger.books(entry)
-            assert (books.state, books.pid) == (State.CREATED, 0)
-            assert (books.items_in, books.items_out, books.wait_input_s, books.wait_room_s) == (0, 0, 0.0, 0.0)
-            assert isinstance(books.state, State)
+            counters = run.ledger.counters(entry)
+            assert (counters.state, counters.pid) == (State.CREATED, 0)
+            assert (counters.items_in, counters.items_out) == (0, 0)
+            assert (counters.wait_input_s, counters.wait_room_s) == (0.0, 0.0)
+            assert isinstance(counters.state, State)
             assert run.ledger.hand(entry) is None
             assert run.ledger.read_report(entry) is None
         assert run.aborted() is None
@@ -35,15 +36,15 @@ def test_a_new_entry_is_empty(core: str) -> None:
 def test_a_state_is_read_as_it_was_written(core: str, state: State) -> None:
     with open_run(entries=3) as run:
         run.ledger.set_state(1, state)
-        assert [run.ledger.books(entry).state for entry in range(3)] == [State.CREATED, state, State.CREATED]
-        assert isinstance(run.ledger.books(1).state, State)
+        assert [run.ledger.counters(entry).state for entry in range(3)] == [State.CREATED, state, State.CREATED]
+        assert isinstance(run.ledger.counters(1).state, State)
 
 
 def test_pids_are_kept_by_entry(core: str) -> None:
     with open_run(entries=3) as run:
         for entry, pid in enumerate([1, 2**22, 2**31 - 1]):
             run.ledger.set_pid(entry, pid)
-        assert [run.ledger.books(entry).pid for entry in range(3)] == [1, 2**22, 2**31 - 1]
+        assert [run.ledger.counters(entry).pid for entry in range(3)] == [1, 2**22, 2**31 - 1]
 
 
 def test_items_are_counted_when_they_are_sent_and_taken(core: str) -> None:
@@ -53,9 +54,9 @@ def test_items_are_counted_when_they_are_sent_and_taken(core: str) -> None:
         for _ in range(6):
             receivers[0].poll()
         receivers[1].poll()
-        books = [run.ledger.books(entry) for entry in range(4)]
-        assert [book.items_out for book in books] == [5, 3, 0, 0]
-        assert [book.items_in for book in books] == [0, 0, 6, 1]
+        counters = [run.ledger.counters(entry) for entry in range(4)]
+        assert [replica.items_out for replica in counters] == [5, 3, 0, 0]
+        assert [replica.items_in for replica in counters] == [0, 0, 6, 1]
 
 
 def test_many_entries_are_apart(core: str) -> None:
@@ -65,8 +66,8 @@ def test_many_entries_are_apart(core: str) -> None:
             run.ledger.set_state(entry, State(entry % 6))
             run.ledger.write_report(entry, b"report %d" % entry)
         for entry in range(500):
-            assert run.ledger.books(entry).pid == entry + 1
-            assert run.ledger.books(entry).state == entry % 6
+            assert run.ledger.counters(entry).pid == entry + 1
+            assert run.ledger.counters(entry).state == entry % 6
             assert run.ledger.read_report(entry) == b"report %d" % entry
 
 
@@ -75,7 +76,7 @@ def test_index_error_when_there_is_no_such_entry(core: str, entry: int) -> None:
     with open_run(entries=3) as run:
         ledger = run.ledger
         calls: list[Callable[[], object]] = [
-            lambda: ledger.books(entry),
+            lambda: ledger.counters(entry),
             lambda: ledger.set_state(entry, State.RUNNING),
             lambda: ledger.set_pid(entry, 1),
             lambda: ledger.write_report(entry, b"a"),
@@ -210,8 +211,8 @@ def test_books_and_item_in_hand_survive_when_their_process_is_killed(core: str, 
         assert hand is not None
         assert (hand.index, hand.decoded) == (1, True)
         assert run.ledger.item_in_hand(1) == item
-        books = run.ledger.books(1)
-        assert (books.state, books.pid, books.items_in) == (State.RUNNING, pid, 2)
+        counters = run.ledger.counters(1)
+        assert (counters.state, counters.pid, counters.items_in) == (State.RUNNING, pid, 2)
         assert run.ledger.read_report(1) == b"my report"
 
 
@@ -329,7 +330,7 @@ CLOSED: dict[str, Callable[[Any], object]] = {
     "receiver.poll": lambda it: it.receiver.poll(),
     "receiver.stop": lambda it: it.receiver.stop(),
     "receiver.finish": lambda it: it.receiver.finish(),
-    "ledger.books": lambda it: it.ledger.books(0),
+    "ledger.counters": lambda it: it.ledger.counters(0),
     "ledger.set_state": lambda it: it.ledger.set_state(0, State.RUNNING),
     "ledger.set_pid": lambda it: it.ledger.set_pid(0, 1),
     "ledger.write_report": lambda it: it.ledger.write_report(0, b"a"),

@@ -233,5 +233,5 @@ def test_one_whose_wait_was_interrupted_sends_another_message(core: str) -> None
         assert queue.answers[0].recv() == "interrupted"
         first.finish()
         assert sorted(entry for entry, _ in receiver) == [0, 1, 2]
-        assert run.ledger.books(0).items_out == 1
+        assert run.ledger.counters(0).items_out == 1
         started.join()

@@ -51,10 +51,10 @@ class Step:
         return found
 
     def waits(self, replica: int) -> Waiting:
-        return self.run.ledger.books(1 + replica).waiting
+        return self.run.ledger.counters(1 + replica).waiting
 
     def sent(self, replica: int) -> int:
-        return self.run.ledger.books(1 + replica).items_out
+        return self.run.ledger.counters(1 + replica).items_out
 
 
 @contextlib.contextmanager

@@ -266,12 +266,12 @@ class EdgeMachine(RuleBasedStateMachine):
         assert self.run_.aborted() == self.aborted
         assert self.run_.stopped(0) is self.stopped
         for index, producer in enumerate(self.producers):
-            sent = self.run_.ledger.books(index).items_out
+            sent = self.run_.ledger.counters(index).items_out
             assert sent == producer.sent or (sent > producer.sent and (self.stopped or self.aborted is not None))
         for index, consumer in enumerate(self.consumers):
             assert self.receivers[index].saw_end is consumer.saw_end
             assert self.receivers[index].fault is None
-            assert self.run_.ledger.books(self.entry(index)).items_in == consumer.received
+            assert self.run_.ledger.counters(self.entry(index)).items_in == consumer.received
             hand = self.run_.ledger.hand(self.entry(index))
             assert (hand is not None) is consumer.in_hand
             if hand is not None:
@@ -280,7 +280,7 @@ class EdgeMachine(RuleBasedStateMachine):
                 assert self.run_.ledger.item_in_hand(self.entry(index)) == consumer.item
 
     def drain(self) -> None:
-        """Let everybody come to an end as replicas do, and see that the books balance."""
+        """Let everybody come to an end as replicas do, and see that the counts balance."""
         for index, producer in enumerate(self.producers):
             if producer.has_credit:
                 self.send(index, "last")
@@ -294,8 +294,8 @@ class EdgeMachine(RuleBasedStateMachine):
         self.books_agree()
         assert self.in_flight == len(self.queue) or self.stopped or self.aborted is not None
         if self.aborted is None and not self.stopped:
-            books = [self.run_.ledger.books(entry) for entry in range(len(self.producers) + len(self.consumers))]
-            assert sum(book.items_out for book in books) == sum(book.items_in for book in books)
+            counters = [self.run_.ledger.counters(entry) for entry in range(len(self.producers) + len(self.consumers))]
+            assert sum(replica.items_out for replica in counters) == sum(replica.items_in for replica in counters)
 
 
 def test_queue_agrees_with_the_model_when_its_ends_act_in_any_order(core: str) -> None:

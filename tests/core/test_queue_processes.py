@@ -84,9 +84,9 @@ def check_exactly_once(started: Children, shape: tuple[int, int], limit: int, co
                 assert numbers == sorted(numbers)
         everything = sorted(itertools.chain.from_iterable(by_consumer))
         assert everything == [(producer, number) for producer in range(producers) for number in range(count)]
-        books = [run.ledger.books(entry) for entry in range(producers + consumers)]
-        assert [book.items_out for book in books] == [count] * producers + [0] * consumers
-        assert [book.items_in for book in books[producers:]] == [len(received) for received in by_consumer]
+        counters = [run.ledger.counters(entry) for entry in range(producers + consumers)]
+        assert [replica.items_out for replica in counters] == [count] * producers + [0] * consumers
+        assert [replica.items_in for replica in counters[producers:]] == [len(received) for received in by_consumer]
         assert run.aborted() is None
 
 
@@ -365,10 +365,10 @@ def test_time_waited_is_in_the_books(core: str) -> None:
         assert receiver.poll() == (False, None)
         put(run.sender(1, 2, None), 1)
         started.join()
-        assert run.ledger.books(0).wait_room_s > 0
-        assert run.ledger.books(0).wait_input_s == 0
-        assert run.ledger.books(3).wait_input_s > 0
-        assert run.ledger.books(3).wait_room_s == 0
+        assert run.ledger.counters(0).wait_room_s > 0
+        assert run.ledger.counters(0).wait_input_s == 0
+        assert run.ledger.counters(3).wait_input_s > 0
+        assert run.ledger.counters(3).wait_room_s == 0
 
 
 # ---- signals
@@ -562,7 +562,7 @@ def test_others_go_on_when_a_process_that_waits_is_killed(core: str, wait: str) 
             found, item = receiver.poll()
             if found:
                 received.append(item)
-            elif wait == "items" or run.ledger.books(2).items_in:  # nothing of the dead process is left
+            elif wait == "items" or run.ledger.counters(2).items_in:  # nothing of the dead process is left
                 put(sender, "x" * 500)
         assert received.count("x" * 500) >= 18
 
@@ -595,10 +595,10 @@ def test_items_pass_through_a_chain_of_edges_that_share_entries(core: str, start
         assert sorted(number for _, number, _ in receiver) == list(range(300))
         receiver.finish()
         started.join()
-        books = [run.ledger.books(entry) for entry in range(4)]
-        assert books[0].items_out == 300 == books[1].items_in + books[2].items_in
-        assert books[1].items_in == books[1].items_out
-        assert books[3].items_in == 300
+        counters = [run.ledger.counters(entry) for entry in range(4)]
+        assert counters[0].items_out == 300 == counters[1].items_in + counters[2].items_in
+        assert counters[1].items_in == counters[1].items_out
+        assert counters[3].items_in == 300
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="measured by exit codes of a kind that Windows has not")

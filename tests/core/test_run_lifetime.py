@@ -158,7 +158,7 @@ class ClosesAtItsEnd:
 @linux_only
 def test_garbage_that_closes_the_run_may_be_collected_in_any_call(core: str) -> None:
     calls: list[Callable[[Any, Any, Any], Any]] = [
-        lambda run, sender, receiver: run.ledger.books(0),
+        lambda run, sender, receiver: run.ledger.counters(0),
         lambda run, sender, receiver: run.ledger.hand(1),
         lambda run, sender, receiver: run.ledger.item_in_hand(1),
         lambda run, sender, receiver: put(sender, {str(number): [number] for number in range(3000)}),
