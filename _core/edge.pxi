@@ -18,7 +18,8 @@ cdef class Sender:
     cdef readonly bint stopped
     cdef bint tells_last   # what a source yields by reference is noted for `Ledger.last_sent`
     cdef uint32_t number
-    cdef object last_kind, last_item   # its type; the item itself, if it may be kept beyond its life
+    cdef object last   # that item, or its type; see `note_last`
+    cdef bint last_is_type
 
     def __cinit__(self, Run run, uint32_t edge, uint32_t entry, max_message_bytes):
         cdef Region* region = run._open()
@@ -43,9 +44,7 @@ cdef class Sender:
             self.run.last_senders[self.number] = self
 
     cdef told(self):
-        if self.last_item is not None or self.last_kind is type(None):
-            return "item", self.last_item
-        return "type", self.last_kind.__qualname__
+        return describe_last(self.last, self.last_is_type)
 
     def drive(self, items):
         iterator = iter(items)
@@ -179,7 +178,8 @@ cdef class Sender:
         cdef uint64_t handed_over = self.me.items_out.load(relaxed)
         pack_reference(item, &message)
         if self.tells_last:
-            self.last_kind, self.last_item = type(item), item if is_plain(item) else None
+            Py_INCREF(item)
+            note_last(self, <PyObject*> item)
         cdef Status status = self.edge.publish(held.with_gil(), self.me, message)
         if status != Status.ok and self.me.items_out.load(relaxed) == handed_over:
             take_reference(&message)   # it did not get into the ring

@@ -59,7 +59,8 @@ cdef class Link:
     cdef bint tells_last
     cdef public Link reader   # over which the items go that are made of these; None: there is none
     cdef uint64_t first_of_batch, batch_out
-    cdef object last_kind, last_item
+    cdef object last   # what it has handed on last, or its type; see `note_last`
+    cdef bint last_is_type
     cdef LinkState state
 
     def __cinit__(self, step):
@@ -86,8 +87,9 @@ cdef class Link:
             self.batch_out = self.reader.count
             self.first_of_batch = self.count
         if self.tells_last:
-            self.last_kind, self.last_item = type(self.item), self.item if is_plain(self.item) else None
-        drop_item(self)
+            retire_item(self)
+        else:
+            drop_item(self)
         outside = enter_step(<PyObject*> self.info)
         found = next_or_null(<PyObject*> self.items)   # which is set once: no reference of our own is needed
         if found == NULL or self.check is not None:
@@ -157,11 +159,7 @@ cdef class Link:
         return self.first_of_batch
 
     def last_sent(self):
-        if self.count == 0 or self.last_kind is None:
-            return None
-        if self.last_item is not None or self.last_kind is type(None):
-            return "item", self.last_item
-        return "type", self.last_kind.__qualname__
+        return None if self.count == 0 else describe_last(self.last, self.last_is_type)
 
     def abort(self):
         if self.state != ENDED:
@@ -188,11 +186,18 @@ cdef extern from *:
         if (link->item != Py_None) keep_item(link, Py_None);
     }
 
+    template <typename Link> static inline void retire_item(Link* link) {
+        PyObject* item = link->item;
+        link->item = Py_NewRef(Py_None);   // first: the end of an object may run code that looks
+        note_last(link, item);
+    }
+
     // For Cython: a reference that the caller owns already.
     static inline PyObject* taken_over(PyObject* item) { return item; }
     """
     void keep_item(Link link, PyObject* item) noexcept
     void drop_item(Link link) noexcept
+    void retire_item(Link link) noexcept
     object taken_over(PyObject* item)
 
 

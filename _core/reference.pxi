@@ -14,12 +14,37 @@ cdef int pack_reference(object item, Message* message) except -1:
     return 0
 
 
-cdef bint is_plain(object item) except -1:
-    """Whether it may be kept beyond its life: it is small, refers to nothing, and nobody notices its end."""
-    kind = type(item)
-    if item is None or kind is int or kind is float or kind is bool:
-        return True
-    return (kind is str or kind is bytes) and len(item) <= 1024
+cdef extern from *:
+    """
+    // Whether an object may be kept longer than its owner keeps it: it is small, refers to nothing, and runs no code when
+    // it is freed.
+    static inline bool is_plain(PyObject* item) {
+        const PyTypeObject* const type = Py_TYPE(item);
+        if (type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type || item == Py_None) return true;
+        if (type == &PyUnicode_Type) return PyUnicode_GET_LENGTH(item) <= 1024;
+        return type == &PyBytes_Type && PyBytes_GET_SIZE(item) <= 1024;
+    }
+
+    // Notes the last item that a source has yielded, for the error that the source may raise: the item itself if it is
+    // plain, else its type. Takes over the reference to the item.
+    template <typename Source> static inline void note_last(Source* source, PyObject* item) {
+        PyObject* const before = source->last;
+        source->last_is_type = !is_plain(item);
+        if (source->last_is_type) {
+            source->last = Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(item)));
+            Py_DECREF(item);
+        } else {
+            source->last = item;
+        }
+        Py_DECREF(before);
+    }
+    """
+    void note_last(Sender source, PyObject* item) noexcept
+
+
+cdef object describe_last(object last, bint is_type):
+    """See `interfaces.LastSent`."""
+    return ("type", last.__qualname__) if is_type else ("item", last)
 
 
 cdef object referred(Message* message):
