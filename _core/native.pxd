@@ -62,6 +62,8 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
     void bell_ring(int bell) noexcept
     void bell_silence(int bell) noexcept
 
+    int usable_processors() noexcept
+
     cdef cppclass Spin:
         Spin() noexcept
 

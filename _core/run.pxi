@@ -59,6 +59,7 @@ def open_run(layout, context):
         access.region.bell = bell_create()
         if access.region.bell < 0:
             raise OSError(errno, f"cannot create an event descriptor: {os.strerror(errno)}")
+        usable_processors()   # so that forked replicas know it, too: each would read the files of its control groups
     finally:
         free(plans)
     return _run_with(access, frozenset(index for index, edge in enumerate(layout.edges) if edge.by_reference))

@@ -1,6 +1,6 @@
 # Python's handlers of signals, without the system's (see `interfaces.Core.set_handler`).
 
-import signal
+from _signal import signal as set_python_handler
 
 cdef extern from "<signal.h>" nogil:
     struct sigaction_t "sigaction":
@@ -12,6 +12,6 @@ def set_handler(int number, handler):
     cdef sigaction_t before
     if sigaction(number, NULL, &before) != 0:
         raise OSError(errno, os.strerror(errno))
-    signal.signal(number, handler)
+    set_python_handler(number, handler)
     if sigaction(number, &before, NULL) != 0:
         raise OSError(errno, os.strerror(errno))

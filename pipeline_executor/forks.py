@@ -29,10 +29,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from pipeline_executor.plain_signals import SIG_DFL, SIG_IGN, block_signals, get_handler, set_handler, set_mask
 
 __all__ = [
     "NOT_A_PART",
@@ -73,12 +74,12 @@ def release(thing: object) -> None:
 def hold_handler(number: int) -> None:
     """The handler that a signal has now is ours: a fork gets the default action, unless the program has set another
     handler by then."""
-    _handlers[number] = signal.getsignal(number)
+    _handlers[number] = get_handler(number)
 
 
 def has_handler_of_its_own(number: int) -> bool:
     """Whether the program has put a handler of its own into the place of ours."""
-    return number in _handlers and signal.getsignal(number) not in (_handlers[number], signal.SIG_DFL, signal.SIG_IGN)
+    return number in _handlers and get_handler(number) not in (_handlers[number], SIG_DFL, SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -100,20 +101,20 @@ def is_let_go(thing: object) -> bool:
 
 
 def _signals_of_ours() -> list[int]:
-    return [number for number, handler in _handlers.items() if signal.getsignal(number) is handler]
+    return [number for number, handler in _handlers.items() if get_handler(number) is handler]
 
 
 def _before_fork() -> None:
-    if hasattr(signal, "pthread_sigmask") and _handlers:
+    if _handlers:
         # All of them: while the main thread holds signals back, something else stands in for a handler of ours.
-        _of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _handlers)
+        _of_thread.mask = block_signals(_handlers)
 
 
 def _unblock() -> None:
     mask = getattr(_of_thread, "mask", None)
     if mask is not None:
         del _of_thread.mask
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        set_mask(mask)
 
 
 def _take_pending_handlers() -> None:
@@ -124,16 +125,28 @@ def _take_pending_handlers() -> None:
 def _after_fork_in_child() -> None:
     kept = getattr(_of_thread, "run", None)
     _of_thread.run = None  # what this process forks is no replica of it
-    held = [(thing, let_go) for thing, let_go in _held.items() if thing is not kept]
+    held = {thing: let_go for thing, let_go in _held.items() if thing is not kept}
     _held.clear()
-    _let_go.update(thing for thing, _ in held)
-    with contextlib.ExitStack() as stack:  # all of them, also where one raises
-        stack.callback(_unblock)
-        for _, let_go in reversed(held):
-            stack.callback(let_go)
+    _let_go.update(held)
+    try:
         for number in _signals_of_ours():
-            signal.signal(number, signal.SIG_DFL)
+            set_handler(number, SIG_DFL)
         _handlers.clear()
+    finally:
+        try:
+            _call_all(iter(held.values()))
+        finally:
+            _unblock()
+
+
+def _call_all(functions: Iterator[Callable[[], object]]) -> None:
+    """Call each of them, also where one raises."""
+    for function in functions:
+        try:
+            function()
+        except BaseException:
+            _call_all(functions)
+            raise
 
 
 if hasattr(os, "register_at_fork"):

@@ -23,6 +23,7 @@ NAME = PACKAGE.name
 
 #: From left to right. Every module of the package stands in exactly one layer; `_core` is the compiled module.
 LAYERS: dict[str, set[str]] = {
+    "system": {"plain_signals"},
     "leaf": {
         "descriptors",
         "errors",
@@ -288,7 +289,12 @@ def test_relation_between_types_knows_nothing_of_steps() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(LAYERS["leaf"]))
-def test_leaves_import_nothing_of_the_package(module: str) -> None:
+def test_leaves_know_only_the_system(module: str) -> None:
+    assert imports_of(module) <= LAYERS["system"]
+
+
+@pytest.mark.parametrize("module", sorted(LAYERS["system"]))
+def test_system_knows_nothing_of_the_package(module: str) -> None:
     assert imports_of(module) == set()
 
 

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pipeline_executor.plain_signals import CAN_BLOCK, block_signals, get_handler, set_mask
+
 __all__ = ["hold_signals", "interrupts_blocked", "restore_in_child", "set_handlers_by"]
 
 #: All that a program may handle in Python; SIGCHLD must reach whoever reaps.
@@ -48,7 +50,7 @@ def hold_signals() -> Iterator[None]:
     try:
         _held.append(handlers)
         for number in _HELD:
-            handler = signal.getsignal(number)
+            handler = get_handler(number)
             if callable(handler):  # not the system's own reactions, nor a handler set in C
                 handlers[number] = handler
                 _set_handler(number, lambda received, _frame: arrived.append(received))
@@ -98,15 +100,15 @@ def interrupts_blocked(*, starts_tracker: bool) -> Iterator[None]:
     Arguments:
         starts_tracker: what is done in the block would start multiprocessing's resource tracker.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    if not CAN_BLOCK:
         yield
         return
     if starts_tracker:
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # which unblocks interrupts when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = block_signals({signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        set_mask(before)

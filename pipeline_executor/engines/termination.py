@@ -30,6 +30,7 @@ from typing import Any
 from pipeline_executor.engines.signals import restore_in_child
 from pipeline_executor.forks import hold, hold_handler
 from pipeline_executor.interfaces import Aborted
+from pipeline_executor.plain_signals import SIG_DFL, block_signals, get_handler, set_handler, set_mask
 
 __all__ = ["OpenRun", "give_back_default_actions"]
 
@@ -79,7 +80,7 @@ def give_back_default_actions() -> None:
         return
     if threading.current_thread() is threading.main_thread():
         _set_default()
-    elif any(signal.getsignal(number) is _on_signal for number in _ENDING):
+    elif any(get_handler(number) is _on_signal for number in _ENDING):
         _ask_main_thread()
 
 
@@ -108,20 +109,20 @@ def _on_pending_call(_: object) -> int:
 
 def _install() -> None:
     for number in _ENDING:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _on_signal)
+        if get_handler(number) == SIG_DFL:
+            set_handler(number, _on_signal)
             hold_handler(number)
 
 
 def _set_default() -> None:
     for number in _ENDING:
-        if signal.getsignal(number) is _on_signal:
+        if get_handler(number) is _on_signal:
             # Blocked meanwhile: the interpreter drops a signal whose handler is gone when it gets round to it.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+            before = block_signals({number})
             try:
-                signal.signal(number, signal.SIG_DFL)
+                set_handler(number, SIG_DFL)
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                set_mask(before)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

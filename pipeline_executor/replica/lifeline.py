@@ -9,7 +9,6 @@ Source of the facts: pipe(7), fcntl(2) under F_SETOWN, F_SETSIG and O_ASYNC.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import select
@@ -31,8 +30,10 @@ _write_ends: set[Connection] = set()
 
 def _close_write_ends() -> None:
     for writer in _write_ends:
-        with contextlib.suppress(OSError):
+        try:  # not `contextlib.suppress`: this runs in each fork, and whatever it touches costs another page
             close_connection(writer)
+        except OSError:
+            pass
     _write_ends.clear()
 
 

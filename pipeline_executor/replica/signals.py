@@ -10,6 +10,7 @@ from types import FrameType
 
 from pipeline_executor.forks import is_let_go
 from pipeline_executor.interfaces import Aborted, Run, State
+from pipeline_executor.plain_signals import SIG_IGN, set_handler, unblock_signals
 from pipeline_executor.plan import Assignment
 from pipeline_executor.replica.worker import interrupt_hook
 
@@ -22,9 +23,9 @@ def set_child_signals(run: Run, assignment: Assignment) -> None:
     if sys.platform == "win32":
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # there, Ctrl-C reaches every process of the console
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what came while it was blocked was meant for the caller
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    set_handler(signal.SIGINT, SIG_IGN)  # what came while it was blocked was meant for the caller
+    unblock_signals({signal.SIGINT})
+    set_handler(signal.SIGINT, signal.default_int_handler)
 
     def on_terminate(signal_number: int, frame: FrameType | None) -> None:
         if is_let_go(run) or (run.aborted() is None and not assignment.is_unwanted(run)):
@@ -42,4 +43,4 @@ def set_child_signals(run: Run, assignment: Assignment) -> None:
             run.ledger.set_state(assignment.entry, State.STOPPING)
             raise Aborted
 
-    signal.signal(signal.SIGTERM, on_terminate)
+    set_handler(signal.SIGTERM, on_terminate)
