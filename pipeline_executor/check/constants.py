@@ -15,33 +15,33 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline_executor.check.conversions import advice_for_value
+from pipeline_executor.check.conversion_advice import advice_for_value
 from pipeline_executor.check.defects import Finding
-from pipeline_executor.check.not_checked import judged, warn
+from pipeline_executor.check.item_types import variables_of
 from pipeline_executor.check.relation.annotations import Absent, module_scope, show, unresolved_names
 from pipeline_executor.check.relation.assignable import new_relation
 from pipeline_executor.check.relation.callables import function_form
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.class_members import is_protocol
+from pipeline_executor.check.relation.read_annotation import expand, read
+from pipeline_executor.check.relation.stdlib_stubs import class_path
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     Alias,
+    AnyForm,
     ClassObject,
-    Distinct,
-    Dynamic,
     Form,
     Function,
     Instance,
     LiteralValue,
-    Record,
+    NewTypeForm,
     Tuple,
+    TypedDictForm,
     UnionForm,
 )
-from pipeline_executor.check.relation.members import is_protocol
-from pipeline_executor.check.relation.reading import expand, read
-from pipeline_executor.check.relation.stubs import class_path
 from pipeline_executor.check.relation.typed_dicts import keys_of
-from pipeline_executor.check.relation.writing import write
+from pipeline_executor.check.relation.write_type import write
 from pipeline_executor.check.signature import StepSignature
-from pipeline_executor.check.streams import variables_of
+from pipeline_executor.check.uncheckable import answer_or_warn, warn
 
 __all__ = ["constant_findings", "misfit"]
 
@@ -63,7 +63,7 @@ def constant_findings(signature: StepSignature, constants: Mapping[Any, Any] | N
             continue
         where = f"{signature.title}, constant {name!r}"
         annotation = constant.annotation
-        detail = judged(where, functools.partial(_misfit_of, signature, value, annotation, where), None)
+        detail = answer_or_warn(where, functools.partial(_misfit_of, signature, value, annotation, where), None)
         if detail is not None:
             yield Finding(
                 f"constant {name!r} is {_repr.repr(value)}, which is not {show(annotation)}",
@@ -91,7 +91,7 @@ def misfit(value: object, annotation: object, form: Form) -> str | None:
         annotation: the type as `resolve` returns it.
         form: the same as a form.
     """
-    if isinstance(form, Dynamic):
+    if isinstance(form, AnyForm):
         return None
     if _is_plain(form):
         return None if _is_instance(value, form) else _sentence((), value, form)
@@ -105,7 +105,7 @@ def _is_plain(form: Form) -> bool:
         return all(map(_is_plain, form.members))
     if not isinstance(form, Instance) or is_protocol(form.class_):
         return False
-    return all(argument == DYNAMIC for argument in form.arguments)
+    return all(argument == ANY for argument in form.arguments)
 
 
 def _sentence(path: tuple[str, ...], value: object, form: Form) -> str:
@@ -123,7 +123,7 @@ def _is_instance(value: object, form: Form) -> bool:
             # https://typing.python.org/en/latest/spec/special-types.html#special-cases-for-float-and-complex
             wider = {float: (int, float), complex: (int, float, complex)}.get(class_, class_)
             return is_protocol(class_) or isinstance(value, wider)
-        case Record():
+        case TypedDictForm():
             return isinstance(value, dict)
         case Tuple():
             return isinstance(value, tuple)
@@ -133,7 +133,7 @@ def _is_instance(value: object, form: Form) -> bool:
             return isinstance(value, type)
         case LiteralValue():
             return type(value) is type(form.value) and bool(value == form.value)
-        case Distinct():
+        case NewTypeForm():
             return _is_instance(value, form.base)
         case UnionForm():
             return any(_is_instance(value, member) for member in form.members)
@@ -166,7 +166,7 @@ def _may_be_overlooked(form: Form) -> bool:
     """Whether a type has a part that only `_overlooked` judges; most have none, and their values may be large."""
     if isinstance(form, Instance) and (form.class_ in (bytes, re.Match, re.Pattern) or _is_array(form)):
         return True
-    if isinstance(form, (Alias, Distinct, Function, Record)) or _is_unknown_to_typeguard(form):
+    if isinstance(form, (Alias, NewTypeForm, Function, TypedDictForm)) or _is_unknown_to_typeguard(form):
         return True
     return any(map(_may_be_overlooked, form.parts()))
 
@@ -191,12 +191,12 @@ def _overlooked(value: object, form: Form, path: tuple[str, ...]) -> str | None:
     if not _is_instance(value, form):
         return _sentence(path, value, form)
     match form:
-        case Distinct():
+        case NewTypeForm():
             return _overlooked(value, form.base, path)
         case Tuple():
             return _in_tuple(value, form, path)
-        case Record():
-            return _in_record(value, form, path)
+        case TypedDictForm():
+            return _in_typed_dict(value, form, path)
         case Function():
             return _in_function(value, form, path)
         case Instance():
@@ -226,7 +226,7 @@ def _in_tuple(value: Any, form: Tuple, path: tuple[str, ...]) -> str | None:
     return _first(parts, path)
 
 
-def _in_record(value: Any, form: Record, path: tuple[str, ...]) -> str | None:
+def _in_typed_dict(value: Any, form: TypedDictForm, path: tuple[str, ...]) -> str | None:
     keys = keys_of(form).items()
     return _first(((f"value of key {name!r}", value[name], key.form) for name, key in keys if name in value), path)
 
@@ -244,7 +244,7 @@ def _in_function(value: object, form: Function, path: tuple[str, ...]) -> str | 
 
 
 def _in_instance(value: object, form: Instance, path: tuple[str, ...]) -> str | None:
-    if not form.arguments or all(argument == DYNAMIC for argument in form.arguments):
+    if not form.arguments or all(argument == ANY for argument in form.arguments):
         return None
     if isinstance(value, (re.Pattern, re.Match)):
         text = value.pattern if isinstance(value, re.Pattern) else value.string
@@ -267,7 +267,7 @@ def _in_array(value: Any, form: Instance, path: tuple[str, ...]) -> str | None:
     shape, dtype = form.arguments
     if isinstance(shape, Tuple) and shape.rest is None and len(shape.before) != value.ndim:
         return f"{_sentence(path, value, form)}: it has {value.ndim} dimensions, not {len(shape.before)}"
-    scalar = dtype.arguments[0] if isinstance(dtype, Instance) and dtype.arguments else DYNAMIC
+    scalar = dtype.arguments[0] if isinstance(dtype, Instance) and dtype.arguments else ANY
     if new_relation().holds(read(value.dtype.type), scalar):
         return None
     return f"{_sentence(path, value, form)}: its items are {value.dtype.type.__name__}"

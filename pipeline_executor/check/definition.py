@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Never, NoReturn
 
 from pipeline_executor.check.defects import ANY_ITEM, Defect, Finding, definition_error
-from pipeline_executor.check.fast_path import agree_at_first_sight
+from pipeline_executor.check.exact_match import types_match_exactly
 from pipeline_executor.check.signature import (
     StepSignature,
     UnreadableStepError,
     inspect_step,
 )
-from pipeline_executor.check.task_settings import option_findings
+from pipeline_executor.check.task_settings import setting_findings
 from pipeline_executor.task import PipelineTask
 
 __all__ = ["check_definition"]
@@ -52,7 +52,7 @@ def check_definition(
         last.arguments.extend(_no_output(last.signature))
     signatures = [task.signature for task in checked]
     of_types: Iterable[tuple[list[Finding], list[Defect]]] = [([], [])] * len(tasks)
-    if check_types and not agree_at_first_sight(tasks, signatures):
+    if check_types and not types_match_exactly(tasks, signatures):
         # Imported where they are needed: the rules are many, and most small pipelines need none.
         from pipeline_executor.check import edges
 
@@ -92,7 +92,7 @@ def _check_task(task: object, index: int, *, is_last: bool) -> _Checked:
         return _Checked(
             None, f"step {index}", [Finding(what, "Wrap it: PipelineTask(generator, constants={...}).")], []
         )
-    settings = list(option_findings(task, is_source=index == 0))
+    settings = list(setting_findings(task, is_source=index == 0))
     try:
         signature = inspect_step(task, index, is_last=is_last)
     except UnreadableStepError as error:

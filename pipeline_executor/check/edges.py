@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pipeline_executor.check.common_mistakes import advice_to_wrap, hidden_by_wrapper
 from pipeline_executor.check.constants import constant_findings
 from pipeline_executor.check.defects import ANY_ITEM, Defect, Finding
-from pipeline_executor.check.explain import explain
-from pipeline_executor.check.mistakes import hidden_by_wrapper, step_around
-from pipeline_executor.check.not_checked import judged, warn
+from pipeline_executor.check.item_types import input_item, item_of, output_item, stream_of, variables_of
 from pipeline_executor.check.relation.annotations import Absent, show, unresolved_names
-from pipeline_executor.check.relation.forms import DYNAMIC, Form, substitute
-from pipeline_executor.check.relation.reading import read
-from pipeline_executor.check.relation.solve import solve, without_variables
-from pipeline_executor.check.relation.writing import write
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import ANY, Form, substitute
+from pipeline_executor.check.relation.type_variables import solve, without_variables
+from pipeline_executor.check.relation.write_type import write
 from pipeline_executor.check.signature import StepSignature, is_nothing
-from pipeline_executor.check.streams import input_item, item_of, output_item, stream_of, variables_of
+from pipeline_executor.check.uncheckable import answer_or_warn, warn
+from pipeline_executor.check.why_not_assignable import explain
 from pipeline_executor.task import PipelineTask
 
 __all__ = ["check_types"]
@@ -66,8 +66,8 @@ def check_types(
 
 def _streams_of(signature: StepSignature) -> _Streams:
     """What a step takes and gives."""
-    return judged(
-        signature.title, lambda: _Streams(input_item(signature), output_item(signature)), _Streams(DYNAMIC, DYNAMIC)
+    return answer_or_warn(
+        signature.title, lambda: _Streams(input_item(signature), output_item(signature)), _Streams(ANY, ANY)
     )
 
 
@@ -92,11 +92,13 @@ def _stream_findings(
     if name is not None and streams.takes is Absent.ANNOTATION:
         yield Finding(
             f"argument {name!r} takes the stream and has no annotation",
-            f"Write {name}: {signature.stream_kind}[{item}], {_SWITCH_OFF} {step_around(signature, item)}".rstrip(),
+            f"Write {name}: {signature.stream_kind}[{item}], {_SWITCH_OFF} {advice_to_wrap(signature, item)}".rstrip(),
         )
     elif name is not None and streams.takes is Absent.STREAM:
-        yield judged(signature.title, lambda: _no_stream(signature, given), _no_stream_finding(signature, ANY_ITEM))
-    if name is None or streams.takes is not Absent.STREAM or not step_around(signature, item):
+        yield answer_or_warn(
+            signature.title, lambda: _no_stream(signature, given), _no_stream_finding(signature, ANY_ITEM)
+        )
+    if name is None or streams.takes is not Absent.STREAM or not advice_to_wrap(signature, item):
         yield from _return_findings(signature, streams, is_last=is_last)
     # else it was written for one item, and what to do about that has been said
 
@@ -117,7 +119,7 @@ def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding
             f"Write the step with async def, or {name}: Iterable[{write(other)}] and read it by for.",
         )
     meant = _meant(form, given, is_async=signature.is_async)
-    around = step_around(signature, meant) if meant == write(form) else ""
+    around = advice_to_wrap(signature, meant) if meant == write(form) else ""
     return _no_stream_finding(signature, meant, around)
 
 
@@ -139,7 +141,7 @@ def _meant(form: Form, given: Form | Absent | None, *, is_async: bool) -> str:
 
 
 def _is_one_item(form: Form, given: Form | Absent | None) -> bool:
-    return isinstance(given, Form) and given != DYNAMIC and solve(given, form).fits
+    return isinstance(given, Form) and given != ANY and solve(given, form).fits
 
 
 def _return_findings(signature: StepSignature, streams: _Streams, *, is_last: bool) -> Iterator[Finding]:
@@ -196,8 +198,8 @@ def _check_edge(
         return [], _settled(streams.gives)  # a defect of one of the two steps by itself
     title = f"{before.title} -> {after.title}"
     takes = streams.takes
-    unjudged: tuple[list[Defect], Form | Absent] = ([], DYNAMIC)
-    return judged(title, lambda: _compare(title, before, given, after, takes, streams.gives), unjudged)
+    unjudged: tuple[list[Defect], Form | Absent] = ([], ANY)
+    return answer_or_warn(title, lambda: _compare(title, before, given, after, takes, streams.gives), unjudged)
 
 
 def _settled(item: Form | Absent) -> Form | Absent:

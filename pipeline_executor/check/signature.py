@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Never, NoReturn
 
 from pipeline_executor.check.defects import ANY_ITEM
-from pipeline_executor.check.relation.annotations import Absent, Scope, peel, resolve, type_parameters
-from pipeline_executor.check.step_kind import call_method, step_kind_of
+from pipeline_executor.check.relation.annotations import Absent, Scope, resolve, strip_qualifiers, type_parameters
+from pipeline_executor.check.sync_or_async import call_method, step_kind_of
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask, callable_name
 
@@ -165,7 +165,7 @@ def _returns_nothing(annotation: object, *, is_last: bool) -> bool:
 def is_nothing(annotation: object) -> bool:
     """Whether what is annotated so returns None, or never returns."""
     try:
-        return any(peel(annotation) is nothing for nothing in (types.NoneType, Never, NoReturn))
+        return any(strip_qualifiers(annotation) is nothing for nothing in (types.NoneType, Never, NoReturn))
     except Exception:  # an alias whose value cannot be had
         return False
 

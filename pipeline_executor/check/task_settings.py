@@ -10,12 +10,12 @@ from typing import Any
 from pipeline_executor.check.defects import Finding
 from pipeline_executor.task import PipelineTask
 
-__all__ = ["option_findings"]
+__all__ = ["setting_findings"]
 
 _MAX_REPR_CHARS = 60
 
 
-def option_findings(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Finding]:
+def setting_findings(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Finding]:
     """Find every setting of a task that is of the wrong kind, out of range, or contradicts another.
 
     Arguments:

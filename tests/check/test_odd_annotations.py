@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_executor.check import check_definition
+from pipeline_executor.check.item_types import accepted_item, produced_item
 from pipeline_executor.check.relation.annotations import show, unresolved_names
 from pipeline_executor.check.relation.assignable import is_assignable
-from pipeline_executor.check.relation.forms import union_of
-from pipeline_executor.check.relation.reading import read
-from pipeline_executor.check.relation.writing import write
-from pipeline_executor.check.streams import accepted_item, produced_item
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import union_of
+from pipeline_executor.check.relation.write_type import write
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask
 

@@ -70,7 +70,7 @@ def ids(pairs: list[dict[str, Any]]) -> list[str]:
     return [f"{pair['id']}: {pair['produced']} -> {pair['accepted']}" for pair in pairs]
 
 
-# What exists for the type checker alone needs a file to be found in; test_guarded.py has it.
+# What exists for the type checker alone needs a file to be found in; test_type_checking_imports.py has it.
 JUDGED = [pair for pair in PAIRS if not pair["id"].startswith("unresolvable")]
 WHOLE = [pair for pair in PAIRS if pair.get("whole")]
 

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 import pytest
 
 from pipeline_executor.check import StepSignature, inspect_step
+from pipeline_executor.check.item_types import input_item, output_item
 from pipeline_executor.check.relation.annotations import Absent, Unresolved, show
-from pipeline_executor.check.relation.reading import read as form_of
+from pipeline_executor.check.relation.read_annotation import read as form_of
 from pipeline_executor.check.signature import Constant
-from pipeline_executor.check.streams import input_item, output_item
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask
 

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
-from pipeline_executor.check.relation.checker_imports import checker_import
+from pipeline_executor.check.relation.type_checking_imports import type_checking_import
 
 __all__ = [
     "Absent",
@@ -23,9 +23,9 @@ __all__ = [
     "is_alias",
     "module_scope",
     "own_annotations",
-    "peel",
     "resolve",
     "show",
+    "strip_qualifiers",
     "type_parameters",
     "unresolved_names",
 ]
@@ -139,7 +139,7 @@ def _substitute_for(name: str | None, scope: Scope, module_names: dict[str, Any]
         return None
     if name in scope.last_resort:
         return scope.last_resort[name]
-    imported = checker_import(name, module_names)
+    imported = type_checking_import(name, module_names)
     if imported is not None:
         return imported
     # Linters move `from collections.abc import Iterable` under TYPE_CHECKING. Without this most of
@@ -182,7 +182,7 @@ def own_annotations(class_: type[Any]) -> Mapping[str, Any]:
         return annotations if isinstance(annotations, dict) else {}
 
 
-def peel(annotation: object) -> object:
+def strip_qualifiers(annotation: object) -> object:
     """Take off what does not matter to assignability: `Annotated`, and qualifiers such as `Final`."""
     for _ in range(_MAX_LAYERS):
         if annotation is None:

@@ -10,24 +10,24 @@ Source: https://typing.python.org/en/latest/spec/concepts.html#summary-of-type-r
 from __future__ import annotations
 
 from pipeline_executor.check.relation import rules
-from pipeline_executor.check.relation.forms import (
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.relation import Case, Relation, VariableLimits
+from pipeline_executor.check.relation.type_forms import (
     Alias,
+    AnyForm,
     ClassObject,
-    Distinct,
-    Dynamic,
     Form,
     Function,
     Instance,
     LiteralValue,
     NeverForm,
+    NewTypeForm,
     Parameters,
-    Record,
     Tuple,
+    TypedDictForm,
     UnionForm,
     Variable,
 )
-from pipeline_executor.check.relation.reading import read
-from pipeline_executor.check.relation.relation import Binder, Case, Relation
 
 __all__ = ["is_assignable", "new_relation"]
 
@@ -49,16 +49,16 @@ def is_assignable(produced: object, accepted: object) -> bool:
     return new_relation().holds(read(produced), read(accepted))
 
 
-def new_relation(binder: Binder | None = None) -> Relation:
+def new_relation(limits: VariableLimits | None = None) -> Relation:
     """The relation, for one question."""
-    return Relation(_CASES, binder)
+    return Relation(_CASES, limits)
 
 
 _CASES = (
     Case(Form, Form, rules.equal),
     Case(Form, Variable, rules.to_variable),
-    Case(Form, Dynamic, rules.dynamic),
-    Case(Dynamic, Form, rules.dynamic),
+    Case(Form, AnyForm, rules.any_type),
+    Case(AnyForm, Form, rules.any_type),
     Case(Variable, Form, rules.from_variable),
     Case(NeverForm, Form, rules.never),
     Case(Form, Instance, rules.to_object),
@@ -66,13 +66,13 @@ _CASES = (
     Case(Form, Alias, rules.to_alias),
     Case(UnionForm, Form, rules.from_union),
     Case(Form, UnionForm, rules.to_union),
-    Case(Distinct, Distinct, rules.between_distinct),
-    Case(Distinct, Form, rules.from_distinct),
-    Case(Form, Distinct, rules.to_distinct),
+    Case(NewTypeForm, NewTypeForm, rules.between_new_types),
+    Case(NewTypeForm, Form, rules.from_new_type),
+    Case(Form, NewTypeForm, rules.to_new_type),
     Case(LiteralValue, LiteralValue, rules.between_literals),
     Case(LiteralValue, Form, rules.from_literal),
     Case(Form, LiteralValue, rules.to_literal),
-    Case(Record, Record, rules.between_records),
+    Case(TypedDictForm, TypedDictForm, rules.between_typed_dicts),
     Case(Tuple, Tuple, rules.between_tuples),
     Case(Instance, Tuple, rules.to_tuple),
     Case(Function, Function, rules.between_functions),
@@ -85,5 +85,5 @@ _CASES = (
     Case(Form, Instance, rules.to_protocol),
     Case(Instance, Instance, rules.promoted),
     Case(Form, Instance, rules.nominal),
-    Case(Form, Record, rules.nominal),
+    Case(Form, TypedDictForm, rules.nominal),
 )

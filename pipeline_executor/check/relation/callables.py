@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pipeline_executor.check.relation.annotations import Scope, resolve
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
-    Dynamic,
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
+    AnyForm,
     Form,
     Function,
     Instance,
@@ -24,11 +25,10 @@ from pipeline_executor.check.relation.forms import (
     Parameters,
     Variable,
 )
-from pipeline_executor.check.relation.reading import read
 
 __all__ = ["ANY_FUNCTION", "can_be_called_as", "function_form", "signature_form"]
 
-ANY_FUNCTION = Function(Parameters((), DYNAMIC), DYNAMIC)
+ANY_FUNCTION = Function(Parameters((), ANY), ANY)
 
 _KINDS = {
     inspect.Parameter.POSITIONAL_ONLY: ParameterKind.BY_POSITION,
@@ -53,7 +53,7 @@ def function_form(function: types.FunctionType, scope: Scope, *, skip_first: boo
     form = signature_form(inspect.signature(function), scope, skip_first=skip_first)
     if not inspect.iscoroutinefunction(function):
         return form
-    return Function(form.parameters, Instance(abc.Coroutine, (DYNAMIC, DYNAMIC, form.result)))
+    return Function(form.parameters, Instance(abc.Coroutine, (ANY, ANY, form.result)))
 
 
 def signature_form(signature: inspect.Signature, scope: Scope, *, skip_first: bool = False) -> Function:
@@ -73,7 +73,7 @@ def signature_form(signature: inspect.Signature, scope: Scope, *, skip_first: bo
 
 
 def _form(annotation: object, scope: Scope) -> Form:
-    return DYNAMIC if annotation is inspect.Parameter.empty else read(resolve(annotation, scope))
+    return ANY if annotation is inspect.Parameter.empty else read(resolve(annotation, scope))
 
 
 class _Sorted(NamedTuple):
@@ -131,7 +131,7 @@ def _binds(
 ) -> bool:
     """https://typing.python.org/en/latest/spec/generics.html#paramspec"""
     count = len(theirs.items)
-    if isinstance(mine.tail, Dynamic):
+    if isinstance(mine.tail, AnyForm):
         return bind(variable, Parameters(mine.items[count:], mine.tail))
     first = mine.items[:count]
     if len(first) < count or any(item.kind is ParameterKind.BY_NAME for item in first):

@@ -9,10 +9,10 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from pipeline_executor.check.relation.bases import Variance
-from pipeline_executor.check.relation.forms import Form, Variable
+from pipeline_executor.check.relation.base_classes import Variance
+from pipeline_executor.check.relation.type_forms import Form, Variable
 
-__all__ = ["Binder", "Case", "Relation", "TooLargeError"]
+__all__ = ["Case", "Relation", "TooLargeError", "VariableLimits"]
 
 # Bounds the time that types which refer to themselves can cost; annotations that people write need a few dozen.
 _MAX_STEPS = 20_000
@@ -24,7 +24,7 @@ class TooLargeError(Exception):
     """The two types are too large to be compared in reasonable time."""
 
 
-class Binder(Protocol):
+class VariableLimits(Protocol):
     """What is told of the types that variables are compared with."""
 
     def at_least(self, variable: Variable, form: Form) -> bool:
@@ -42,12 +42,12 @@ class Relation:
 
     Arguments:
         cases: the table. The first case that fits and can tell decides.
-        binder: None where type variables are taken for types that nothing is known of.
+        limits: None where type variables are taken for types that nothing is known of.
     """
 
-    def __init__(self, cases: Sequence[Case], binder: Binder | None = None) -> None:
+    def __init__(self, cases: Sequence[Case], limits: VariableLimits | None = None) -> None:
         self._cases = cases
-        self._binder = binder
+        self._limits = limits
         self._steps_left = _MAX_STEPS
         self._depth = 0
         self._assumed: set[tuple[Form, Form]] = set()
@@ -60,7 +60,7 @@ class Relation:
             raise TooLargeError("the types are too large to be compared")
         # Invariance asks in both directions, so that without this each layer of a type would double the work. What is
         # found while something is assumed, or noted, holds only then.
-        pair = (produced, accepted) if self._binder is None and not self._assumed else None
+        pair = (produced, accepted) if self._limits is None and not self._assumed else None
         known = None if pair is None else self._verdicts.get(pair)
         if known is not None:
             return known
@@ -115,17 +115,17 @@ class Relation:
         """Whether one of several types accepts."""
         for form in accepted:
             question = functools.partial(self.holds, produced, form)
-            if question() if self._binder is None else self._binder.attempt(question):
+            if question() if self._limits is None else self._limits.attempt(question):
                 return True
         return False
 
     def at_least(self, variable: Variable, form: Form) -> bool:
         """A variable is asked for, and a type is there."""
-        return self._binder is None or self._binder.at_least(variable, form)
+        return self._limits is None or self._limits.at_least(variable, form)
 
     def at_most(self, variable: Variable, form: Form) -> bool:
         """A type is asked for, and a variable is there."""
-        return self._binder is None or self._binder.at_most(variable, form)
+        return self._limits is None or self._limits.at_most(variable, form)
 
 
 class Case(NamedTuple):

@@ -10,50 +10,50 @@ import collections.abc as abc
 import enum
 import types
 
-from pipeline_executor.check.relation.bases import as_instance_of, class_of, variances_of
+from pipeline_executor.check.relation.base_classes import as_instance_of, class_of, variances_of
 from pipeline_executor.check.relation.callables import can_be_called_as
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.class_members import constructor_of, is_protocol, member_of, members_of_protocol
+from pipeline_executor.check.relation.read_annotation import expand
+from pipeline_executor.check.relation.relation import Relation
+from pipeline_executor.check.relation.stdlib_stubs import is_described_by_stubs, stub_of
+from pipeline_executor.check.relation.tuples import is_tuple_assignable
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     OBJECT,
     Alias,
     AnyClass,
+    AnyForm,
     ClassObject,
-    Distinct,
-    Dynamic,
     Form,
     Function,
     Instance,
     LiteralValue,
     NeverForm,
+    NewTypeForm,
     Parameters,
-    Record,
     Tuple,
+    TypedDictForm,
     UnionForm,
     Variable,
     union_of,
     variables_in,
 )
-from pipeline_executor.check.relation.members import constructor_of, is_protocol, member_of, members_of_protocol
-from pipeline_executor.check.relation.reading import expand
-from pipeline_executor.check.relation.relation import Relation
-from pipeline_executor.check.relation.stubs import is_of_stubs, stub_of
-from pipeline_executor.check.relation.tuples import is_tuple_assignable
-from pipeline_executor.check.relation.typed_dicts import is_record_assignable
+from pipeline_executor.check.relation.typed_dicts import is_typed_dict_assignable
 
 __all__ = [
+    "any_type",
     "between_class_objects",
-    "between_distinct",
     "between_functions",
     "between_literals",
+    "between_new_types",
     "between_parameters",
-    "between_records",
     "between_tuples",
-    "dynamic",
+    "between_typed_dicts",
     "equal",
     "from_alias",
     "from_class_object",
-    "from_distinct",
     "from_literal",
+    "from_new_type",
     "from_union",
     "from_variable",
     "function_to_protocol",
@@ -62,9 +62,9 @@ __all__ = [
     "promoted",
     "to_alias",
     "to_class_object",
-    "to_distinct",
     "to_function",
     "to_literal",
+    "to_new_type",
     "to_object",
     "to_protocol",
     "to_tuple",
@@ -97,12 +97,12 @@ def from_variable(relation: Relation, produced: Variable, accepted: Form) -> boo
     return relation.at_most(produced, accepted)
 
 
-def dynamic(relation: Relation, produced: Form, accepted: Form) -> bool:
+def any_type(relation: Relation, produced: Form, accepted: Form) -> bool:
     """`Any` is assignable to every type, and every type to it; a variable that is given it stands for it.
 
     https://typing.python.org/en/latest/spec/special-types.html#any
     """
-    return all(relation.at_least(variable, DYNAMIC) for variable in variables_in(accepted))
+    return all(relation.at_least(variable, ANY) for variable in variables_in(accepted))
 
 
 def never(relation: Relation, produced: NeverForm, accepted: Form) -> bool:
@@ -165,7 +165,7 @@ def to_object(relation: Relation, produced: Form, accepted: Instance) -> bool | 
     return True if accepted.class_ is object else None
 
 
-def between_distinct(relation: Relation, produced: Distinct, accepted: Distinct) -> bool | None:
+def between_new_types(relation: Relation, produced: NewTypeForm, accepted: NewTypeForm) -> bool | None:
     """A `NewType` is a subclass of what it was made from, of which nothing else is an instance.
 
     https://typing.python.org/en/latest/spec/aliases.html#newtype
@@ -173,7 +173,7 @@ def between_distinct(relation: Relation, produced: Distinct, accepted: Distinct)
     return True if produced == accepted else relation.holds(produced.base, accepted)
 
 
-def from_distinct(relation: Relation, produced: Distinct, accepted: Form) -> bool:
+def from_new_type(relation: Relation, produced: NewTypeForm, accepted: Form) -> bool:
     """A `NewType` is a subclass of what it was made from.
 
     https://typing.python.org/en/latest/spec/aliases.html#newtype
@@ -181,7 +181,7 @@ def from_distinct(relation: Relation, produced: Distinct, accepted: Form) -> boo
     return relation.holds(produced.base, accepted)
 
 
-def to_distinct(relation: Relation, produced: Form, accepted: Distinct) -> bool:
+def to_new_type(relation: Relation, produced: Form, accepted: NewTypeForm) -> bool:
     """Nothing but itself is an instance of a `NewType`.
 
     https://typing.python.org/en/latest/spec/aliases.html#newtype
@@ -229,13 +229,15 @@ def _values_of(form: Form) -> Form | None:
     return None
 
 
-def between_records(relation: Relation, produced: Record, accepted: Record) -> bool:
+def between_typed_dicts(relation: Relation, produced: TypedDictForm, accepted: TypedDictForm) -> bool:
     """Typed dictionaries are compared by their keys.
 
     https://typing.python.org/en/latest/spec/typeddict.html#assignability
     """
     return relation.assuming(
-        produced, accepted, lambda: is_record_assignable(produced, accepted, relation.holds, relation.holds_both_ways)
+        produced,
+        accepted,
+        lambda: is_typed_dict_assignable(produced, accepted, relation.holds, relation.holds_both_ways),
     )
 
 
@@ -278,7 +280,7 @@ def to_function(relation: Relation, produced: Form, accepted: Function) -> bool:
     https://typing.python.org/en/latest/spec/constructors.html#converting-a-constructor-to-callable
     """
     if isinstance(produced, ClassObject):
-        return isinstance(produced.of, (Dynamic, Variable)) or relation.holds(constructor_of(produced.of), accepted)
+        return isinstance(produced.of, (AnyForm, Variable)) or relation.holds(constructor_of(produced.of), accepted)
     if isinstance(produced, Instance) and issubclass(produced.class_, type):
         return True
     call = member_of(produced, "__call__")
@@ -298,7 +300,7 @@ def to_class_object(relation: Relation, produced: Instance, accepted: ClassObjec
 
     https://typing.python.org/en/latest/spec/special-types.html#type
     """
-    return issubclass(produced.class_, type) and accepted.of in (OBJECT, DYNAMIC)
+    return issubclass(produced.class_, type) and accepted.of in (OBJECT, ANY)
 
 
 def from_class_object(relation: Relation, produced: ClassObject, accepted: Form) -> bool:
@@ -378,15 +380,15 @@ def promoted(relation: Relation, produced: Instance, accepted: Instance) -> bool
     return True if issubclass(produced.class_, promoted) else None
 
 
-def nominal(relation: Relation, produced: Form, accepted: Instance | Record) -> bool:
+def nominal(relation: Relation, produced: Form, accepted: Instance | TypedDictForm) -> bool:
     """A class is a subclass of its bases, with the type arguments that follow from them.
 
     https://typing.python.org/en/latest/spec/generics.html#variance
     """
     base = as_instance_of(produced, accepted.class_)
     if base is None:
-        return _is_beyond(class_of(produced), accepted.class_)
-    if not isinstance(base, (Instance, Record)):
+        return _stubs_may_derive(class_of(produced), accepted.class_)
+    if not isinstance(base, (Instance, TypedDictForm)):
         return relation.holds(base, accepted)
     if len(base.arguments) != len(accepted.arguments):  # one of the two is bare
         return True
@@ -394,7 +396,7 @@ def nominal(relation: Relation, produced: Form, accepted: Instance | Record) -> 
     return all(map(relation.holds_for, variances, base.arguments, accepted.arguments))
 
 
-def _is_beyond(from_class: AnyClass | None, to_class: AnyClass) -> bool:
+def _stubs_may_derive(from_class: AnyClass | None, to_class: AnyClass) -> bool:
     """True where only stubs that are not at hand could tell that one class derives from the other."""
     if from_class is None:
         return False
@@ -402,7 +404,7 @@ def _is_beyond(from_class: AnyClass | None, to_class: AnyClass) -> bool:
     if from_class.__module__ == "numpy" and from_class in to_class.__mro__[1:]:
         return from_class.__name__ in ("floating", "signedinteger", "unsignedinteger", "complexfloating")
     # A compiled class that is registered as a sequence is declared as one in its stubs, if it has any.
-    if is_of_stubs(from_class) or stub_of(from_class) is not None or to_class.__module__ != "collections.abc":
+    if is_described_by_stubs(from_class) or stub_of(from_class) is not None or to_class.__module__ != "collections.abc":
         return False
     is_compiled = "__dict__" not in vars(from_class) and types.FunctionType not in map(type, vars(from_class).values())
     return is_compiled and issubclass(from_class, to_class)

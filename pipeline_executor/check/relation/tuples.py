@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline_executor.check.relation.forms import Dynamic, Form, Tuple
+from pipeline_executor.check.relation.type_forms import AnyForm, Form, Tuple
 
 __all__ = ["is_tuple_assignable"]
 
@@ -36,7 +36,7 @@ def _all(holds: Callable[[Form, Form], bool], mine: tuple[Form, ...], theirs: tu
 def _of_unknown_length(produced: Tuple, accepted: tuple[Form, ...], holds: Callable[[Form, Form], bool]) -> bool:
     # Any number of Any may also be the right number.
     missing = len(accepted) - len(produced.before) - len(produced.after)
-    if not isinstance(produced.rest, Dynamic) or missing < 0:
+    if not isinstance(produced.rest, AnyForm) or missing < 0:
         return False
     return _all(holds, (*produced.before, *(produced.rest,) * missing, *produced.after), accepted)
 
@@ -53,7 +53,7 @@ def _both_of_unknown_length(
 ) -> bool:
     missing_before = max(0, len(accepted.before) - len(produced.before))
     missing_after = max(0, len(accepted.after) - len(produced.after))
-    if (missing_before or missing_after) and not isinstance(rest, Dynamic):
+    if (missing_before or missing_after) and not isinstance(rest, AnyForm):
         return False
     before = (*produced.before, *(rest,) * missing_before)
     after = (*(rest,) * missing_after, *produced.after)

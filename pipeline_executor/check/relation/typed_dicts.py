@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
 from pipeline_executor.check.relation.annotations import class_scope, own_annotations, resolve
-from pipeline_executor.check.relation.forms import Form, Record
-from pipeline_executor.check.relation.reading import parameters_of, read
+from pipeline_executor.check.relation.read_annotation import parameters_of, read
+from pipeline_executor.check.relation.type_forms import Form, TypedDictForm
 
-__all__ = ["Key", "is_record_assignable", "keys_of"]
+__all__ = ["Key", "is_typed_dict_assignable", "keys_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Key:
     is_read_only: bool
 
 
-def keys_of(record: Record) -> dict[str, Key]:
+def keys_of(record: TypedDictForm) -> dict[str, Key]:
     """The keys of a typed dictionary, those of its bases included."""
     class_: Any = record.class_
     variables = dict(zip(parameters_of(class_), record.arguments, strict=False))
@@ -60,9 +60,9 @@ def _without_qualifiers(annotation: object) -> tuple[set[str], object]:
         annotation = get_args(annotation)[0]
 
 
-def is_record_assignable(
-    produced: Record,
-    accepted: Record,
+def is_typed_dict_assignable(
+    produced: TypedDictForm,
+    accepted: TypedDictForm,
     holds: Callable[[Form, Form], bool],
     holds_both_ways: Callable[[Form, Form], bool],
 ) -> bool:

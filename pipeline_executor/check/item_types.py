@@ -9,24 +9,24 @@ from typing import Self
 
 from pipeline_executor.check.relation.annotations import Absent
 from pipeline_executor.check.relation.assignable import new_relation
-from pipeline_executor.check.relation.bases import as_instance_of
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.base_classes import as_instance_of
+from pipeline_executor.check.relation.read_annotation import expand, parameters_of, read
+from pipeline_executor.check.relation.stdlib_stubs import T_co
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     NEVER,
     OBJECT,
     Alias,
-    Distinct,
-    Dynamic,
+    AnyForm,
     Form,
     Instance,
+    NewTypeForm,
     UnionForm,
     Variable,
     Variables,
     union_of,
 )
-from pipeline_executor.check.relation.reading import expand, parameters_of, read
-from pipeline_executor.check.relation.solve import solve
-from pipeline_executor.check.relation.stubs import T_co
+from pipeline_executor.check.relation.type_variables import solve
 from pipeline_executor.check.signature import StepSignature
 
 __all__ = ["accepted_item", "input_item", "item_of", "output_item", "produced_item", "stream_of", "variables_of"]
@@ -91,13 +91,13 @@ def produced_item(annotation: object, variables: Variables, *, is_async: bool = 
 
 def item_of(form: Form, *, is_async: bool = False) -> Form | None:
     """What iterating over a type gives, by `async for` if `is_async`; None for what cannot be iterated over."""
-    if isinstance(form, (Dynamic, Variable)):
-        return DYNAMIC
+    if isinstance(form, (AnyForm, Variable)):
+        return ANY
     if form == NEVER:
         return NEVER
     if isinstance(form, Alias):
         return item_of(expand(form), is_async=is_async)
-    if isinstance(form, Distinct):
+    if isinstance(form, NewTypeForm):
         return item_of(form.base, is_async=is_async)
     if isinstance(form, UnionForm):
         items = [item_of(member, is_async=is_async) for member in form.members]
@@ -123,7 +123,7 @@ def accepted_item(annotation: object, variables: Variables, *, is_async: bool = 
     if annotation is Absent.ANNOTATION:
         return Absent.ANNOTATION
     form = read(annotation, variables)
-    given = stream_of(DYNAMIC, is_async=is_async)
+    given = stream_of(ANY, is_async=is_async)
     if isinstance(form, Instance) and form.class_ in _STREAMS[is_async]:
         return form.arguments[0]  # the most frequent answer
     return _accepted(form, given, is_async) if new_relation().holds(given, form) else Absent.STREAM
@@ -140,4 +140,4 @@ def _accepted(form: Form, given: Form, is_async: bool) -> Form:
         return union_of(tuple(_accepted(member, given, is_async) for member in streams))
     if isinstance(form, Instance) and form.class_ in _STREAMS[is_async]:
         return form.arguments[0]
-    return OBJECT if form == OBJECT else DYNAMIC
+    return OBJECT if form == OBJECT else ANY

@@ -14,28 +14,28 @@ from typing import Any, Generic, ParamSpec, Protocol, get_origin
 
 from pipeline_executor.check.relation.annotations import class_scope, own_annotations, resolve
 from pipeline_executor.check.relation.callables import function_form
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.read_annotation import form_of_class, parameters_of, read
+from pipeline_executor.check.relation.stdlib_stubs import BUILTIN_MEMBERS, is_described_by_stubs, stub_of
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     AnyClass,
-    Dynamic,
+    AnyForm,
     Form,
     Function,
     Instance,
-    Record,
     Tuple,
+    TypedDictForm,
     Variable,
     substitute,
     union_of,
 )
-from pipeline_executor.check.relation.reading import own_form, parameters_of, read
-from pipeline_executor.check.relation.stubs import BUILTIN_MEMBERS, is_of_stubs, stub_of
 
 __all__ = ["Variance", "as_instance_of", "builtin_member", "class_of", "direct_bases", "variances_of"]
 
 
 def class_of(form: Form) -> AnyClass | None:
     """The class whose methods a form has; None where that is not one class."""
-    if isinstance(form, (Instance, Record)):
+    if isinstance(form, (Instance, TypedDictForm)):
         return form.class_
     return tuple if isinstance(form, Tuple) else None
 
@@ -44,7 +44,7 @@ def as_instance_of(form: Form, class_: AnyClass) -> Form | None:
     """See a type as one of a class that it derives from.
 
     Returns:
-        The class with the type arguments that follow, `Sequence[int]` for `list[int]`; a `Dynamic` where one of the
+        The class with the type arguments that follow, `Sequence[int]` for `list[int]`; a `AnyForm` where one of the
         bases may be anything; None where the class is no base.
     """
     own = class_of(form)
@@ -53,7 +53,7 @@ def as_instance_of(form: Form, class_: AnyClass) -> Form | None:
     if class_ not in own.__mro__ and stub_of(class_) is None:
         return None  # spares the walk
     for base in direct_bases(form):
-        found = base if isinstance(base, Dynamic) else as_instance_of(base, class_)
+        found = base if isinstance(base, AnyForm) else as_instance_of(base, class_)
         if found is not None:
             return found
     return None
@@ -63,10 +63,10 @@ def direct_bases(form: Form) -> tuple[Form, ...]:
     """What a type derives from by its class statement, or by the stubs of the standard library."""
     if isinstance(form, Tuple):
         return (Instance(abc.Sequence, (union_of(form.parts()),)),)
-    if not isinstance(form, (Instance, Record)):
+    if not isinstance(form, (Instance, TypedDictForm)):
         return ()
     class_ = form.class_
-    if isinstance(form, Record):
+    if isinstance(form, TypedDictForm):
         # https://typing.python.org/en/latest/spec/typeddict.html#assignability
         return (read(abc.Mapping[str, object]),)
     variables = dict(zip(parameters_of(class_), form.arguments, strict=False))
@@ -104,9 +104,7 @@ def _named_tuple(class_: AnyClass, fields: tuple[Any, ...], variables: dict[Any,
     annotations = own_annotations(class_)
     scope = class_scope(class_)
     return Tuple(
-        tuple(
-            read(resolve(annotations[field], scope), variables) if field in annotations else DYNAMIC for field in fields
-        )
+        tuple(read(resolve(annotations[field], scope), variables) if field in annotations else ANY for field in fields)
     )
 
 
@@ -147,7 +145,7 @@ def variances_of(class_: AnyClass, count: int, pending: frozenset[int] = frozens
     """
     parameters = parameters_of(class_)
     if len(parameters) != count:
-        default = Variance.INVARIANT if is_of_stubs(class_) or _is_standard(class_) else Variance.UNKNOWN
+        default = Variance.INVARIANT if is_described_by_stubs(class_) or _is_standard(class_) else Variance.UNKNOWN
         return (default,) * count
     return tuple(_variance(parameter, class_, pending) for parameter in parameters)
 
@@ -180,7 +178,7 @@ def _inferred(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Vari
 
 
 def _uses_in_class(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Iterator[Variance]:
-    for base in direct_bases(own_form(class_)):
+    for base in direct_bases(form_of_class(class_)):
         yield from _uses(parameter, base, Variance.COVARIANT, pending)
     scope = class_scope(class_)
     frozen = _is_frozen(class_)
@@ -231,7 +229,7 @@ def _uses(parameter: Any, form: Form, polarity: Variance, pending: frozenset[int
     else:
         parts = form.parts()
         own = class_of(form)
-        known = isinstance(form, (Instance, Record)) and own is not None
+        known = isinstance(form, (Instance, TypedDictForm)) and own is not None
         variances = variances_of(own, len(parts), pending) if known and own else (Variance.COVARIANT,) * len(parts)
         for part, variance in zip(parts, variances, strict=True):
             yield from _uses(parameter, part, _times(polarity, variance), pending)

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["checker_import"]
+__all__ = ["type_checking_import"]
 
 
-def checker_import(name: str, module_names: Mapping[str, Any]) -> object | None:
+def type_checking_import(name: str, module_names: Mapping[str, Any]) -> object | None:
     """What a module would have under a name if it were the type checker.
 
     Arguments:

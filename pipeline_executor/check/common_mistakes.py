@@ -17,7 +17,7 @@ from pipeline_executor.check.relation.annotations import Absent, show
 from pipeline_executor.check.signature import StepSignature
 from pipeline_executor.task import callable_name
 
-__all__ = ["hidden_by_wrapper", "step_around"]
+__all__ = ["advice_to_wrap", "hidden_by_wrapper"]
 
 
 def hidden_by_wrapper(signature: StepSignature) -> Finding | None:
@@ -70,7 +70,7 @@ def _defined_at(function: Callable[..., Any]) -> str:
     return f" ({os.path.basename(code.co_filename)}:{code.co_firstlineno})" if code is not None else ""
 
 
-def step_around(signature: StepSignature, item: str) -> str:
+def advice_to_wrap(signature: StepSignature, item: str) -> str:
     """How to make a step of a function that handles one item; empty for a function that does not look like one.
 
     Arguments:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline_executor.check.relation.annotations import module_scope, resolve
 from pipeline_executor.check.relation.assignable import new_relation
-from pipeline_executor.check.relation.bases import Variance, as_instance_of, class_of, direct_bases, variances_of
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.base_classes import Variance, as_instance_of, class_of, direct_bases, variances_of
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     NONE,
     OBJECT,
-    Dynamic,
+    AnyForm,
     Form,
     Instance,
     LiteralValue,
@@ -31,7 +32,6 @@ from pipeline_executor.check.relation.forms import (
     union_of,
     variables_in,
 )
-from pipeline_executor.check.relation.reading import read
 
 __all__ = ["Solution", "bound_of", "constraints_of", "join", "solve"]
 
@@ -57,7 +57,7 @@ def solve(produced: Form, accepted: Form) -> Solution:
         produced: a type without variables; any that it has are taken for `Any`.
         accepted: a type that may have variables.
 
-    Shown by tests/check/test_solve.py.
+    Shown by tests/check/test_type_variables.py.
     """
     produced = without_variables(produced)
     wanted = dict.fromkeys(variables_in(accepted))
@@ -72,14 +72,14 @@ def solve(produced: Form, accepted: Form) -> Solution:
         found = _within_declaration(variable.of, candidate)
         if found is None:
             unfit = unfit or (variable, candidate)
-        variables[variable.of] = DYNAMIC if found is None else found
+        variables[variable.of] = ANY if found is None else found
     fits = fits and unfit is None and new_relation().holds(produced, substitute(accepted, variables))
     return Solution(fits, variables, unfit)
 
 
 def without_variables(form: Form) -> Form:
     """The form with every variable that nothing settled replaced by `Any`."""
-    return substitute(form, {variable.of: DYNAMIC for variable in variables_in(form)})
+    return substitute(form, {variable.of: ANY for variable in variables_in(form)})
 
 
 class _Limits:
@@ -107,7 +107,7 @@ class _Limits:
         return False
 
     def candidate(self, variable: Variable) -> Form:
-        """What lies between the limits; a `Dynamic` without any."""
+        """What lies between the limits; a `AnyForm` without any."""
         lower = self._lower.get(variable, ())
         if lower:
             found = lower[0]
@@ -115,7 +115,7 @@ class _Limits:
                 found = join(found, form)
             return found
         upper = self._upper.get(variable, ())
-        return upper[0] if upper else DYNAMIC
+        return upper[0] if upper else ANY
 
 
 def _within_declaration(variable: Any, candidate: Form) -> Form | None:
@@ -123,7 +123,7 @@ def _within_declaration(variable: Any, candidate: Form) -> Form | None:
 
     https://typing.python.org/en/latest/spec/generics.html#type-variables-with-an-upper-bound
     """
-    if not isinstance(variable, TypeVar) or isinstance(candidate, (Dynamic, Parameters)):
+    if not isinstance(variable, TypeVar) or isinstance(candidate, (AnyForm, Parameters)):
         return candidate
     bound = bound_of(variable)
     if bound is not None and not solve(candidate, bound).fits:
@@ -153,8 +153,8 @@ def join(left: Form, right: Form) -> Form:
 
     https://typing.python.org/en/latest/spec/glossary.html, "join"
     """
-    if isinstance(left, Dynamic) or isinstance(right, Dynamic):
-        return DYNAMIC
+    if isinstance(left, AnyForm) or isinstance(right, AnyForm):
+        return ANY
     for narrow, wide in ((left, right), (right, left)):
         if new_relation().holds(narrow, wide):
             return wide

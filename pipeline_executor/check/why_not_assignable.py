@@ -11,28 +11,28 @@ import collections.abc as abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pipeline_executor.check.conversions import call_that_converts
+from pipeline_executor.check.conversion_advice import call_that_converts
 from pipeline_executor.check.relation.assignable import new_relation
-from pipeline_executor.check.relation.bases import Variance, as_instance_of, class_of, variances_of
-from pipeline_executor.check.relation.forms import (
+from pipeline_executor.check.relation.base_classes import Variance, as_instance_of, class_of, variances_of
+from pipeline_executor.check.relation.class_members import is_protocol, member_of, members_of_protocol
+from pipeline_executor.check.relation.type_forms import (
     NONE,
     AnyClass,
-    Distinct,
     Form,
     Function,
     Instance,
     LiteralValue,
+    NewTypeForm,
     Parameters,
-    Record,
     Tuple,
+    TypedDictForm,
     UnionForm,
     Variable,
     union_of,
 )
-from pipeline_executor.check.relation.members import is_protocol, member_of, members_of_protocol
-from pipeline_executor.check.relation.solve import Solution, bound_of, constraints_of
+from pipeline_executor.check.relation.type_variables import Solution, bound_of, constraints_of
 from pipeline_executor.check.relation.typed_dicts import keys_of
-from pipeline_executor.check.relation.writing import write
+from pipeline_executor.check.relation.write_type import write
 
 __all__ = ["Reason", "explain"]
 
@@ -143,7 +143,7 @@ def _literals(search: _Search, produced: Form, accepted: LiteralValue, depth: in
     return Reason(f"{search.text(produced)} may have other values than {search.text(accepted)}.")
 
 
-def _to_distinct(search: _Search, produced: Form, accepted: Distinct, depth: int) -> Reason | None:
+def _to_new_type(search: _Search, produced: Form, accepted: NewTypeForm, depth: int) -> Reason | None:
     name = search.text(accepted)
     if not _holds(produced, accepted.base):
         return None
@@ -163,7 +163,7 @@ def _tuples(search: _Search, produced: Tuple, accepted: Tuple, depth: int) -> Re
     return None
 
 
-def _records(search: _Search, produced: Record, accepted: Record, depth: int) -> Reason | None:
+def _typed_dicts(search: _Search, produced: TypedDictForm, accepted: TypedDictForm, depth: int) -> Reason | None:
     mine, mine_name, their_name = keys_of(produced), search.text(produced), search.text(accepted)
     for name, their in keys_of(accepted).items():
         key = mine.get(name)
@@ -188,7 +188,7 @@ def _records(search: _Search, produced: Record, accepted: Record, depth: int) ->
     return None
 
 
-def _to_record(search: _Search, produced: Form, accepted: Record, depth: int) -> Reason | None:
+def _to_typed_dict(search: _Search, produced: Form, accepted: TypedDictForm, depth: int) -> Reason | None:
     name = search.text(accepted)
     return Reason("A dict is no TypedDict, whatever its keys.", f"Let the items be made as {name}(...).")
 
@@ -316,10 +316,10 @@ _CASES = (
     _Case(UnionForm, Form, _from_union),
     _Case(Form, UnionForm, _to_union),
     _Case(Form, LiteralValue, _literals),
-    _Case(Form, Distinct, _to_distinct),
+    _Case(Form, NewTypeForm, _to_new_type),
     _Case(Tuple, Tuple, _tuples),
-    _Case(Record, Record, _records),
-    _Case(Form, Record, _to_record),
+    _Case(TypedDictForm, TypedDictForm, _typed_dicts),
+    _Case(Form, TypedDictForm, _to_typed_dict),
     _Case(Function, Function, _functions),
     _Case(Form, Instance, _to_protocol),
     _Case(Form, Instance, _arguments),

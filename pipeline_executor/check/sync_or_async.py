@@ -7,7 +7,7 @@ import types
 from collections.abc import Sequence
 from typing import NamedTuple, get_args, get_origin
 
-from pipeline_executor.check.relation.annotations import peel
+from pipeline_executor.check.relation.annotations import strip_qualifiers
 
 __all__ = ["StepKind", "call_method", "step_kind_of"]
 
@@ -47,7 +47,7 @@ def step_kind_of(
     if _has(return_annotation, "__aiter__", without="__iter__"):
         return StepKind(True, False, return_annotation)
     if _has(return_annotation, "__await__"):
-        arguments = get_args(peel(return_annotation))
+        arguments = get_args(strip_qualifiers(return_annotation))
         return StepKind(True, True, arguments[-1] if arguments else return_annotation)
     wraps_coroutine = any(inspect.iscoroutinefunction(layer) for layer in layers)
     if wraps_coroutine and _has(stream_annotation, "__aiter__", without="__iter__"):
@@ -67,8 +67,8 @@ def call_method(step: object) -> types.FunctionType | None:
 def _has(annotation: object, method: str, *, without: str = "") -> bool:
     """Whether an annotation is a class, bare or with arguments, that has the one method and not the other."""
     try:
-        peeled = peel(annotation)
-        class_ = get_origin(peeled) or peeled
+        stripped = strip_qualifiers(annotation)
+        class_ = get_origin(stripped) or stripped
         return isinstance(class_, type) and hasattr(class_, method) and not (without and hasattr(class_, without))
     except Exception:  # an object that only looks like an annotation
         return False

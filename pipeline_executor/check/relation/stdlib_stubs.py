@@ -23,9 +23,9 @@ import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline_executor.check.relation.forms import AnyClass
+from pipeline_executor.check.relation.type_forms import AnyClass
 
-__all__ = ["BUILTIN_MEMBERS", "PROTOCOL_MEMBERS", "Stub", "class_path", "is_of_stubs", "stub_of"]
+__all__ = ["BUILTIN_MEMBERS", "PROTOCOL_MEMBERS", "Stub", "class_path", "is_described_by_stubs", "stub_of"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -59,7 +59,7 @@ def class_path(class_: AnyClass) -> str:
     return f"{class_.__module__}.{class_.__qualname__}"
 
 
-def is_of_stubs(class_: AnyClass) -> bool:
+def is_described_by_stubs(class_: AnyClass) -> bool:
     """True for the classes of the interpreter itself, whose methods tell nothing of their types."""
     return class_.__module__ in _INTERPRETER_MODULES or class_ in _STUBS
 

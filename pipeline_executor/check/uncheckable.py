@@ -8,12 +8,12 @@ from typing import TypeVar
 from pipeline_executor.frames import warn_caller
 from pipeline_executor.words import text_of
 
-__all__ = ["judged", "warn"]
+__all__ = ["answer_or_warn", "warn"]
 
 _Answer = TypeVar("_Answer")
 
 
-def judged(title: str, question: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
+def answer_or_warn(title: str, question: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     """Ask a question about annotations, and pass with a warning where it cannot be answered.
 
     This is the one place where a check gives up. Annotations are objects of the user's: a metaclass, an alias or a
@@ -24,7 +24,7 @@ def judged(title: str, question: Callable[[], _Answer], otherwise: _Answer) -> _
         return question()
     except Exception as error:
         warn(
-            f"{title}: its annotations cannot be judged ({type(error).__name__}: {text_of(error)[:200]}), "
+            f"{title}: its annotations cannot be answer_or_warn ({type(error).__name__}: {text_of(error)[:200]}), "
             "so they were not checked."
         )
         return otherwise

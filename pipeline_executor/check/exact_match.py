@@ -11,10 +11,10 @@ from pipeline_executor.check.relation.annotations import Absent
 from pipeline_executor.check.signature import Constant, StepSignature
 from pipeline_executor.task import PipelineTask
 
-__all__ = ["agree_at_first_sight"]
+__all__ = ["types_match_exactly"]
 
 
-def agree_at_first_sight(tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature | None]) -> bool:
+def types_match_exactly(tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature | None]) -> bool:
     """Tell whether it is plain that the types of a pipeline are right; False means no more than that it is not plain.
 
     It is where each step takes an iterable of one class, the step before yields that very class, and each constant is

@@ -16,25 +16,25 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 __all__ = [
-    "DYNAMIC",
+    "ANY",
     "NEVER",
     "NONE",
     "OBJECT",
     "Alias",
     "AnyClass",
+    "AnyForm",
     "ClassObject",
-    "Distinct",
-    "Dynamic",
     "Form",
     "Function",
     "Instance",
     "LiteralValue",
     "NeverForm",
+    "NewTypeForm",
     "Parameter",
     "ParameterKind",
     "Parameters",
-    "Record",
     "Tuple",
+    "TypedDictForm",
     "UnionForm",
     "Variable",
     "Variables",
@@ -66,7 +66,7 @@ class Form:
 
 @final
 @dataclass(frozen=True)
-class Dynamic(Form):
+class AnyForm(Form):
     """`Any`, and whatever is not known: it is assignable in both directions.
 
     Attributes:
@@ -89,7 +89,7 @@ class Instance(Form):
 
     Attributes:
         class_: any class but `tuple` and typed dictionaries, which have forms of their own.
-        arguments: one form for each type parameter; `Dynamic` where none was written.
+        arguments: one form for each type parameter; `AnyForm` where none was written.
     """
 
     class_: AnyClass
@@ -111,14 +111,14 @@ class Instance(Form):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Record(Form):
+class TypedDictForm(Form):
     """The dictionaries of a `TypedDict`."""
 
     class_: AnyClass
     arguments: tuple[Form, ...] = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Record) and other.class_ is self.class_ and other.arguments == self.arguments
+        return isinstance(other, TypedDictForm) and other.class_ is self.class_ and other.arguments == self.arguments
 
     def __hash__(self) -> int:
         return hash((id(self.class_), self.arguments))
@@ -127,7 +127,7 @@ class Record(Form):
         return self.arguments
 
     def rebuilt(self, parts: tuple[Form, ...]) -> Form:
-        return Record(self.class_, parts)
+        return TypedDictForm(self.class_, parts)
 
 
 @final
@@ -184,7 +184,7 @@ class UnionForm(Form):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Distinct(Form):
+class NewTypeForm(Form):
     """What a `NewType` names.
 
     Attributes:
@@ -196,7 +196,7 @@ class Distinct(Form):
     base: Form
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Distinct) and other.marker is self.marker
+        return isinstance(other, NewTypeForm) and other.marker is self.marker
 
     def __hash__(self) -> int:
         return id(self.marker)
@@ -263,11 +263,11 @@ class Parameters(Form):
 
     Attributes:
         items: those that are known, in their order.
-        tail: what follows them: None for nothing, a `Variable` for a `ParamSpec`, a `Dynamic` for "...".
+        tail: what follows them: None for nothing, a `Variable` for a `ParamSpec`, a `AnyForm` for "...".
     """
 
     items: tuple[Parameter, ...] = ()
-    tail: Variable | Dynamic | None = None
+    tail: Variable | AnyForm | None = None
 
     def parts(self) -> tuple[Form, ...]:
         return (*(item.form for item in self.items), *(() if self.tail is None else (self.tail,)))
@@ -282,7 +282,7 @@ class Parameters(Form):
         tail = parts[-1]
         if isinstance(tail, Parameters):  # what a ParamSpec was found to stand for
             return Parameters((*items, *tail.items), tail.tail)
-        return Parameters(items, tail if isinstance(tail, Variable) else DYNAMIC)
+        return Parameters(items, tail if isinstance(tail, Variable) else ANY)
 
 
 @final
@@ -321,7 +321,7 @@ class Alias(Form):
         return Alias(self.of, parts)
 
 
-DYNAMIC = Dynamic()
+ANY = AnyForm()
 NEVER = NeverForm()
 NONE = Instance(types.NoneType)
 OBJECT = Instance(object)
