@@ -41,7 +41,7 @@ from pipeline_executor.check.relation.type_forms import (
 from pipeline_executor.check.relation.typed_dicts import keys_of
 from pipeline_executor.check.relation.write_type import write
 from pipeline_executor.check.signature import StepSignature
-from pipeline_executor.check.uncheckable import answer_or_warn, warn
+from pipeline_executor.check.uncheckable import answer_or_warn, warn_not_checked
 
 __all__ = ["constant_findings", "misfit"]
 
@@ -76,7 +76,7 @@ def _misfit_of(signature: StepSignature, value: object, annotation: object, wher
     names = unresolved_names(annotation)
     if not names:
         return misfit(value, annotation, read(annotation, variables_of(signature)))
-    warn(
+    warn_not_checked(
         f"{where}: {', '.join(names)} cannot be resolved at run time, so its value was not checked. "
         "Import it outside of `if TYPE_CHECKING:` to have it checked."
     )

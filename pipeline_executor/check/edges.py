@@ -15,7 +15,7 @@ from pipeline_executor.check.relation.type_forms import ANY, Form, substitute
 from pipeline_executor.check.relation.type_variables import solve, without_variables
 from pipeline_executor.check.relation.write_type import write
 from pipeline_executor.check.signature import StepSignature, is_nothing
-from pipeline_executor.check.uncheckable import answer_or_warn, warn
+from pipeline_executor.check.uncheckable import answer_or_warn, warn_not_checked
 from pipeline_executor.check.why_not_assignable import explain
 from pipeline_executor.task import PipelineTask
 
@@ -28,7 +28,7 @@ class _Streams(NamedTuple):
     """The items of a step's two streams: see `input_item` and `output_item`."""
 
     takes: Form | Absent
-    gives: Form | Absent
+    yields: Form | Absent
 
 
 def check_types(
@@ -57,7 +57,7 @@ def check_types(
         ]
         if before is None:
             between: list[Defect] = []
-            item = _settled(streams.gives)
+            item = _without_variables(streams.yields)
         else:
             between, item = _check_edge(before, item, signature, streams)
         before = signature
@@ -65,7 +65,7 @@ def check_types(
 
 
 def _streams_of(signature: StepSignature) -> _Streams:
-    """What a step takes and gives."""
+    """What a step takes and yields."""
     return answer_or_warn(
         signature.title, lambda: _Streams(input_item(signature), output_item(signature)), _Streams(ANY, ANY)
     )
@@ -78,13 +78,13 @@ def _stream_findings(
 
     Arguments:
         signature: the step.
-        streams: what it takes and gives.
+        streams: what it takes and yields.
         given: what the step before yields, to tell what was probably meant; None where there is none.
         is_last: whether no step follows.
     """
     name = signature.stream_name
     item = ANY_ITEM if given is None or isinstance(given, Absent) else write(given)
-    if streams.gives is Absent.ANNOTATION or (name is not None and streams.takes is Absent.ANNOTATION):
+    if streams.yields is Absent.ANNOTATION or (name is not None and streams.takes is Absent.ANNOTATION):
         wrapper = hidden_by_wrapper(signature)
         if wrapper is not None:
             yield wrapper
@@ -150,12 +150,12 @@ def _return_findings(signature: StepSignature, streams: _Streams, *, is_last: bo
         return
     none_if_last = ", or -> None for a last step that only consumes" if is_last else ""
     kind = signature.stream_kind
-    if streams.gives is Absent.ANNOTATION:
+    if streams.yields is Absent.ANNOTATION:
         yield Finding(
             "has no annotation that tells what it returns",
             f"Write -> {kind}[{ANY_ITEM}]{none_if_last}, {_SWITCH_OFF}",
         )
-    elif streams.gives is Absent.STREAM:
+    elif streams.yields is Absent.STREAM:
         verb = "yields" if signature.is_generator else "returns a value"
         no_stream = "no asynchronous stream" if signature.is_async else "no stream"
         yield Finding(
@@ -189,49 +189,65 @@ def _check_edge(
         before: the one step.
         given: the type of the items that it yields, without variables.
         after: the next.
-        streams: what that one takes and gives.
+        streams: what that one takes and yields.
 
     Returns:
         The defects, and the type of the items that the next step yields when it is given those.
     """
     if isinstance(given, Absent) or isinstance(streams.takes, Absent) or after.stream_name is None:
-        return [], _settled(streams.gives)  # a defect of one of the two steps by itself
-    title = f"{before.title} -> {after.title}"
-    takes = streams.takes
-    unjudged: tuple[list[Defect], Form | Absent] = ([], ANY)
-    return answer_or_warn(title, lambda: _compare(title, before, given, after, takes, streams.gives), unjudged)
+        return [], _without_variables(streams.yields)  # the defect of one of the two steps has been reported
+    edge = _Edge(f"{before.title} -> {after.title}", before, given, after, streams.takes)
+    not_checked: tuple[list[Defect], Form | Absent] = ([], ANY)
+    return answer_or_warn(edge.title, lambda: _compare(edge, streams.yields), not_checked)
 
 
-def _settled(item: Form | Absent) -> Form | Absent:
-    """The items of a step whose variables nothing settles."""
+def _without_variables(item: Form | Absent) -> Form | Absent:
     return item if isinstance(item, Absent) else without_variables(item)
 
 
-def _compare(
-    title: str, before: StepSignature, given: Form, after: StepSignature, takes: Form, gives: Form | Absent
-) -> tuple[list[Defect], Form | Absent]:
-    solution = solve(stream_of(given, is_async=after.is_async), read(after.stream_annotation, variables_of(after)))
-    yielded = gives if isinstance(gives, Absent) else without_variables(substitute(gives, solution.variables))
+class _Edge(NamedTuple):
+    """Two neighbouring steps, and the items on the edge between them.
+
+    Attributes:
+        title: both steps, as messages name them.
+        before: the step that yields.
+        produced: the type of the items that it yields, without type variables.
+        after: the step that takes.
+        accepted: the type of the items that it takes.
+    """
+
+    title: str
+    before: StepSignature
+    produced: Form
+    after: StepSignature
+    accepted: Form
+
+
+def _compare(edge: _Edge, yields: Form | Absent) -> tuple[list[Defect], Form | Absent]:
+    after, produced, accepted = edge.after, edge.produced, edge.accepted
+    solution = solve(stream_of(produced, is_async=after.is_async), read(after.stream_annotation, variables_of(after)))
+    yielded = yields if isinstance(yields, Absent) else without_variables(substitute(yields, solution.variables))
     if solution.fits:
-        _warn_of_unresolved(title, before, given, after, takes)
+        _warn_of_unresolved(edge)
         return [], yielded
-    # Two classes of one name in different modules would read as if there were no difference.
-    qualified = write(given) == write(takes)
-    mine, theirs = write(given, qualified=qualified), write(takes, qualified=qualified)
-    reason = explain(given, without_variables(substitute(takes, solution.variables)), solution, qualified=qualified)
+    # Two classes of the same name look equal in a message unless it also shows their modules.
+    qualified = write(produced) == write(accepted)
+    mine, theirs = write(produced, qualified=qualified), write(accepted, qualified=qualified)
+    wanted = without_variables(substitute(accepted, solution.variables))
+    reason = explain(produced, wanted, solution, qualified=qualified)
     advice = reason.advice or (
-        f"Make the two agree: let {before.name!r} yield {theirs}, "
+        f"Make the two agree: let {edge.before.name!r} yield {theirs}, "
         f"or write {after.stream_name}: {after.stream_kind}[{mine}] in {after.name!r}."
     )
-    what = f"produces {before.stream_kind}[{mine}], accepts {after.stream_kind}[{theirs}]"
-    return [Defect(title, what, f"{reason.why} {advice}")], yielded
+    what = f"produces {edge.before.stream_kind}[{mine}], accepts {after.stream_kind}[{theirs}]"
+    return [Defect(edge.title, what, f"{reason.why} {advice}")], yielded
 
 
-def _warn_of_unresolved(title: str, before: StepSignature, given: Form, after: StepSignature, takes: Form) -> None:
-    names = unresolved_names(before.return_annotation) + unresolved_names(after.stream_annotation)
-    if names and write(given) != write(takes):
-        warn(
-            f"{title}: {', '.join(dict.fromkeys(names))} cannot be resolved at run time, so what the one "
-            "produces was not fully compared with what the other accepts. "
-            "Import it outside of `if TYPE_CHECKING:` to have it checked."
+def _warn_of_unresolved(edge: _Edge) -> None:
+    names = unresolved_names(edge.before.return_annotation) + unresolved_names(edge.after.stream_annotation)
+    if names and write(edge.produced) != write(edge.accepted):
+        warn_not_checked(
+            f"{edge.title}: {', '.join(dict.fromkeys(names))} cannot be resolved at run time, so the types that the "
+            "two steps exchange were not fully compared. Import the name outside of `if TYPE_CHECKING:` to have them "
+            "checked."
         )

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pipeline_executor.frames import warn_caller
 from pipeline_executor.words import text_of
 
-__all__ = ["answer_or_warn", "warn"]
+__all__ = ["answer_or_warn", "warn_not_checked"]
 
 _Answer = TypeVar("_Answer")
 
@@ -23,13 +23,13 @@ def answer_or_warn(title: str, question: Callable[[], _Answer], otherwise: _Answ
     try:
         return question()
     except Exception as error:
-        warn(
+        warn_not_checked(
             f"{title}: its annotations cannot be answer_or_warn ({type(error).__name__}: {text_of(error)[:200]}), "
             "so they were not checked."
         )
         return otherwise
 
 
-def warn(text: str) -> None:
+def warn_not_checked(text: str) -> None:
     """Warn, in the caller's name, of what could not be checked."""
     warn_caller(text, UserWarning)
