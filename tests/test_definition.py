@@ -490,7 +490,7 @@ def test_unknown_parallelism_is_told_what_was_meant(given: Any, meant: str) -> N
 
 
 def test_unknown_parallelism_like_no_other_is_told_all() -> None:
-    with pytest.raises(PipelineTypeError, match="'quantum'\\n    Use one of: process, process-fork"):
+    with pytest.raises(PipelineTypeError, match="'quantum', which does not exist\\n    Use one of: process, process-fork"):
         execute([task(numbers), task(save)], "quantum")  # type: ignore[arg-type]
 
 
