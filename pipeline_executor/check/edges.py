@@ -1,4 +1,4 @@
-"""What flows between two steps: the streams that they are annotated with, and whether one fits the other."""
+"""The check of the edges: is each step annotated with a stream, and may the next step take what it yields?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pipeline_executor.task import PipelineTask
 
 __all__ = ["check_types"]
 
-_SWITCH_OFF = "or pass type_check_pipeline=False to go without the check."
+_SWITCH_OFF = "or pass type_check_pipeline=False to run without this check."
 
 
 class _Streams(NamedTuple):
-    """The items of a step's two streams: see `input_item` and `output_item`."""
+    """The types of the items that a step takes and yields: see `input_item` and `output_item`."""
 
     takes: Form | Absent
     yields: Form | Absent
@@ -37,14 +37,14 @@ def check_types(
     """Check the annotations of the steps of a pipeline.
 
     Arguments:
-        tasks: the steps.
-        signatures: one for each; None for a task that has none, which is a defect by itself.
+        tasks: the steps, the source first.
+        signatures: one for each task; None for a task whose step could not be read, which was reported before.
 
     Yields:
-        For each task what is wrong with it, and what is wrong between it and the one before.
+        For each task what is wrong with it, and what is wrong between it and the task before.
     """
     before: StepSignature | None = None
-    item: Form | Absent = Absent.ANNOTATION  # what the step before yields, its variables settled
+    item: Form | Absent = Absent.ANNOTATION  # what the step before yields, without type variables
     for index, (task, signature) in enumerate(zip(tasks, signatures, strict=True)):
         if signature is None:
             before, item = None, Absent.ANNOTATION
@@ -65,7 +65,7 @@ def check_types(
 
 
 def _streams_of(signature: StepSignature) -> _Streams:
-    """What a step takes and yields."""
+    """Read the item types of a step. `Any` for both, with a warning, if the annotations cannot be read."""
     return answer_or_warn(
         signature.title, lambda: _Streams(input_item(signature), output_item(signature)), _Streams(ANY, ANY)
     )
@@ -74,12 +74,12 @@ def _streams_of(signature: StepSignature) -> _Streams:
 def _stream_findings(
     signature: StepSignature, streams: _Streams, given: Form | Absent | None, *, is_last: bool
 ) -> Iterator[Finding]:
-    """Find what is wrong with the two annotations of a step by themselves.
+    """Find what is wrong with the two stream annotations of one step.
 
     Arguments:
         signature: the step.
-        streams: what it takes and yields.
-        given: what the step before yields, to tell what was probably meant; None where there is none.
+        streams: what the step takes and yields.
+        given: what the step before yields, for the advice.
         is_last: whether no step follows.
     """
     name = signature.stream_name
@@ -100,7 +100,7 @@ def _stream_findings(
         )
     if name is None or streams.takes is not Absent.STREAM or not advice_to_wrap(signature, item):
         yield from _return_findings(signature, streams, is_last=is_last)
-    # else it was written for one item, and what to do about that has been said
+    # Else the step is a function for one item, and the advice above covers its return annotation, too.
 
 
 def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding:
@@ -109,14 +109,14 @@ def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding
     name, annotation = signature.stream_name, show(signature.stream_annotation)
     if signature.is_async and other is not None and form != read(str) and not _is_one_item(form, given):
         return Finding(
-            f"argument {name!r} is annotated {annotation}, but an asynchronous step that read it would block its event "
-            "loop",
-            f"Write {name}: AsyncIterable[{write(other)}] and read it by async for, or write the step with def.",
+            f"argument {name!r} is annotated {annotation}, but an asynchronous step that read it with for would block "
+            "its event loop",
+            f"Write {name}: AsyncIterable[{write(other)}] and read it with async for, or write the step with def.",
         )
     if not signature.is_async and other is not None:
         return Finding(
             f"argument {name!r} is annotated {annotation}, which only an asynchronous step can read",
-            f"Write the step with async def, or {name}: Iterable[{write(other)}] and read it by for.",
+            f"Write the step with async def, or write {name}: Iterable[{write(other)}] and read it with for.",
         )
     meant = _meant(form, given, is_async=signature.is_async)
     around = advice_to_wrap(signature, meant) if meant == write(form) else ""
@@ -126,14 +126,17 @@ def _no_stream(signature: StepSignature, given: Form | Absent | None) -> Finding
 def _no_stream_finding(signature: StepSignature, meant: str, around: str = "") -> Finding:
     name, given = signature.stream_name, "an asynchronous iterator" if signature.is_async else "an iterator"
     return Finding(
-        f"argument {name!r} is annotated {show(signature.stream_annotation)}, but is given {given}",
+        f"argument {name!r} is annotated {show(signature.stream_annotation)}, but will be given {given}",
         f"Write {name}: {signature.stream_kind}[{meant}]: a step takes the items of the step before one by one. "
         f"{around}".rstrip(),
     )
 
 
 def _meant(form: Form, given: Form | Absent | None, *, is_async: bool) -> str:
-    """The item type that somebody had in mind who annotated a step with something else than a stream."""
+    """Guess the item type that the author meant by an annotation that is not a stream, as text.
+
+    `xs: list[int]` probably means a stream of int, unless the step before yields lists of int.
+    """
     item = item_of(form, is_async=is_async)
     if item is None or form == read(str):
         return write(form)
@@ -152,12 +155,12 @@ def _return_findings(signature: StepSignature, streams: _Streams, *, is_last: bo
     kind = signature.stream_kind
     if streams.yields is Absent.ANNOTATION:
         yield Finding(
-            "has no annotation that tells what it returns",
+            "has no return annotation",
             f"Write -> {kind}[{ANY_ITEM}]{none_if_last}, {_SWITCH_OFF}",
         )
     elif streams.yields is Absent.STREAM:
         verb = "yields" if signature.is_generator else "returns a value"
-        no_stream = "no asynchronous stream" if signature.is_async else "no stream"
+        no_stream = "not an asynchronous stream" if signature.is_async else "not a stream"
         yield Finding(
             f"{verb}, but is annotated to return {show(signature.return_annotation)}, which is {no_stream}",
             f"Write -> {kind}[{ANY_ITEM}]{'' if signature.is_generator else none_if_last}.",
@@ -166,11 +169,11 @@ def _return_findings(signature: StepSignature, streams: _Streams, *, is_last: bo
 
 def _consumer_findings(signature: StepSignature, *, is_last: bool) -> Iterator[Finding]:
     annotation = signature.return_annotation
-    if not is_last or is_nothing(annotation):  # where it may not stand at all, that says enough
+    if not is_last or is_nothing(annotation):  # a consumer that is not the last step was reported before
         return
     if annotation is Absent.ANNOTATION:
         yield Finding(
-            "has no annotation that tells what it returns",
+            "has no return annotation",
             f"Write -> None, or yield items and write -> {signature.stream_kind}[{ANY_ITEM}], {_SWITCH_OFF}",
         )
     else:
@@ -183,16 +186,16 @@ def _consumer_findings(signature: StepSignature, *, is_last: bool) -> Iterator[F
 def _check_edge(
     before: StepSignature, given: Form | Absent, after: StepSignature, streams: _Streams
 ) -> tuple[list[Defect], Form | Absent]:
-    """Check what one step yields against what the next one takes.
+    """Check that the next step may take what one step yields.
 
     Arguments:
-        before: the one step.
-        given: the type of the items that it yields, without variables.
-        after: the next.
-        streams: what that one takes and yields.
+        before: the step that yields.
+        given: the type of the items that it yields, without type variables.
+        after: the next step.
+        streams: what the next step takes and yields.
 
     Returns:
-        The defects, and the type of the items that the next step yields when it is given those.
+        The defects, and the type of the items that the next step yields if it is given such items.
     """
     if isinstance(given, Absent) or isinstance(streams.takes, Absent) or after.stream_name is None:
         return [], _without_variables(streams.yields)  # the defect of one of the two steps has been reported

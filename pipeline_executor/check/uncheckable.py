@@ -1,4 +1,4 @@
-"""Where the check gives up on annotations, and how it says so."""
+"""Annotations that cannot be checked: the check warns and goes on."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ _Answer = TypeVar("_Answer")
 
 
 def answer_or_warn(title: str, question: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
-    """Ask a question about annotations, and pass with a warning where it cannot be answered.
+    """Return the answer to a question about annotations; if it raises, warn and return `otherwise`.
 
-    This is the one place where a check gives up. Annotations are objects of the user's: a metaclass, an alias or a
-    property among them may raise anything, and types that refer to themselves may go on without an end. None of that
-    is a defect of the pipeline.
+    Annotations are objects that users define. A metaclass, an alias or a property may raise anything, and a type that
+    refers to itself may exceed the limits of the relation. None of that is a defect of the pipeline.
+
+    Arguments:
+        title: the step or steps, as messages name them.
+        question: computes the answer.
+        otherwise: the answer that lets the annotations pass.
     """
     try:
         return question()
     except Exception as error:
         warn_not_checked(
-            f"{title}: its annotations cannot be answer_or_warn ({type(error).__name__}: {text_of(error)[:200]}), "
-            "so they were not checked."
+            f"{title}: the annotations could not be checked: reading them raised "
+            f"{type(error).__name__}: {text_of(error)[:200]}. The pipeline goes on without this check."
         )
         return otherwise
 
 
 def warn_not_checked(text: str) -> None:
-    """Warn, in the caller's name, of what could not be checked."""
+    """Warn of something that was not checked. The warning shows the line that called `execute`."""
     warn_caller(text, UserWarning)

@@ -293,15 +293,15 @@ async def no_return_annotation(xs: AsyncIterable[int]):  # type: ignore[no-untyp
         (blocks_to_store, "would block its event loop", "Write xs: AsyncIterable[int]"),
         (returns_async, "would block its event loop", "Write xs: AsyncIterable[int]"),
         (takes_list, "would block its event loop", "Write xs: AsyncIterable[int]"),
-        (takes_item, "is annotated int, but is given an asynchronous iterator", "Write x: AsyncIterable[int]"),
+        (takes_item, "is annotated int, but will be given an asynchronous iterator", "Write x: AsyncIterable[int]"),
         (plain_worker, "which only an asynchronous step can read", "Write the step with async def"),
         (plain_sink, "which only an asynchronous step can read", "xs: Iterable[int]"),
-        (yields_but_says_plain, "which is no asynchronous stream", "Write -> AsyncIterable["),
+        (yields_but_says_plain, "which is not an asynchronous stream", "Write -> AsyncIterable["),
         (returns_a_list, "is a coroutine, which yields nothing", "Write -> None, or yield items"),
         (returns_a_stream, "annotated to return AsyncIterable[str]", "Write -> None, or yield items"),
         (promises_a_list, "annotated to return list[int]", "Write -> None, or yield items"),
         (no_annotation, "takes the stream and has no annotation", "Write xs: AsyncIterable[int]"),
-        (no_return_annotation, "has no annotation that tells what it returns", "Write -> None"),
+        (no_return_annotation, "has no return annotation", "Write -> None"),
     ],
 )
 def test_annotation_wrong(step: Any, what: str, advice: str) -> None:

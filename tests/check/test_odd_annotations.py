@@ -243,7 +243,7 @@ def _check(source: Any, takes: Any, gives: Any, constant: Any, sink: Any, value:
         warnings.simplefilter("always")
         check_definition([PipelineTask(first), PipelineTask(middle, {"size": value}), PipelineTask(last)])
     # The check gives up where annotations raise, and nowhere else; of constants, where typeguard does.
-    gave_up = [str(warning.message) for warning in caught if "cannot be judged" in str(warning.message)]
+    gave_up = [str(warning.message) for warning in caught if "could not be checked" in str(warning.message)]
     gave_up = [text for text in gave_up if ", constant 'size': " not in text]
     assert all("hostile" in text for text in gave_up), gave_up
 
