@@ -1,8 +1,7 @@
-"""Whether a value of one type may be handed to what accepts another.
+"""The relation "is assignable to": its entry `is_assignable`, and its table.
 
-The relation is a table: for each pair of kinds of type there is one case, with the rule that decides it. The first case
-that fits decides, so the table is read from top to bottom. Each rule of `rules` names the section of the typing
-specification which it implements.
+The table is read from top to bottom. The first line whose kinds match both types decides, by its rule. Each rule names
+the section of the typing specification that it implements.
 
 Source: https://typing.python.org/en/latest/spec/concepts.html#summary-of-type-relations
 """
@@ -33,16 +32,16 @@ __all__ = ["is_assignable", "new_relation"]
 
 
 def is_assignable(produced: object, accepted: object) -> bool:
-    """Tell whether every value of type `produced` is also one of type `accepted`.
+    """Tell whether every value of type `produced` is also a value of type `accepted`.
 
-    Type variables, on either side, are taken for types that nothing is known of; `solve` finds what they stand for.
+    A type variable is treated as an unknown type here. `type_variables.solve` finds what variables stand for.
 
     Arguments:
-        produced: a resolved annotation or a `Form`, the type of what is handed over.
-        accepted: the same, the type of what is asked for.
+        produced: the type of what is handed over, as a resolved annotation or a `Form`.
+        accepted: the type that is required, likewise.
 
     Raises:
-        TooLargeError: the answer would take too long.
+        TooLargeError: the comparison exceeded the limits on time or depth.
 
     Shown by tests/check/test_assignable.py, test_pairs.py and test_against_mypy.py.
     """
@@ -50,7 +49,7 @@ def is_assignable(produced: object, accepted: object) -> bool:
 
 
 def new_relation(limits: VariableLimits | None = None) -> Relation:
-    """The relation, for one question."""
+    """Make the relation for one question; see `Relation`."""
     return Relation(_CASES, limits)
 
 

@@ -1,4 +1,4 @@
-"""Functions as types: how one is read, and whether it can be called as another is called.
+"""The types of functions: read one from a signature, and tell whether it can be called like another one.
 
 Source: https://typing.python.org/en/latest/spec/callables.html#assignability-rules-for-callables
 """
@@ -40,14 +40,14 @@ _KINDS = {
 
 
 def function_form(function: types.FunctionType, scope: Scope, *, skip_first: bool = False) -> Function:
-    """The type of a function that was written with `def` or `lambda`.
+    """Return the type of a function that was written with `def` or `lambda`.
 
     Arguments:
         function: the function.
-        scope: where the names in its annotations are looked up.
-        skip_first: leave out its first parameter: `self`, or `cls`.
+        scope: the names that its annotations can use.
+        skip_first: whether to leave out the first parameter, `self` or `cls`.
     """
-    # What a decorator made of a function, and which overload applies, only its body could tell.
+    # The signature does not tell what a decorator does to a function, nor which overload applies.
     if hasattr(function, "__wrapped__") or typing.get_overloads(function):
         return ANY_FUNCTION
     form = signature_form(inspect.signature(function), scope, skip_first=skip_first)
@@ -57,7 +57,7 @@ def function_form(function: types.FunctionType, scope: Scope, *, skip_first: boo
 
 
 def signature_form(signature: inspect.Signature, scope: Scope, *, skip_first: bool = False) -> Function:
-    """As `function_form`, of a signature."""
+    """Return the type of a function with this signature; see `function_form`."""
     items = [
         Parameter(
             parameter.name,
@@ -77,7 +77,7 @@ def _form(annotation: object, scope: Scope) -> Form:
 
 
 class _Sorted(NamedTuple):
-    """The parameters of a function by the way in which they are filled."""
+    """The parameters of a function, sorted by how an argument can be passed. Those of kind EITHER are in two fields."""
 
     by_position: list[Parameter]
     star: Parameter | None
@@ -102,13 +102,13 @@ def _sorted(parameters: Parameters) -> _Sorted:
 def can_be_called_as(
     mine: Form, theirs: Form, holds: Callable[[Form, Form], bool], bind: Callable[[Variable, Form], bool]
 ) -> bool:
-    """Tell whether a function with the parameters `mine` takes every call that `theirs` allows.
+    """Tell whether a function with the parameters `mine` allows every call that `theirs` allows.
 
     Arguments:
-        mine: the parameters of the function at hand.
-        theirs: those by which it will be called.
-        holds: whether a value of one type can be passed where another is asked for.
-        bind: told what a `ParamSpec` among `theirs` would stand for; returns whether it may.
+        mine: the parameters of the function that will be called.
+        theirs: the parameters that its caller expects.
+        holds: tells whether one type is assignable to another.
+        bind: notes what a `ParamSpec` would stand for, and tells whether that is possible.
     """
     if not isinstance(mine, Parameters) or not isinstance(theirs, Parameters):
         return True
@@ -129,7 +129,10 @@ def _binds(
     holds: Callable[[Form, Form], bool],
     bind: Callable[[Variable, Form], bool],
 ) -> bool:
-    """https://typing.python.org/en/latest/spec/generics.html#paramspec"""
+    """Bind the `ParamSpec` at the end of `theirs` to the parameters of `mine` that are left.
+
+    https://typing.python.org/en/latest/spec/generics.html#paramspec
+    """
     count = len(theirs.items)
     if isinstance(mine.tail, AnyForm):
         return bind(variable, Parameters(mine.items[count:], mine.tail))

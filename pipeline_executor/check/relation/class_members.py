@@ -1,4 +1,4 @@
-"""The attributes and methods of a type, for what is compared by its structure.
+"""The attributes and methods of a type, for protocols.
 
 Source: https://typing.python.org/en/latest/spec/protocol.html
 """
@@ -43,8 +43,8 @@ class Member:
     """One attribute or method.
 
     Attributes:
-        form: its type; that of a method is without `self`.
-        is_settable: whether it may be assigned to.
+        form: its type. The type of a method does not include `self`.
+        is_settable: whether the attribute may be assigned to.
         is_method: whether it is a function of the class.
     """
 
@@ -53,7 +53,7 @@ class Member:
     is_method: bool = False
 
 
-#: What every protocol class has in its namespace, and no protocol asks for.
+#: Names in the namespace of a protocol class that are not members of the protocol.
 _NEVER_MEMBERS = frozenset(
     {
         *vars(types.new_class("_", (Protocol,))),
@@ -81,12 +81,12 @@ _NEVER_MEMBERS = frozenset(
 
 
 def is_protocol(class_: AnyClass) -> bool:
-    """True for a class that is compared by its structure."""
+    """Tell whether a class is a protocol, so that it is compared by its members."""
     return class_ in PROTOCOL_MEMBERS or bool(getattr(class_, "_is_protocol", False))
 
 
 def members_of_protocol(class_: AnyClass) -> tuple[str, ...]:
-    """The names that a protocol asks for."""
+    """Return the names of the members that a protocol requires."""
     if class_ in PROTOCOL_MEMBERS:
         return tuple(PROTOCOL_MEMBERS[class_])
     names: dict[str, None] = {}
@@ -104,14 +104,14 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
 
     Arguments:
         form: the type.
-        name: the attribute.
-        self_form: what `Self` means there; the type itself unless given.
+        name: name of the attribute.
+        self_form: the type that `Self` stands for. Default: `form`.
 
     Returns:
-        None where the type has no such attribute, as far as its class tells.
+        The member; None if the class has no such attribute.
     """
     if isinstance(form, TypedDictForm):
-        (form,) = direct_bases(form)  # it has the methods of a mapping, not those of a dict
+        (form,) = direct_bases(form)  # a TypedDict has the methods of a Mapping, not those of a dict
     own = class_of(form)
     if own is None:
         return None
@@ -120,7 +120,7 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
         if name not in declared and name not in vars(class_) and name not in own_annotations(class_):
             continue
         if name.startswith("__") and vars(class_).get(name, ...) is None and not _keeps_hash(name, class_):
-            return None  # a special method that a class takes back from its bases
+            return None  # a class sets a special method to None to say that it does not have it
         variables: dict[object, Form] = {typing.Self: form if self_form is None else self_form}
         base = as_instance_of(form, class_)
         if isinstance(base, (Instance, TypedDictForm)):
@@ -138,7 +138,10 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
 
 
 def _keeps_hash(name: str, class_: AnyClass) -> bool:
-    # Python takes the hash from a class that defines an equality; type checkers oversee that, but where stubs say so.
+    """Tell whether type checkers treat a class as hashable although Python set its `__hash__` to None.
+
+    Python does that for a class that defines `__eq__`. Type checkers ignore it, except where a stub says so.
+    """
     equality = vars(class_).get("__eq__")
     is_told = stub_of(class_) is not None and not isinstance(equality, types.FunctionType)
     return name == "__hash__" and equality is not None and not is_told
@@ -153,7 +156,7 @@ def _builtin(form: Form, class_: AnyClass, name: str) -> Member | None:
 
 
 def _signature_of(method: Callable[..., Any], class_: AnyClass) -> Form | None:
-    """How a builtin method is called, which is mostly all that it tells."""
+    """Return the type of a builtin method from its signature, which has parameters but mostly no annotations."""
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
@@ -190,7 +193,7 @@ def _is_read_only(class_: AnyClass) -> bool:
 
 
 def _is_made_at_run_time(own: AnyClass, name: str) -> bool:
-    """True for what `__init__` or another method may set, and where `__getattr__` answers."""
+    """Tell whether an attribute may exist only at run time: set by a method, or provided by `__getattr__`."""
     for class_ in own.__mro__:
         if class_ is object:
             continue
@@ -203,7 +206,7 @@ def _is_made_at_run_time(own: AnyClass, name: str) -> bool:
 
 
 def constructor_of(form: Form) -> Function:
-    """A class as the function that makes its instances.
+    """Return the type of a class as the function that creates its instances.
 
     https://typing.python.org/en/latest/spec/constructors.html#converting-a-constructor-to-callable
     """

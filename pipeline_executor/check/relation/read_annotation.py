@@ -1,4 +1,4 @@
-"""How an annotation is read into a `Form`."""
+"""Read an annotation into a `Form`."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from pipeline_executor.check.relation.type_forms import (
 
 __all__ = ["expand", "form_of_class", "is_typed_dict", "parameters_of", "read"]
 
-#: A function with any parameters at all, of which nothing is known.
+#: The parameters of a function about which nothing is known.
 _ANY_PARAMETERS = Parameters((), ANY)
 _NO_VARIABLES: Variables = types.MappingProxyType({})
 
 
 def read(annotation: object, variables: Variables = _NO_VARIABLES) -> Form:
-    """Read a resolved annotation.
+    """Read a resolved annotation into a form.
 
     Arguments:
-        annotation: as `resolve` returns it.
-        variables: what type variables stand for; the others stay variables.
+        annotation: the annotation, as `resolve` returns it.
+        variables: what type variables stand for. Others remain variables.
 
     Returns:
-        Its form; a `AnyForm` for what is no type, so that it passes.
+        The form. An object that is not a type becomes `AnyForm`, so that the check accepts it.
     """
     annotation = strip_qualifiers(annotation)
     if isinstance(annotation, Form):
@@ -69,7 +69,7 @@ def read(annotation: object, variables: Variables = _NO_VARIABLES) -> Form:
     class_ = annotation if origin is None else origin
     if isinstance(class_, type):
         return _of_class(class_, annotation, arguments, variables)
-    if isinstance(annotation, (list, tuple)):  # `typing` makes tuples of the lists that stand for a ParamSpec
+    if isinstance(annotation, (list, tuple)):  # the argument for a ParamSpec, a list that `typing` turns into a tuple
         items = (Parameter("", read(item, variables)) for item in annotation)
         return Parameters(tuple(items))
     if getattr(origin, "_name", None) in ("TypeGuard", "TypeIs"):
@@ -123,7 +123,7 @@ def _type(arguments: tuple[Any, ...], variables: Variables) -> Form:
     return ClassObject(read(arguments[0], variables) if arguments else ANY)
 
 
-# What stands for a type by itself, or when it is subscripted. By identity: annotations may define an equality.
+# Special forms of `typing`, alone or with arguments. The keys are ids, because annotations may define an `__eq__`.
 _SPECIAL: dict[int, Callable[[tuple[Any, ...], Variables], Form]] = {
     id(special): read_special
     for special, read_special in (
@@ -132,7 +132,7 @@ _SPECIAL: dict[int, Callable[[tuple[Any, ...], Variables], Form]] = {
         (typing.Never, lambda _, __: NEVER),
         (typing.NoReturn, lambda _, __: NEVER),
         (types.NoneType, lambda _, __: NONE),
-        # Type checkers let any str pass for it, mypy for one.
+        # mypy accepts any str for it.
         (typing.LiteralString, lambda _, __: Instance(str)),
         (typing.Union, _union),
         (types.UnionType, _union),
@@ -147,14 +147,14 @@ _SPECIAL: dict[int, Callable[[tuple[Any, ...], Variables], Form]] = {
 
 def _of_class(class_: AnyClass, annotation: object, arguments: tuple[Any, ...], variables: Variables) -> Form:
     if Any in class_.__mro__ or class_ in (typing.Generic, typing.Protocol):
-        # A class with Any among its bases may be anything.
+        # A class with Any among its base classes may have any type.
         return ANY
     if class_ is tuple:
         bare = annotation is tuple or annotation is typing.Tuple  # noqa: UP006
         return Tuple((), ANY) if bare else _tuple(arguments, variables)
     kind = TypedDictForm if is_typed_dict(class_) else Instance
     if class_.__module__ == "numpy" and stub_of(class_) is None:
-        return kind(class_)  # its numbers: the argument says how many bits, and the classes do not tell
+        return kind(class_)  # a numpy scalar: its type argument is the number of bits, which the class does not know
     parameters = parameters_of(class_)
     given = tuple(read(argument, variables) for argument in arguments)
     if any(isinstance(parameter, TypeVarTuple) for parameter in parameters):
@@ -175,7 +175,10 @@ def _unwritten(parameter: object) -> Form:
 
 
 def _tuple(arguments: tuple[Any, ...], variables: Variables) -> Form:
-    """https://typing.python.org/en/latest/spec/tuples.html"""
+    """Read the arguments of `tuple[...]`.
+
+    https://typing.python.org/en/latest/spec/tuples.html
+    """
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return Tuple((), read(arguments[0], variables))
     before: list[Form] = []
@@ -197,7 +200,7 @@ def _tuple(arguments: tuple[Any, ...], variables: Variables) -> Form:
 
 
 def _unpacked(argument: Any) -> object:
-    """What stands behind the star of `*X` or in `Unpack[X]`."""
+    """Return X for `*X` and for `Unpack[X]`; None for anything else."""
     if getattr(argument, "__unpacked__", False) and get_origin(argument) is tuple:
         return tuple[get_args(argument)]  # type: ignore[misc]
     if get_origin(argument) is typing.Unpack:
@@ -206,19 +209,19 @@ def _unpacked(argument: Any) -> object:
 
 
 def is_typed_dict(class_: AnyClass) -> bool:
-    """True for a class that `TypedDict` made, be it that of `typing` or that of typing_extensions."""
+    """Tell whether a class was made by `TypedDict`, that of `typing` or that of typing_extensions."""
     return issubclass(class_, dict) and hasattr(class_, "__required_keys__")
 
 
 def parameters_of(class_: AnyClass) -> tuple[Any, ...]:
-    """The type variables of a generic class, in the order in which it is subscripted."""
+    """Return the type parameters of a generic class, in the order of its type arguments."""
     stub = stub_of(class_)
     if stub is not None:
         return stub.parameters
     declared = vars(class_).get("__parameters__")
     if isinstance(declared, tuple):
         return declared
-    # What derives from `Sequence[T]` alone is generic without saying so.
+    # A class that derives from `Sequence[T]` is generic, but has no __parameters__ of its own.
     found: dict[object, None] = {}
     for base in vars(class_).get("__orig_bases__", ()):
         found |= dict.fromkeys(getattr(base, "__parameters__", ()))
@@ -226,13 +229,13 @@ def parameters_of(class_: AnyClass) -> tuple[Any, ...]:
 
 
 def form_of_class(class_: AnyClass) -> Instance | TypedDictForm:
-    """A class as its own body sees it: each parameter is the variable that it is called by."""
+    """Return the type of a generic class inside its own body: each type argument is the class's own type variable."""
     kind = TypedDictForm if is_typed_dict(class_) else Instance
     return kind(class_, tuple(_variable(parameter, {}) for parameter in parameters_of(class_)))
 
 
 def expand(alias: Alias) -> Form:
-    """What a type alias stands for.
+    """Return the type that a type alias stands for.
 
     https://typing.python.org/en/latest/spec/aliases.html#type-statement
     """

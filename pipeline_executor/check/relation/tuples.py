@@ -1,4 +1,4 @@
-"""Whether one tuple may stand where another is asked for.
+"""The rule for two tuples: is one assignable to the other?
 
 Source: https://typing.python.org/en/latest/spec/tuples.html#type-compatibility-rules
 """
@@ -13,12 +13,12 @@ __all__ = ["is_tuple_assignable"]
 
 
 def is_tuple_assignable(produced: Tuple, accepted: Tuple, holds: Callable[[Form, Form], bool]) -> bool:
-    """Compare two tuples item by item.
+    """Tell whether one tuple is assignable to another, by comparing their items.
 
     Arguments:
-        produced: the tuple at hand.
-        accepted: the one that is asked for.
-        holds: the relation between their items.
+        produced: the tuple that is handed over.
+        accepted: the tuple that is required.
+        holds: tells whether one item type is assignable to another.
     """
     if accepted.rest is None:
         if produced.rest is None:
@@ -34,7 +34,7 @@ def _all(holds: Callable[[Form, Form], bool], mine: tuple[Form, ...], theirs: tu
 
 
 def _of_unknown_length(produced: Tuple, accepted: tuple[Form, ...], holds: Callable[[Form, Form], bool]) -> bool:
-    # Any number of Any may also be the right number.
+    # `tuple[Any, ...]` may have any length, so it is assignable to a tuple of fixed length.
     missing = len(accepted) - len(produced.before) - len(produced.after)
     if not isinstance(produced.rest, AnyForm) or missing < 0:
         return False

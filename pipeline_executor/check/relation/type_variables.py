@@ -1,7 +1,7 @@
-"""What the type variables of a step stand for, found from what it is given.
+"""Find what the type variables of a step stand for, from the items that the step is given.
 
-A pipeline is solved from left to right: what a step is given settles its variables, and with them what it yields. Where
-a variable is given several types, their join is taken, as mypy does.
+A pipeline is solved from left to right: the items that a step is given decide its type variables, and those decide what
+the step yields. A variable that is given several types stands for their join, as in mypy.
 
 Source: https://typing.python.org/en/latest/spec/generics.html
 """
@@ -37,12 +37,13 @@ __all__ = ["Solution", "bound_of", "constraints_of", "join", "solve"]
 
 
 class Solution(NamedTuple):
-    """What was found.
+    """What the type variables stand for.
 
     Attributes:
-        fits: whether what is produced is assignable to what is accepted, for these types.
-        variables: what each variable stands for.
-        unfit: a variable and what it would have to stand for against its bound or constraints, where that is why.
+        fits: whether the produced type is assignable to the accepted type with these variables.
+        variables: the type that each variable stands for.
+        unfit: a variable, and the type that it would have to stand for but that its bound or constraints exclude. None
+            if there is no such variable.
     """
 
     fits: bool
@@ -51,10 +52,10 @@ class Solution(NamedTuple):
 
 
 def solve(produced: Form, accepted: Form) -> Solution:
-    """Find what the variables of `accepted` stand for when it is given `produced`.
+    """Find what the type variables of `accepted` stand for if it is given `produced`.
 
     Arguments:
-        produced: a type without variables; any that it has are taken for `Any`.
+        produced: a type. Variables in it count as `Any`.
         accepted: a type that may have variables.
 
     Shown by tests/check/test_type_variables.py.
@@ -78,12 +79,12 @@ def solve(produced: Form, accepted: Form) -> Solution:
 
 
 def without_variables(form: Form) -> Form:
-    """The form with every variable that nothing settled replaced by `Any`."""
+    """Replace every type variable of a form by `Any`."""
     return substitute(form, {variable.of: ANY for variable in variables_in(form)})
 
 
 class _Limits:
-    """Between which types each variable must lie; told by the relation."""
+    """The `VariableLimits` of `solve`: the types below and above each variable that the relation has noted."""
 
     def __init__(self) -> None:
         self._lower: dict[Variable, list[Form]] = {}
@@ -107,7 +108,7 @@ class _Limits:
         return False
 
     def candidate(self, variable: Variable) -> Form:
-        """What lies between the limits; a `AnyForm` without any."""
+        """Return a type between the limits of a variable; `Any` if it has no limits."""
         lower = self._lower.get(variable, ())
         if lower:
             found = lower[0]
@@ -119,7 +120,7 @@ class _Limits:
 
 
 def _within_declaration(variable: Any, candidate: Form) -> Form | None:
-    """What a variable stands for, given its bound or constraints; None where they rule the candidate out.
+    """Return what a variable stands for, given its bound or constraints; None if they exclude the candidate.
 
     https://typing.python.org/en/latest/spec/generics.html#type-variables-with-an-upper-bound
     """
@@ -132,24 +133,24 @@ def _within_declaration(variable: Any, candidate: Form) -> Form | None:
     if not constraints:
         return candidate
     fitting = [form for form in constraints if new_relation().holds(candidate, form)]
-    # The most specific one: that which all the others accept.
+    # The narrowest of the fitting constraints is assignable to all the others.
     narrowest = [form for form in fitting if all(new_relation().holds(form, other) for other in fitting)]
     return next(iter(narrowest or fitting), None)
 
 
 def bound_of(variable: TypeVar) -> Form | None:
-    """The upper bound of a type variable; None without one."""
+    """Return the upper bound of a type variable; None if it has no bound."""
     bound = variable.__bound__
     return None if bound is None else read(resolve(bound, module_scope(variable.__module__)))
 
 
 def constraints_of(variable: TypeVar) -> list[Form]:
-    """The types that a type variable is constrained to."""
+    """Return the types that a type variable is constrained to."""
     return [read(resolve(constraint, module_scope(variable.__module__))) for constraint in variable.__constraints__]
 
 
 def join(left: Form, right: Form) -> Form:
-    """The narrowest type that both are assignable to, by mypy's reckoning: a common base rather than a union.
+    """Return the narrowest type that both types are assignable to. As in mypy, that is a common base, not a union.
 
     https://typing.python.org/en/latest/spec/glossary.html, "join"
     """

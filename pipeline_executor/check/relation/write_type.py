@@ -1,4 +1,4 @@
-"""How a type is written in a message."""
+"""Write a `Form` in a message."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = ["write"]
 
 
 def write(form: Form, *, qualified: bool = False, max_chars: int = 200) -> str:
-    """Write a type the way an annotation does.
+    """Write a type as an annotation.
 
     Arguments:
         form: the type.
-        qualified: put the module before the name of each class, to tell two of the same name apart.
-        max_chars: longer texts are cut.
+        qualified: whether to write classes with their modules, to distinguish two classes of the same name.
+        max_chars: maximum length of the text; a longer one is cut.
     """
     text = _text(form, qualified)
     return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
