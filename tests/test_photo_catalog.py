@@ -464,7 +464,7 @@ def test_program_writes_nothing_if_the_two_ways_disagree(
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(photo_catalog, "execute", execute_wrongly)
     assert photo_catalog.main([str(folder), "--stride", "40"]) == 1
-    assert capsys.readouterr().err.startswith("photo_catalog: photo_catalog.db: not written, the two ways found")
+    assert capsys.readouterr().err.startswith("photo_catalog: photo_catalog.db: was not written, because the two runs")
     assert snapshot(cwd) == {}
 
 
