@@ -1,4 +1,4 @@
-"""Asynchronous steps as the check sees them: which are, what they take and yield, and what is wrong with some."""
+"""The check of asynchronous steps: which steps are asynchronous, what they take and yield, and their defects."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Storer:
 
 
 class PlainPages(Iterator[str]):
-    """Iterates either way, so it is plain."""
+    """Can be iterated over in both ways, so it counts as a synchronous stream."""
 
     def __init__(self, xs: Iterable[int]) -> None: ...
 
@@ -231,7 +231,7 @@ def test_any_and_unions_fit_either_kind() -> None:
     assert "accepts AsyncIterable[int]" in defect
 
 
-# --- what is wrong
+# --- defects
 
 
 async def blocks(xs: Iterable[int]) -> AsyncIterator[int]:

@@ -1,4 +1,4 @@
-"""The values of constants against the annotations of the arguments that they are for."""
+"""The check of the values of constants against the annotations of their arguments."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Namer:
 
 
 def defects(value: object, annotation: object, *, check_types: bool = True) -> tuple[str, ...]:
-    """Check a source with one constant."""
+    """Check a source with one constant and return the defects."""
 
     def load(size):  # type: ignore[no-untyped-def]
         yield size
@@ -166,7 +166,7 @@ WRONG: list[tuple[object, Any, str]] = [
 
 
 def without_addresses(value: object) -> str:
-    """The value's text without addresses: every process that collects the tests must give them the same names."""
+    """Return the text of a value without addresses, so that every process of pytest-xdist has the same test names."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 

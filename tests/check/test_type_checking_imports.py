@@ -1,4 +1,4 @@
-"""Names that exist for the type checker alone: found where their module is loaded, else let pass with a warning."""
+"""Names under `if TYPE_CHECKING:`: found if their module is loaded, else accepted with a warning."""
 
 from __future__ import annotations
 

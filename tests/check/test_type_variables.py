@@ -1,7 +1,7 @@
-"""Type variables: what they stand for, given what a step is handed."""
+"""Finding what type variables stand for, from the items that a step is given."""
 
 # mypy: disable-error-code="valid-type"
-# The tables hold type variables outside of any class or function.
+# The tables use type variables outside of any class or function.
 
 from __future__ import annotations
 

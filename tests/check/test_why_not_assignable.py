@@ -1,7 +1,7 @@
-"""The three lines of a mismatch: what, why, and what to write instead."""
+"""The message about two steps that do not fit: what was found, why it does not fit, and what to write instead."""
 
 # mypy: disable-error-code="valid-type"
-# The table holds type variables outside of any class or function.
+# The table uses type variables outside of any class or function.
 
 from __future__ import annotations
 

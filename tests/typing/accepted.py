@@ -66,7 +66,7 @@ assert_type(PipelineTask(tokenize), PipelineTask[str, list[str]])
 assert_type(PipelineTask(count, env={"A": "1"}), PipelineTask[list[str], Never])
 
 
-# Asynchronous steps, among themselves and with plain ones
+# Asynchronous steps, with each other and with synchronous steps
 async def poll(url: str) -> AsyncIterator[int]:
     raise NotImplementedError
     yield 0
