@@ -38,7 +38,7 @@ EXPLAINED: list[tuple[str, str, bool, str]] = [
         r".",
         r"\bHashable\b",
         False,
-        "mypy does not accept protocols and class objects as Hashable, although they are objects. pyright accepts them.",
+        "mypy does not accept protocols and class objects as Hashable, although they are objects. pyright does.",
     ),
     (
         r"via H to ",
