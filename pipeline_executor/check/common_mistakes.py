@@ -1,4 +1,4 @@
-"""Advice for two common mistakes: a decorator that hides a step's annotations, and a function for one item as a step.
+"""Advice for two common mistakes: a decorator that hides a step's annotations, and a step that takes a single item.
 
 These functions are called only for a step that has a defect, so they cost a correct pipeline nothing.
 """

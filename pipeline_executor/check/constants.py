@@ -1,7 +1,7 @@
 """The check of a step's constants: is each value of the type that its argument is annotated with?
 
-Plain classes are compared here. All other types are left to typeguard, which checks every item of a collection. Then
-some mistakes that typeguard does not find are looked for: see `_overlooked`.
+Plain classes are compared here. typeguard checks all other types, including every item of a collection. `_overlooked`
+then finds some mistakes that typeguard does not find.
 """
 
 from __future__ import annotations

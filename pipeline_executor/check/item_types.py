@@ -33,7 +33,7 @@ __all__ = ["accepted_item", "input_item", "item_of", "output_item", "produced_it
 
 
 def variables_of(signature: StepSignature) -> Variables:
-    """Find what `Self` and the type parameters of its class stand for in a step that is a method of an object.
+    """Find what `Self` and the class's type parameters stand for, if the step is a method of an object.
 
     https://typing.python.org/en/latest/spec/generics.html#self
     """

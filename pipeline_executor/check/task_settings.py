@@ -160,6 +160,6 @@ def _type(value: object) -> str:
 def _repr(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # the user's code
+    except Exception:  # repr() runs the user's code
         text = f"<{_type(value)}>"
     return text if len(text) <= _MAX_REPR_CHARS else f"{text[: _MAX_REPR_CHARS - 3]}..."

@@ -243,7 +243,7 @@ def show(annotation: object, *, qualified: bool = False, max_chars: int = 200) -
     """
     try:
         text = _text(annotation, qualified)
-    except Exception:  # __repr__, __name__ and __module__ are the user's code
+    except Exception:  # __repr__, __name__ and __module__ may run the user's code
         text = f"<{type(annotation).__name__}>"
     return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
 
