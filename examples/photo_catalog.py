@@ -40,7 +40,7 @@ ONE_THREAD_EACH = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM
 
 
 def build_tasks(
-    photos: dict[str, Path], database: Path, contact_sheet: Path, stride: int, procs: int, way: str
+    photos: dict[str, Path], database: Path, contact_sheet: Path, *, stride: int, procs: int, way: str
 ) -> list[PipelineTask[Any, Any]]:
     """Make the tasks of the pipeline. Tiles are `stride` pixels apart, and `procs` processes describe them."""
     outputs = {"database": database, "contact_sheet": contact_sheet}
@@ -75,7 +75,9 @@ def catalogue(arguments: argparse.Namespace) -> None:
         seconds, rows = [], []
         for way in ways:
             new_database, new_sheet = new_databases / f"{way}.db", new_sheets / f"{way}.png"
-            tasks = build_tasks(photos, new_database, new_sheet, arguments.stride, arguments.procs, way)
+            tasks = build_tasks(
+                photos, new_database, new_sheet, stride=arguments.stride, procs=arguments.procs, way=way
+            )
             started = time.perf_counter()
             execute(tasks, parallelism=way)
             seconds.append(time.perf_counter() - started)
