@@ -1,12 +1,13 @@
-"""Builds the one compiled module, `pipeline_executor._core`; everything else is declared in pyproject.toml.
+"""Build the compiled module `pipeline_executor._core`. Everything else is declared in pyproject.toml.
 
-The library also works without it, on its pure-Python core, so a build that cannot compile still installs:
-it warns, and leaves the reason in the package, where `pipeline_executor.backend` finds it. Environment
-variables decide otherwise:
+The library also works without the compiled core, on its pure-Python core. So if compiling fails, the install goes on.
+It warns, and writes the reason into the package, where `pipeline_executor.backend` reads it. Environment variables
+change this:
 
-PIPELINE_EXECUTOR_REQUIRE_CORE=1  no compiled core, no install (for CI and for whoever builds wheels)
-PIPELINE_EXECUTOR_NO_CORE=1       do not compile
-PIPELINE_EXECUTOR_KILL_POINTS=1   define the macro of that name: the core then stops where a fault test says
+    PIPELINE_EXECUTOR_REQUIRE_CORE=1    fail if the core cannot be compiled, for CI and for building wheels
+    PIPELINE_EXECUTOR_NO_CORE=1         do not compile
+    PIPELINE_EXECUTOR_KILL_POINTS=1     define the macro of that name, so that fault tests can stop the core at marked
+                                        points
 """
 
 import os
@@ -24,14 +25,15 @@ from setuptools.modified import newer_group
 CORE = Path("_core")
 PACKAGE = "pipeline_executor"
 FAILURE_RECORD = "_core_build_failure.txt"  # pipeline_executor/backend.py reads it under this name
-# Changes of these do not show in any source file, so they are noted in a file that the extension depends on.
+# The compiler's settings are in no source file. They are written to this file, and the extension depends on it, so that
+# changed settings compile the core again.
 SETTINGS_RECORD = "core_settings.txt"
 
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
     "initializedcheck": False,
-    "cdivision": True,  # a division in a nogil function must not need the GIL to raise
+    "cdivision": True,  # Python's division by zero raises, which a nogil function cannot do
 }
 
 
@@ -43,7 +45,7 @@ REQUIRED = is_set("PIPELINE_EXECUTOR_REQUIRE_CORE")
 
 
 def reason_to_skip() -> str | None:
-    """Why the core is not even tried, or None."""
+    """Return why this build does not compile the core; None if it does."""
     if is_set("PIPELINE_EXECUTOR_NO_CORE"):
         return "PIPELINE_EXECUTOR_NO_CORE was set when the package was built"
     if not sys.platform.startswith("linux"):
@@ -62,26 +64,26 @@ def core_extension() -> Extension:
         depends=["setup.py", *(path.as_posix() for path in parts)],
         include_dirs=[CORE.as_posix(), (CORE / "include").as_posix()],
         define_macros=kill_points,
-        # No -march=native: a wheel runs on other machines than the one that built it.
-        # -g0: what the interpreter was built with would add debugging information, three times the size of the code.
+        # No -march=native: a wheel also runs on other machines than the one that built it.
+        # -g0: the interpreter's own flags would add debugging information, three times the size of the code.
         extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden"],
         language="c++",
-        # Lets setuptools go on when the file is missing afterwards.
+        # Without this, setuptools fails if the compiled file does not exist afterwards.
         optional=not REQUIRED,
     )
 
 
 class Build(build):
-    """`build`, from an empty folder."""
+    """The command `build`, starting from an empty folder."""
 
     def run(self) -> None:
-        # What an earlier build left here would go into the wheel: modules deleted since, an unwanted core.
+        # Files of an earlier build would go into the wheel: modules deleted since, or a core that is not wanted.
         shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
 
 
 class BuildCore(build_ext):
-    """`build_ext` that puts either the core or the reason for its absence into the package."""
+    """The command `build_ext`. It puts either the core or the reason for its absence into the package."""
 
     def build_extension(self, ext: Extension) -> None:
         module_file = Path(self.get_ext_fullpath(ext.name))
@@ -92,7 +94,7 @@ class BuildCore(build_ext):
         if reason is None:
             try:
                 self.compile_core(ext, module_file)
-            # Whatever it was, from a missing Cython to a compiler's error: the pure core is there.
+            # Any error, from a missing Cython to a message of the compiler: the pure core still works.
             except Exception as error:
                 if REQUIRED:
                     raise
@@ -101,11 +103,11 @@ class BuildCore(build_ext):
             else:
                 return
         elif REQUIRED:
-            raise CompileError(f"PIPELINE_EXECUTOR_REQUIRE_CORE is set, but {reason}")
+            raise CompileError(f"PIPELINE_EXECUTOR_REQUIRE_CORE is set, but {reason}; unset it to install without")
         else:
             print(f"{PACKAGE}: {reason}; the pure-Python core will be used", file=sys.stderr, flush=True)
 
-        # A core of an earlier build would not fit the modules of this one.
+        # The core of an earlier build may not fit the modules of this one.
         module_file.unlink(missing_ok=True)
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(reason + "\n", encoding="utf-8")
@@ -116,11 +118,11 @@ class BuildCore(build_ext):
         if not (self.force or newer_group(inputs, module_file.as_posix(), "newer")):
             return
 
-        # Imported here, so that a missing Cython is a failed compile like any other.
+        # Imported here, so that a missing Cython is handled like an error of the compiler.
         from Cython.Build import cythonize
 
-        # include_path: Cython would look for native.pxd beside pipeline_executor, and it is in _core/.
-        # force: the decision was made above, from all files; Cython's own would miss the settings.
+        # include_path: native.pxd is in _core/. By default Cython looks for it beside pipeline_executor.
+        # force: newer_group() above decided with all inputs. Cython's own decision would not notice changed settings.
         (compiled,) = cythonize(
             [ext],
             build_dir=self.build_temp,
@@ -130,7 +132,7 @@ class BuildCore(build_ext):
         )
         ext.sources = compiled.sources
         self.force = True
-        # Raised here, not swallowed by setuptools, so that the reason is kept.
+        # While `optional` is true, setuptools hides the error, and the reason would be lost.
         ext.optional = False
         try:
             super().build_extension(ext)
@@ -147,7 +149,10 @@ class BuildCore(build_ext):
         return path
 
     def copy_extensions_to_source(self) -> None:
-        """For editable installs: the source tree has afterwards what the built package has, and no more."""
+        """Copy the core, or the reason for its absence, into the source tree, for an editable install.
+
+        Also remove the other of the two from there, which an earlier build may have left.
+        """
         super().copy_extensions_to_source()
         built = Path(self.build_lib, PACKAGE, FAILURE_RECORD)
         for ext in self.extensions:
@@ -162,7 +167,7 @@ class BuildCore(build_ext):
 
 def in_one_line(error: Exception) -> str:
     inner = error.args[0] if error.args else None
-    # Its own text is mostly the command's many arguments.
+    # The text of a CalledProcessError is mostly the long command line.
     if isinstance(inner, subprocess.CalledProcessError):
         return f"{inner.cmd[0]} ended with exit status {inner.returncode}"
     return " ".join(f"{type(error).__name__}: {error}".split())
@@ -173,10 +178,10 @@ def failure_banner(reason: str) -> str:
     return (
         f"\n{line}\n"
         f"WARNING: {PACKAGE} is being installed WITHOUT its compiled core.\n"
-        "It will work with the pure-Python one, and be slower.\n"
+        "It will work with the pure-Python core, which is slower.\n"
         f"{reason}\n"
-        "The compiler's own words are above. It needs a C++17 compiler and the headers of this Python.\n"
-        "PIPELINE_EXECUTOR_REQUIRE_CORE=1 makes this an error.\n"
+        "The compiler's messages are above. The core needs a C++17 compiler and the headers of this Python.\n"
+        "Set PIPELINE_EXECUTOR_REQUIRE_CORE=1 to make this an error.\n"
         f"{line}\n"
     )
 

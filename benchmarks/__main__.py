@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, print the table, and write it down."""
+"""`python -m benchmarks`: measure all contenders, print the table, and write it to files if asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; 0 if every measurement that was to be made gave a result or a reason."""
+    """Do what the command line says, and return 0. A measurement without a result is reported with its reason."""
     options = _parser().parse_args(arguments)
     if options.list:
         _print_list()
@@ -25,7 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.from_json is not None:
         found: dict[str, Any] = json.loads(options.from_json.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
-            sys.exit(f"{options.from_json} has format {found['format']}; this version reads format {FORMAT}")
+            sys.exit(
+                f"{options.from_json} has format {found['format']}, but this version reads format {FORMAT}; "
+                "measure anew with --json"
+            )
     else:
         rows = [row for row in ROWS if options.rows is None or row.name in options.rows]
         found = run_rows(
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.contenders,
             quick=options.quick,
             rounds=options.rounds,
-            most_items=options.items,
+            max_items=options.items,
             time_limit_s=options.time_limit,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )
@@ -56,16 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--contenders", nargs="+", choices=list(CONTENDERS), metavar="NAME", help="only these contenders"
     )
-    parser.add_argument("--rounds", type=_at_least_one, metavar="N", help="instead of each row's own number")
+    parser.add_argument("--rounds", type=_at_least_one, metavar="N", help="number of rounds for every row")
     parser.add_argument("--quick", action="store_true", help="few items, one round: a minute or two")
-    parser.add_argument("--items", type=_at_least_one, metavar="N", help="at most so many items for everybody")
+    parser.add_argument("--items", type=_at_least_one, metavar="N", help="maximum number of items for every contender")
     parser.add_argument(
-        "--time-limit", type=float, default=60.0, metavar="SECONDS", help="for each measurement (default: 60)"
+        "--time-limit", type=float, default=60.0, metavar="SECONDS", help="time limit of each measurement (default: 60)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     parser.add_argument("--charts", type=Path, metavar="FOLDER", help="draw PNG and SVG files into this folder")
     parser.add_argument("--docs", action="store_true", help="write table, JSON and pictures to docs/benchmarks")
-    parser.add_argument("--from-json", type=Path, metavar="FILE", help="measure nothing, take the figures of this file")
+    parser.add_argument(
+        "--from-json", type=Path, metavar="FILE", help="measure nothing; read the figures from this file"
+    )
     parser.add_argument("--list", action="store_true", help="list rows and contenders")
     return parser
 
@@ -73,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 def _at_least_one(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
 
 

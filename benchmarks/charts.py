@@ -1,4 +1,4 @@
-"""Pictures: for each row horizontal bars of the medians with least and most, and one picture of all rows."""
+"""Draw the charts: for each row, bars of the medians with their ranges; and one picture of all rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.rows import Row
 
 __all__ = ["draw_charts"]
 
-#: The largest value over the smallest from which on the axis is logarithmic.
+#: If the largest value is more than this many times the smallest, the axis is logarithmic.
 WIDE_RANGE = 20
 
 OURS_COLOUR = "#1f6f8b"
@@ -24,11 +24,11 @@ _LIMITS = ("one-process", "pickle-limit", "copy-limit", "bare-spawn", "bare-proc
 
 
 def draw_charts(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `<row>.png` and `.svg` for each row that has values, and `all.png` and `.svg`. Gives the files' paths."""
+    """Write `<row>.png` and `.svg` for each row that has values, and `all.png` and `.svg`. Return their paths."""
     import matplotlib
 
     matplotlib.use("Agg")
-    # Text stays text, and two runs over the same data give the same file.
+    # Text remains text in the SVG files, and the same data always give the same file.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.size": 9})
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def _draw(panels: Sequence[tuple[Row, Mapping[str, Any]]], path: Path, columns: 
     from matplotlib.figure import Figure
 
     lines = math.ceil(len(panels) / columns)
-    # As high as the fullest panel of each line needs.
+    # Each line of panels is as high as its panel with the most bars needs.
     heights = [
         max(len(medians(found_row)) for _, found_row in panels[line * columns : (line + 1) * columns]) * 0.28 + 1.1
         for line in range(lines)
@@ -84,7 +84,7 @@ def _draw_row(axis: Any, row: Row, found_row: Mapping[str, Any]) -> None:
     axis.invert_yaxis()
     if wide:
         axis.set_xscale("log")
-        # A logarithmic bar has no natural beginning: a little left of the least.
+        # A logarithmic axis has no zero. The bars begin a little to the left of the smallest value.
         axis.set_xlim(min(low for low, _ in bounds.values()) / 3, max(high for _, high in bounds.values()) * 4)
     else:
         axis.set_xlim(0, max(high for _, high in bounds.values()) * 1.22)

@@ -1,4 +1,4 @@
-"""What must be reached, and the arithmetic of the verdicts."""
+"""The goals of the benchmarks, and the arithmetic that tells whether they are reached."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["Better", "Goal", "Kind", "Verdict", "advantage", "judge"]
 
 
 class Better(Enum):
-    """Which way a row's values are good."""
+    """Whether higher or lower values of a row are better."""
 
     HIGHER = "higher"
     LOWER = "lower"
 
 
 class Kind(Enum):
-    """How a goal is meant."""
+    """How a goal compares the value with its bound."""
 
     TIMES_BETTER = "times better than"
-    """At least `bound` times as good as the reference."""
+    """The value is at least `bound` times as good as the reference's."""
     AT_MOST_TIMES = "at most times"
     """The value is at most `bound` times the reference's."""
     AT_MOST = "at most"
@@ -34,10 +34,11 @@ class Goal:
     """One bound that a contender of ours must keep.
 
     Attributes:
+        kind: how the value is compared with `bound`.
         bound: what must be reached.
-        reference: the contender that it is compared with; "" for a bound on the value itself.
+        reference: the contender to compare with; "" for a bound on the value itself.
         aim: what we would like to reach.
-        subject: who must reach it.
+        subject: the contender that must reach it.
     """
 
     kind: Kind
@@ -49,7 +50,13 @@ class Goal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal and what was found: `found` compares with the goal's bound; None if it could not be measured."""
+    """A goal and whether it is reached.
+
+    Attributes:
+        goal: the goal.
+        found: the number to compare with the goal's bound; None if it could not be measured.
+        reached: whether the goal is reached; None if it could not be measured.
+    """
 
     goal: Goal
     found: float | None
@@ -57,7 +64,7 @@ class Verdict:
 
 
 def advantage(value: float, reference: float, better: Better) -> float:
-    """How many times as good the value is as the reference."""
+    """Return how many times as good the value is as the reference."""
     return value / reference if better is Better.HIGHER else reference / value
 
 

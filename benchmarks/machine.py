@@ -1,4 +1,4 @@
-"""Facts about the machine and the versions of all that is compared, kept beside the figures."""
+"""Facts about the machine and the versions of all packages, which are stored with the figures."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ DISTRIBUTIONS = (
 
 
 def usable_cores() -> int:
-    """Processors that this process may run on."""
+    """Return the number of processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, object]:
-    """What a reader has to know to judge the figures; nothing that names the machine or its user."""
+    """Return what a reader needs to judge the figures, and nothing that identifies the machine or its user."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": _processor(),

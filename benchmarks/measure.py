@@ -1,4 +1,4 @@
-"""Makes each measurement in a fresh interpreter, so that no contender touches another, and ends one that hangs."""
+"""Make each measurement in a fresh interpreter, so that contenders do not affect each other. Kill one that hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["OK", "Outcome", "run_task"]
 OK = "ok"
 SINGLE = Path(__file__).with_name("single.py")
 
-#: Of what a failed measurement wrote to its standard error, so much is told.
+#: Number of characters to report from the end of a failed measurement's output.
 TAIL_CHARACTERS = 300
 
 
@@ -28,9 +28,9 @@ class Outcome:
     """How a measurement ended.
 
     Attributes:
-        status: "ok", "not installed", "unfit" (the contender has no way to do it), "failed", or "timed out".
-        value: the figure in the row's unit, if the status is "ok".
-        details: what else was found.
+        status: "ok", "not installed", "unfit" (the contender cannot run the pipeline), "failed", or "timed out".
+        value: the value in the row's unit, if the status is "ok".
+        details: further values by name.
         why: the reason, if there is no value.
     """
 
@@ -41,11 +41,11 @@ class Outcome:
 
 
 def run_task(task: Task, time_limit_s: float) -> Outcome:
-    """Make one measurement. Never raises for what the contender does: that is told by the outcome."""
+    """Make one measurement. If the contender fails or hangs, the outcome says so; nothing is raised."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         answer_file, output_file = Path(folder, "answer.json"), Path(folder, "output.txt")
         command = [sys.executable, "-P", str(SINGLE), json.dumps(asdict(task)), str(answer_file)]
-        # Files, not pipes: a process that a contender leaves behind would keep a pipe open.
+        # Files, not pipes: a process that a contender leaves behind would keep the pipe open, and reading never end.
         with open(output_file, "wb") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -59,11 +59,11 @@ def run_task(task: Task, time_limit_s: float) -> Outcome:
         if answer_file.exists():
             return Outcome(**json.loads(answer_file.read_text(encoding="utf-8")))
         tail = output_file.read_text(encoding="utf-8", errors="replace")[-TAIL_CHARACTERS:].strip()
-        return Outcome("failed", why=f"ended with code {code} and no answer; its last words: {tail!r}")
+        return Outcome("failed", why=f"ended with code {code} and no answer; the end of its output was: {tail!r}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the measurement, its children too: they are in its session."""
+    """Kill the measurement and its children, which are in the same session."""
     if os.name == "posix":
         try:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.micro`: single operations of the queue, the codec and the arena, in one process, with pyperf.
+"""`python -m benchmarks.micro`: measure single operations of both cores in one process, with pyperf.
 
-Nobody waits and nobody else runs, so this is the cost of the code alone: an item is put on an edge and taken off it at
-once. Compiled beside pure, and pickle, which both use for what is no plain value, beside them. All options are those of
-pyperf: `--fast`, `-o FILE`, and `python -m pyperf compare_to` for two such files.
+An item is put on an edge and taken off it at once. No process waits for another, so this measures the cost of the code
+alone. Pickle is measured for comparison, because both cores use it for objects that are not plain values. The options
+are those of pyperf, such as `--fast` and `-o FILE`. `python -m pyperf compare_to` compares two such files.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 
-#: Items that go through an edge for each opening of a run.
+#: The limit of items on the edge.
 LIMIT_ITEMS = 64
 
 
 def main() -> None:
-    """Run all micro-benchmarks. The options are pyperf's."""
+    """Run all micro-benchmarks. pyperf reads the command line."""
     import pyperf
 
     runner = pyperf.Runner(program_args=(str(FOLDER / "micro.py"),))
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def messages() -> dict[str, Any]:
-    """One of each way that a message can take: inside the queue, pickled, in the arena."""
+    """Return an item for each way that a message can be sent: inside the queue, pickled, in the arena."""
     import numpy as np
 
     from benchmarks import steps
@@ -60,7 +60,7 @@ def messages() -> dict[str, Any]:
 
 
 def cores() -> list[str]:
-    """The cores that this installation has."""
+    """Return the names of the cores that are installed."""
     from pipeline_executor import PipelineError
 
     found = []
@@ -68,7 +68,7 @@ def cores() -> list[str]:
         try:
             _select(core)
         except PipelineError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"the {core} core is left out: {error}", file=sys.stderr)
         else:
             found.append(core)
     return found
@@ -84,7 +84,7 @@ def _select(core: str) -> Any:
 def _open_run(core: str) -> Any:
     from pipeline_executor.interfaces import EdgeLayout, RunLayout
 
-    # The entries: the producer's and the consumer's.
+    # Two ledger entries: one for the producer and one for the consumer.
     layout = RunLayout((EdgeLayout(1, 1, LIMIT_ITEMS),), entries=2)
     return _select(core).open_run(layout, multiprocessing.get_context())
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.ordered`: what it costs to keep the order of a step's replicas.
+"""`python -m benchmarks.ordered`: measure what `ordered=True` costs.
 
-The same pipeline with `ordered=True` and without, in turn, so that a spell of noise falls on both: a source of ints,
-a step of as many replicas as there are processors, and a sink that counts. Printed is the median of the rounds, as
-items in a second, and the ratio of the two.
+The pipeline is a source of ints, a step with one replica for each processor, and a sink that counts. It runs
+alternately with and without `ordered=True`, so that noise affects both alike. The output is the median of the rounds in
+items per second, and the ratio of the two.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pipeline_executor import PipelineTask, execute
 
 __all__ = ["main"]
 
-#: Turns of the loop for one item, by what the work is called: all alike; between none and twice as many; one item in a
-#: hundred takes as long as fifty others.
+#: For each kind of work, the number of loop iterations for an item: the same for all items; from none to twice as many;
+#: fifty times as many for one item in a hundred; none.
 WORK: dict[str, Callable[[int], int]] = {
     "even": lambda number: 2_000,
     "uneven": lambda number: number * 7919 % 4_001,
@@ -34,18 +34,18 @@ def numbers(stop: int) -> Iterable[int]:
 
 
 def work(items: Iterable[int], kind: str) -> Iterable[int]:
-    turns_of = WORK[kind]
+    iterations_for = WORK[kind]
     for number in items:
         total = 0
-        for turn in range(turns_of(number)):
-            total ^= turn
+        for iteration in range(iterations_for(number)):
+            total ^= iteration
         yield number
 
 
 def count(items: Iterable[int], stop: int) -> None:
     found = sum(1 for _ in items)
     if found != stop:
-        raise RuntimeError(f"{found} of {stop} items came")
+        raise RuntimeError(f"the sink got {found} of {stop} items")
 
 
 def seconds(kind: str, items: int, replicas: int, *, ordered: bool) -> float:
@@ -61,9 +61,11 @@ def seconds(kind: str, items: int, replicas: int, *, ordered: bool) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ordered", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--items", type=int, default=20_000, help="in each run (default: %(default)s)")
-    parser.add_argument("--replicas", type=int, default=max(2, usable_cores()), help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of each measurement (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=20_000, help="items in each run (default: %(default)s)")
+    parser.add_argument(
+        "--replicas", type=int, default=max(2, usable_cores()), help="replicas of the step (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     print(f"{'core':10}{'work':20}{'in no order':>14}{'ordered':>14}{'ratio':>8}   ({options.replicas} replicas)")
     for core in cores():

@@ -1,4 +1,4 @@
-"""The text table: medians, least and most, how many times better we are, and whether what must be reached is."""
+"""Write the report as a text table: medians, ranges, how many times better we are, and whether each goal is reached."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ __all__ = ["medians", "render", "row_by_name", "subject_of", "verdicts", "write_
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
-#: Who the others are compared with, the first that was measured.
+#: The contenders of ours. The first of them that was measured is compared with the others.
 _SUBJECTS = ("compiled", "compiled-spawn", "compiled-threads", "pure", "pure-spawn", "pure-threads")
 
 
 def row_by_name(name: str) -> Row | None:
-    """The definition of a row; None for one that a later or earlier version had."""
+    """Return the definition of a row; None if this version has no such row, for figures from another version."""
     return next((row for row in ROWS if row.name == name), None)
 
 
 def medians(found_row: Mapping[str, Any]) -> dict[str, float]:
-    """The median of the rounds, of each contender that was measured."""
+    """Return the median of the rounds for each contender that was measured."""
     return {
         result["contender"]: statistics.median(result["values"]) for result in found_row["results"] if result["values"]
     }
 
 
 def subject_of(found_row: Mapping[str, Any]) -> str | None:
-    """The contender of ours that the others are compared with."""
+    """Return the contender of ours that is compared with the others; None if none was measured."""
     measured = medians(found_row)
     return next((subject for subject in _SUBJECTS if subject in measured), None)
 
 
 def verdicts(row: Row, found_row: Mapping[str, Any]) -> list[Verdict]:
-    """The row's goals, judged by its medians."""
+    """Compare the row's medians with its goals."""
     measured = medians(found_row)
     return [judge(goal, measured, row.better) for goal in row.goals]
 
 
 def write_value(value: float, unit: str) -> str:
-    """The value with three digits and its unit."""
+    """Write a value with three digits and its unit."""
     if unit == "items/s":
         for size, prefix in _PREFIXES:
             if abs(value) >= size:
@@ -54,7 +54,7 @@ def write_value(value: float, unit: str) -> str:
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Write a value with three significant digits and without an exponent."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -63,7 +63,7 @@ def three_digits(value: float) -> str:
 
 
 def render(found: Mapping[str, Any]) -> str:
-    """The whole report as text."""
+    """Return the whole report as text."""
     lines = list(_machine_lines(found))
     for found_row in found["rows"]:
         row = row_by_name(found_row["name"])
@@ -83,7 +83,7 @@ def _machine_lines(found: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     if found["quick"]:
-        yield "A quick run: few items and rounds, so the start of the processes weighs more and noise is larger."
+        yield "A quick run has few items and rounds, so starting the processes weighs more and the noise is larger."
 
 
 def _row_lines(row: Row, found_row: Mapping[str, Any]) -> Iterator[str]:

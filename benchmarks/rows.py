@@ -1,4 +1,4 @@
-"""What a row of the table is, and the measurements that it asks for. The rows themselves are in `table`."""
+"""`Row`: one row of the benchmark table, and the measurements that it needs. The rows themselves are in `table`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ __all__ = ["Entry", "Row", "make_task"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender of a row.
+    """A contender in a row.
 
     Attributes:
-        items: how many it gets; likewise `quick_items` with `--quick`.
-        figure: what is measured, if not what the row says.
-        title: what readers call it in this row, if not by the contender's own.
+        contender: a key of CONTENDERS.
+        items: number of items that it gets.
+        quick_items: the same with `--quick`.
+        figure: the figure to measure, if it is not the row's.
+        title: its name in this row, if it is not the contender's own title.
     """
 
     contender: str
@@ -29,15 +31,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
+        name: the row's name on the command line.
+        title: the row's title in reports.
         figure: the module of `figures` that measures it.
-        unit: of the values; decides how they are written.
-        detail: a detail of the figures that is shown beside the value, "" for none.
+        unit: the unit of the values; it decides how they are written.
+        better: whether higher or lower values are better.
+        entries: the contenders.
+        goals: what must be reached.
+        workload: see `Task`.
+        detail: name of a detail that is shown beside the value; "" for none.
         note: what a reader of the row must know.
-        items_matter: more items only take longer, so `--items` may bound them.
-        rounds, repeats, gap_s, observe_s: see `Task`; `quick_` with `--quick`.
+        items_matter: whether `--items` may limit the number of items. False if the figure needs exactly this number.
+        rounds: number of measurements for each contender.
+        repeats, gap_s, observe_s: see `Task`.
+        quick_rounds, quick_repeats, quick_observe_s: the same with `--quick`.
     """
 
     name: str
@@ -60,14 +70,14 @@ class Row:
     quick_observe_s: float = 0.5
 
 
-def make_task(row: Row, entry: Entry, *, quick: bool, most_items: int | None = None) -> Task:
-    """The measurement of one contender of a row, once."""
+def make_task(row: Row, entry: Entry, *, quick: bool, max_items: int | None = None) -> Task:
+    """Return the task of measuring one contender of a row once."""
     items = entry.quick_items if quick else entry.items
     return Task(
         figure=entry.figure or row.figure,
         contender=entry.contender,
         workload=row.workload,
-        items=items if most_items is None or not row.items_matter else min(items, most_items),
+        items=items if max_items is None or not row.items_matter else min(items, max_items),
         repeats=row.quick_repeats if quick else row.repeats,
         gap_s=row.gap_s,
         observe_s=row.quick_observe_s if quick else row.observe_s,

@@ -1,4 +1,4 @@
-"""Runs the rows, contender by contender and round by round, into a plain structure that JSON can hold.
+"""Run the rows round by round, each with all its contenders, and collect the results in a structure for JSON.
 
 {"format": 1, "machine": {...}, "quick": false, "rows": [
     {"name": "ints", "results": [
@@ -19,10 +19,10 @@ from benchmarks.rows import Entry, Row, make_task
 
 __all__ = ["FORMAT", "HOPELESS", "run_rows"]
 
-#: Raised when what the report needs changes.
+#: To be raised when the structure changes.
 FORMAT = 1
 
-#: After one of these a contender is not asked again in this row.
+#: After an outcome with one of these statuses, the contender is skipped for the rest of the row.
 HOPELESS = ("not installed", "unfit", "timed out")
 
 
@@ -32,28 +32,30 @@ def run_rows(
     *,
     quick: bool = False,
     rounds: int | None = None,
-    most_items: int | None = None,
+    max_items: int | None = None,
     time_limit_s: float = 60.0,
     tell: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure.
+    """Measure the rows and return the structure that this module's docstring shows.
 
     Arguments:
-        contenders: only these; all if None.
-        rounds: instead of each row's own number.
-        most_items: an upper bound for every contender's items.
-        time_limit_s: for each single measurement; then it is killed and reported.
-        tell: called with a line about what is done now.
+        rows: the rows to measure.
+        contenders: measure only these contenders; None for all.
+        quick: whether to use the rows' `quick_` numbers.
+        rounds: number of rounds, instead of each row's own.
+        max_items: upper limit for the number of items of every contender.
+        time_limit_s: time limit of a single measurement. After it, the measurement is killed and reported.
+        tell: called with a line of text before each measurement.
     """
     machine = describe_machine()
     found = []
     for row in rows:
         entries = [entry for entry in row.entries if contenders is None or entry.contender in contenders]
-        tasks = [make_task(row, entry, quick=quick, most_items=most_items) for entry in entries]
+        tasks = [make_task(row, entry, quick=quick, max_items=max_items) for entry in entries]
         results = [_empty_result(entry, task) for entry, task in zip(entries, tasks, strict=True)]
         hopeless: set[str] = set()
         for number in range(rounds or (row.quick_rounds if quick else row.rounds)):
-            # One after the other in each round, so that a spell of noise does not fall on one contender alone.
+            # Each round measures all contenders, so that a noisy moment does not affect one contender alone.
             for task, result in zip(tasks, results, strict=True):
                 if task.contender in hopeless:
                     continue

@@ -1,8 +1,8 @@
-"""One measurement in an interpreter of its own: `measure` starts this file with the task and a file for the answer.
+"""The program that makes one measurement. `measure.run_task` starts it in a fresh interpreter.
 
-Run as a file, not as a module, and with `-P`: the folder of the sources is appended to the path, so that an installed
-package is found before the source tree, whose compiled part may be missing. Spawned processes import this file too,
-so it imports little.
+It runs as a file with `-P`, not as a module. So the source folder is not the first entry of the path but is appended to
+it, and an installed package is found before the source tree, which may lack the compiled core. Spawned processes import
+this file as well, so it imports little.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ sys.path.append(ROOT)
 
 
 def main(task_json: str, answer_file: str) -> None:
-    """Make the measurement and write status, value, details and, if there is no value, why."""
+    """Make the measurement, and write an answer: the status, and either the value and details or the reason."""
     import json
     import os
     from importlib.machinery import PathFinder
 
     if PathFinder.find_spec("pipeline_executor", [entry for entry in sys.path if entry != ROOT]) is None:
-        # Not installed, or editable: spawned processes must find it before they are told this path.
+        # The package is not installed, or it is an editable install. Spawned processes need this path from the start.
         os.environ["PYTHONPATH"] = ROOT
 
     from benchmarks.figures import Task, measure

@@ -1,11 +1,11 @@
-"""The steps that all contenders run: ordinary generators, the same objects for everybody.
+"""The steps that all contenders run: ordinary generators, the same for every contender.
 
-A sink writes what it found into `outcome`, an array of doubles in shared memory, where the measuring process compares
-it with what had to come out.
+A sink writes its results into `outcome`, an array of doubles in shared memory. The measuring process compares them with
+the expected values.
 
-The annotations are real objects, not strings: pipeline-lib reads them and compares them by equality. Hence also no
-`from __future__ import annotations`, and `Any` for what passes. numpy is imported by the sources that need it only, so
-that a spawned process does not pay for it in the rows without arrays.
+The annotations are real objects, because pipeline-lib compares them by equality. So this module has no
+`from __future__ import annotations`, and its items are `Any`. Only the sources that need numpy import it, so that
+spawned processes do not import it in the rows without arrays.
 """
 
 import os
@@ -14,17 +14,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-#: Where in `outcome` the sinks write.
+#: Indices in `outcome` that the sinks write to.
 COUNT, TOTAL = 0, 1
 
-#: How many different objects the sources that do not make new ones take in turn.
+#: Number of different objects that a source yields again and again if it does not make new ones.
 ROTATION = 256
 ARRAY_ROTATION = 8
 
 
 @dataclass
 class Reading:
-    """A small record, as a program would define it."""
+    """A small record, as users define them."""
 
     number: int
     name: str
@@ -60,7 +60,7 @@ def readings(stop: int) -> Iterable[Any]:
 
 
 def ready_arrays(stop: int, size_bytes: int) -> Iterable[Any]:
-    """Arrays that were made before: the row measures the transport, not the making. Nobody changes them."""
+    """Yield arrays that were made in advance, so that the row measures only the transport. No step changes them."""
     import numpy as np
 
     arrays = [np.full(size_bytes, first, dtype=np.uint8) for first in range(ARRAY_ROTATION)]
@@ -77,12 +77,12 @@ def new_arrays(stop: int, size_bytes: int) -> Iterable[Any]:
 
 
 def identity(items: Iterable[Any]) -> Iterable[Any]:
-    for item in items:  # noqa: UP028  # as steps are written that do something; `yield from` would be another path
+    for item in items:  # noqa: UP028  # a loop, as in steps that do some work; `yield from` runs other code
         yield item
 
 
 def same(item: Any) -> Any:
-    """`identity` for a contender that maps a function."""
+    """The same as `identity`, for contenders that map a function."""
     return item
 
 
@@ -97,14 +97,14 @@ def add_one_to(item: Any) -> Any:
     return item
 
 
-def burn(items: Iterable[Any], turns: int) -> Iterable[Any]:
+def burn(items: Iterable[Any], iterations: int) -> Iterable[Any]:
     for item in items:
-        yield burn_one(item, turns)
+        yield burn_one(item, iterations)
 
 
-def burn_one(item: Any, turns: int) -> Any:
-    """Keep a processor busy with bytecode, and give the item back."""
-    left = turns
+def burn_one(item: Any, iterations: int) -> Any:
+    """Keep a processor busy with bytecode, then return the item."""
+    left = iterations
     while left:
         left -= 1
     return item
@@ -152,7 +152,7 @@ def total_readings(items: Iterable[Any], outcome: Any) -> None:
 
 
 def total_arrays(items: Iterable[Any], outcome: Any) -> None:
-    """Looks at both ends of every array."""
+    """Read the first and the last element of every array."""
     count = total = 0
     for item in items:
         count += 1
@@ -161,7 +161,7 @@ def total_arrays(items: Iterable[Any], outcome: Any) -> None:
 
 
 def stamps(stop: int, gap_s: float) -> Iterable[Any]:
-    """The time at which each item was handed over, in nanoseconds; between two items everybody is idle for `gap_s`."""
+    """Yield the current time in nanoseconds for each item. All processes are idle for `gap_s` between two items."""
     for _ in range(stop):
         if gap_s:
             time.sleep(gap_s)
@@ -169,7 +169,7 @@ def stamps(stop: int, gap_s: float) -> Iterable[Any]:
 
 
 def delays(items: Iterable[Any], outcome: Any) -> None:
-    """How long each stamp was under way, in nanoseconds. The clock is one for all processes of a machine."""
+    """Record the time in nanoseconds that each stamp took to arrive. All processes of a machine share this clock."""
     taken = []
     for stamp in items:
         taken.append(time.perf_counter_ns() - stamp)
@@ -177,14 +177,14 @@ def delays(items: Iterable[Any], outcome: Any) -> None:
     outcome[TOTAL + 1 : TOTAL + 1 + len(taken)] = [float(delay) for delay in taken]
 
 
-# Of a pipeline that waits: the source keeps the others waiting for items, then the sink keeps them waiting for room.
-# Whoever is the cause reads meanwhile how much processor time all of them use.
+# The steps of a pipeline that waits. First the source makes the other steps wait for items, then the sink makes them
+# wait because the edges are full. The step that causes the wait measures the processor time that all of them use.
 
-#: Where in `outcome` each process of the blocked pipeline leaves its process id, and what was found.
+#: Indices in `outcome` for the process ids of the blocked pipeline, and for the two results.
 CALLER_PID, SOURCE_PID, WORKER_PID, SINK_PID = 2, 3, 4, 5
 STARVED_S, FULL_S = 6, 7
 
-#: Seconds until everybody has gone to sleep.
+#: Seconds until all processes are asleep.
 SETTLE_S = 0.2
 
 
@@ -212,7 +212,7 @@ def blocking_sink(items: Iterable[Any], observe_s: float, outcome: Any) -> None:
 
 
 def _processor_time_used(observe_s: float, outcome: Any) -> float:
-    """Seconds of processor time that the caller and all steps used within `observe_s`."""
+    """Return the seconds of processor time that the caller and all steps use within `observe_s`."""
     time.sleep(SETTLE_S)
     pids = {int(outcome[index]) for index in (CALLER_PID, SOURCE_PID, WORKER_PID, SINK_PID)}
     before = sum(map(_processor_time, pids))
@@ -221,5 +221,5 @@ def _processor_time_used(observe_s: float, outcome: Any) -> float:
 
 
 def _processor_time(pid: int) -> float:
-    # Linux numbers the processor clock of another process so: include/linux/posix-timers.h, MAKE_PROCESS_CPUCLOCK.
+    # The id of another process's CPU clock on Linux; see MAKE_PROCESS_CPUCLOCK in include/linux/posix-timers.h.
     return time.clock_gettime((~pid << 3) | 2)

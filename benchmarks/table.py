@@ -1,8 +1,8 @@
-"""The table as data: what is measured, with whom, how much of it, and what must be reached.
+"""The rows of the benchmark table: what is measured, with which contenders and items, and what must be reached.
 
-A contender that is slow gets fewer items, so that each measurement takes a second or two; rates are compared, and
-the table says how many items each got. The start of the processes is inside every measurement, so few items are to a
-contender's disadvantage: nobody gets so few that its start is more than some percent, but for `--quick`.
+Slow contenders get fewer items, so that each measurement takes a second or two. Rates are compared, and the report says
+how many items each contender got. Every measurement includes the start of the processes, so having few items is a
+disadvantage. Except with `--quick`, every contender has enough items that its start takes only a few percent.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ ROWS: tuple[Row, ...] = (
             Entry("faster-fifo", 1_000, 300),
         ),
         (
-            # No bound of its own: how long a processor takes to wake is the system's.
+            # No absolute bound, because the time that a processor takes to wake up depends on the system.
             Goal(Kind.TIMES_BETTER, 1, "simple-queue"),
         ),
         detail="p99",
@@ -286,7 +286,7 @@ ROWS: tuple[Row, ...] = (
             Entry("pure", 5_000, 5_000),
             Entry("pipeline-lib", 5_000, 5_000),
             Entry("queue", 5_000, 5_000),
-            # Its room counts bytes, and must be filled too.
+            # faster-fifo's limit is in bytes, so it takes many items to fill the queue.
             Entry("faster-fifo", 150_000, 150_000),
         ),
         (Goal(Kind.AT_MOST, 1),),

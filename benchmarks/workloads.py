@@ -1,4 +1,4 @@
-"""The pipelines that are measured, and what has to come out of each."""
+"""The pipelines that are measured, and the expected result of each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SHORT_BYTES = 100
 ONE_MEGABYTE = 1_000_000
 FORTY_MEGABYTES = 40_000_000
 
-#: Turns of the loop that a step of the scaling row makes for an item: a few milliseconds of bytecode.
-BURN_TURNS = 200_000
+#: Loop iterations for each item in the row `scaling`: a few milliseconds of bytecode.
+BURN_ITERATIONS = 200_000
 
 
 class WrongResultError(Exception):
-    """What came out of a pipeline is not what had to."""
+    """The result of a pipeline is not the expected one."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Workload:
     """A pipeline for any number of items.
 
     Attributes:
-        pipeline: makes it, from the number of items and the array that the sink writes to.
-        total: what the sink must find for that number of items.
-        item_bytes: the size of an item where the row counts bytes.
-        example: one item, for the time that pickle takes.
+        pipeline: makes the pipeline from the number of items and the array that the sink writes to.
+        total: returns the total that the sink must find for a number of items.
+        item_bytes: size of an item, for figures in bytes; else 0.
+        example: makes one item, to measure how long pickle takes.
     """
 
     pipeline: Callable[[int, Any], Pipeline]
@@ -40,7 +40,7 @@ class Workload:
     example: Callable[[], object] | None = None
 
     def check(self, items: int, outcome: Any) -> None:
-        """Raises WrongResultError unless the sink found what was sent, and clears `outcome` for the next run."""
+        """Raise WrongResultError if the sink did not find what was sent. Clear `outcome` for the next run."""
         expected = (items, self.total(items))
         found = (outcome[steps.COUNT], outcome[steps.TOTAL])
         outcome[steps.COUNT] = outcome[steps.TOTAL] = 0
@@ -121,7 +121,7 @@ def _burning(items: int, outcome: Any) -> Pipeline:
         source=steps.small_ints,
         source_constants={"stop": items},
         worker=steps.burn,
-        worker_constants={"turns": BURN_TURNS},
+        worker_constants={"iterations": BURN_ITERATIONS},
         per_item=steps.burn_one,
         sink=steps.total_ints,
         sink_constants={"outcome": outcome},
@@ -141,7 +141,7 @@ def _ready_arrays_total(items: int) -> float:
 
 
 def _new_arrays_total(items: int) -> float:
-    # First element number + 1, last one number + 1 + (length - 1).
+    # The first element is number + 1, the last one is number + 1 + (length - 1).
     return 2 * _sum_below(items) + items * (FORTY_MEGABYTES // 8 + 1)
 
 

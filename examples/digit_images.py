@@ -1,4 +1,4 @@
-"""Images of handwritten digits: scikit-learn's, in the two parts that training and use keep apart, or a folder's."""
+"""Images of handwritten digits: those of scikit-learn, split into training and held-out parts, or those in a folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Pillow and scikit-learn are imported by what needs them: each step's process imports this module, and only that of
-# the source is to pay for them.
+# Pillow and scikit-learn are imported inside the functions that need them. Every step's process imports this module,
+# but only the source needs those packages.
 
 DIGIT_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 """The classes of the network by index."""
@@ -19,19 +19,19 @@ SIDE = 8
 """Width and height of an image in pixels."""
 
 TRAINING_COUNT = 1198
-"""Of scikit-learn's digits the first so many, two thirds, are for training, and the rest is held out. Digits by one
-writer stand together there, so a split by position, unlike one at random, holds out hands that were not learnt."""
+"""Number of scikit-learn's digits for training: the first two thirds. The others are held out. The digits are sorted by
+writer, so a split by position holds out writers that the network has not seen; a random split would not."""
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 class DigitsError(Exception):
-    """The example cannot go on; its text is one line that says why and what to do."""
+    """The example cannot continue. The text is one line that says why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class DigitImage:
-    """One digit: 0 is paper, 255 is ink; `label` is the digit that it shows, None where nobody has said."""
+    """One digit. In `pixels`, 0 is paper and 255 is ink. `label` is the digit that it shows, or None if unknown."""
 
     name: str
     pixels: NDArray[np.uint8] = field(repr=False)  # (SIDE, SIDE)
@@ -39,28 +39,28 @@ class DigitImage:
 
 
 def all_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """scikit-learn's 1797 digits, (1797, 8, 8), and their labels; they lie in its wheel, nothing is downloaded."""
+    """Return scikit-learn's 1797 digits, (1797, 8, 8), and their labels. They are in its wheel, so no download."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # they count from 0 to 16
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # the original values are 0 to 16
     return pixels, digits.target.astype(np.int64)
 
 
 def training_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The pixels, (1198, 8, 8), and labels to learn from."""
+    """Return the pixels, (1198, 8, 8), and labels of the training part."""
     pixels, labels = all_digits()
     return pixels[:TRAINING_COUNT], labels[:TRAINING_COUNT]
 
 
 def held_out_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The pixels, (599, 8, 8), and labels that no training has seen."""
+    """Return the pixels, (599, 8, 8), and labels of the held-out part."""
     pixels, labels = all_digits()
     return pixels[TRAINING_COUNT:], labels[TRAINING_COUNT:]
 
 
 def load_held_out(repeat: int) -> Iterable[DigitImage]:
-    """Source: the held-out digits, all of them `repeat` times over."""
+    """Source: yield all held-out digits, `repeat` times."""
     pixels, labels = held_out_digits()
     for _ in range(repeat):
         for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True), start=TRAINING_COUNT):
@@ -68,14 +68,14 @@ def load_held_out(repeat: int) -> Iterable[DigitImage]:
 
 
 def load_pictures(paths: list[Path], repeat: int) -> Iterable[DigitImage]:
-    """Source: one digit from each picture, all of them `repeat` times over."""
+    """Source: yield the digit in each picture, all pictures `repeat` times."""
     for _ in range(repeat):
         for path in paths:
             yield DigitImage(str(path), read_picture(path), label_of(path))
 
 
 def folder_pictures(folder: Path) -> list[Path]:
-    """The pictures in and below a folder, in order of name."""
+    """List the pictures in a folder and its subfolders, sorted by name."""
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "there is no such folder"
         raise DigitsError(f"{folder}: {problem}; name a folder that holds pictures of digits")
@@ -87,7 +87,7 @@ def folder_pictures(folder: Path) -> list[Path]:
 
 
 def label_of(path: Path) -> int | None:
-    """The digit that the picture's folder is named after, as in 7/scan.png and seven/scan.png."""
+    """Return the digit that the picture's folder is named after, as in 7/scan.png and seven/scan.png."""
     name = path.parent.name.lower()
     if name in DIGIT_NAMES:
         return DIGIT_NAMES.index(name)
@@ -95,7 +95,7 @@ def label_of(path: Path) -> int | None:
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """The picture shrunk to (SIDE, SIDE); what its corners show is taken for the paper."""
+    """Read a picture and shrink it to (SIDE, SIDE). The colour of its corners counts as paper."""
     from PIL import Image, ImageOps
 
     try:

@@ -3,13 +3,13 @@
     python examples/photo_catalog.py                     the photographs in scikit-image and scikit-learn
     python examples/photo_catalog.py ~/Pictures/holiday  the pictures in any folder, and below it
 
-Four steps, each an ordinary generator that can be called and tested without any process:
+There are four steps. Each is an ordinary generator, which can be called and tested without starting a process:
 
     cut_tiles -> describe_tiles (two replicas) -> find_neighbours -> save_catalog
 
-By default the pipeline runs twice, all steps in this process and then each in processes of its own, so that
-times and databases can be compared. The rows are the same whatever the order in which tiles arrive: tiles are
-numbered at the source, what describes them is whole-number arithmetic, and tile numbers decide ties.
+By default the pipeline runs twice, first with all steps in this process and then with each step in its own processes,
+and compares the times and the databases. The rows do not depend on the order in which tiles arrive: the source numbers
+the tiles, the descriptions use whole-number arithmetic, and ties are decided by tile number.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ except ModuleNotFoundError as missing:
     sys.exit(f"photo_catalog: the package {missing.name} is not installed; run: pip install '.[examples]'")
 
 NEIGHBOURS = 3
-"""How many of the nearest tiles are kept for each."""
+"""Number of neighbours to keep for each tile."""
 
-# The replicas are the parallelism: a BLAS with a thread per core in each of them would only get in the way.
-# This takes effect where the step's process imports numpy itself: under spawn and forkserver.
+# Each replica gets one BLAS thread, because the replicas already use all cores. The variables take effect under spawn
+# and forkserver, where the step's process imports numpy itself.
 ONE_THREAD_EACH = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def build_tasks(
-    photos: dict[str, Path], database: Path, contact_sheet: Path, stride: int, procs: int, way: str
+    photos: dict[str, Path], database: Path, contact_sheet: Path, *, stride: int, procs: int, way: str
 ) -> list[PipelineTask[Any, Any]]:
-    """The pipeline: `stride` pixels from tile to tile, `procs` processes that describe them."""
+    """Make the tasks of the pipeline. Tiles are `stride` pixels apart, and `procs` processes describe them."""
     outputs = {"database": database, "contact_sheet": contact_sheet}
-    env = None if way == "sequential" else ONE_THREAD_EACH  # it is set in a step's own process
+    env = None if way == "sequential" else ONE_THREAD_EACH  # only a step in its own process can have an environment
     return [
         PipelineTask(cut_tiles, constants={"photos": photos, "stride": stride}),
         PipelineTask(describe_tiles, num_procs=procs, env=env),
@@ -54,7 +54,7 @@ def build_tasks(
 
 
 def catalogue(arguments: argparse.Namespace) -> None:
-    """Checks every path, runs the pipeline, puts the files in place and says what it did."""
+    """Check every path, run the pipeline, put the files in place and print a summary."""
     database, contact_sheet = arguments.database, arguments.contact_sheet
     if arguments.folder is None:
         photos, origin = bundled_photos(), "scikit-image and scikit-learn"
@@ -63,7 +63,7 @@ def catalogue(arguments: argparse.Namespace) -> None:
     check_output(database, "--database")
     check_output(contact_sheet, "--contact-sheet")
     if database.resolve() == contact_sheet.resolve():
-        raise CatalogError(f"{database}: named for both outputs; change --database or --contact-sheet")
+        raise CatalogError(f"{database}: is the path of both outputs; change --database or --contact-sheet")
     check_database(database)
 
     ways: list[Any] = ["sequential", "process"] if arguments.parallelism == "both" else [arguments.parallelism]
@@ -75,7 +75,9 @@ def catalogue(arguments: argparse.Namespace) -> None:
         seconds, rows = [], []
         for way in ways:
             new_database, new_sheet = new_databases / f"{way}.db", new_sheets / f"{way}.png"
-            tasks = build_tasks(photos, new_database, new_sheet, arguments.stride, arguments.procs, way)
+            tasks = build_tasks(
+                photos, new_database, new_sheet, stride=arguments.stride, procs=arguments.procs, way=way
+            )
             started = time.perf_counter()
             execute(tasks, parallelism=way)
             seconds.append(time.perf_counter() - started)
@@ -84,9 +86,11 @@ def catalogue(arguments: argparse.Namespace) -> None:
         if len(ways) == 2:
             print(f"  {seconds[0] / seconds[1]:.2f} times as fast", flush=True)
             if rows[0] != rows[1]:
-                raise CatalogError(f"{database}: not written, the two ways found different rows; report this")
+                raise CatalogError(
+                    f"{database}: was not written, because the two runs found different rows; report this"
+                )
             print("  the rows of both databases are the same")
-        check_database(database)  # again: minutes may have passed
+        check_database(database)  # check again, because another program may have changed it during the run
         replace(new_database, database, "--database")
         replace(new_sheet, contact_sheet, "--contact-sheet")
     print_findings(rows[-1])
@@ -95,7 +99,7 @@ def catalogue(arguments: argparse.Namespace) -> None:
 
 
 def print_findings(rows: dict[str, list[tuple[Any, ...]]]) -> None:
-    """How much there is, and which photographs share the most duplicate tiles."""
+    """Print how many photographs, tiles and duplicates there are, and which photographs share the most duplicates."""
     name_of_photo = {photo[0]: photo[1] for photo in rows["photos"]}
     name_of_tile = {tile[0]: name_of_photo[tile[1]] for tile in rows["tiles"]}
     shared: dict[tuple[str, str], int] = {}
@@ -111,17 +115,22 @@ def print_findings(rows: dict[str, list[tuple[Any, ...]]]) -> None:
 
 
 def positive(text: str) -> int:
-    """An option's value that must be at least 1."""
+    """Read the value of an option that must be at least 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Catalogue photographs and find near-duplicates.")
     add = parser.add_argument
-    add("folder", nargs="?", type=Path, help="pictures to read (default: photographs in wheels)")
+    add(
+        "folder",
+        nargs="?",
+        type=Path,
+        help="folder of pictures (default: the photographs in scikit-image and scikit-learn)",
+    )
     add("--database", type=Path, default=Path("photo_catalog.db"), help="default: %(default)s")
     add("--contact-sheet", type=Path, default=Path("photo_catalog.png"), help="default: %(default)s")
     ways = ["both", "sequential", "process", "process-fork", "process-forkserver", "process-spawn"]
@@ -132,7 +141,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the program and return its exit code."""
     try:
         catalogue(parse_arguments(argv))
     except CatalogError as error:

@@ -1,4 +1,4 @@
-"""The photo catalogue's two workers: what a tile looks like, and which tiles look alike."""
+"""The photo catalogue's two workers: one describes tiles, the other finds similar tiles."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ HUE_BINS, SATURATION_BINS, VALUE_BINS = 8, 3, 4
 COLOUR_BINS = HUE_BINS * SATURATION_BINS * VALUE_BINS
 
 DUPLICATE_HASH_DISTANCE = 10
-"""Two tiles show the same thing if at most this many of the 64 bits of their hashes differ ..."""
+"""Two tiles are duplicates if at most this many of the 64 bits of their hashes differ, and their colours are close."""
 DUPLICATE_COLOUR_DISTANCE = TILE * TILE // 4
-"""... and their colour histograms by at most this much in sum; without a common colour it is 2 * TILE**2."""
+"""Colours are close if the histograms differ by at most this sum. Without any common colour it is 2 * TILE**2."""
 BLANK_SHARPNESS = 20.0
-"""Below this a tile is plain sky or a dark corner, which resembles every other one: never a duplicate."""
+"""A tile with less sharpness is plain sky or a dark corner. All such tiles look alike, so none is a duplicate."""
 
 
 def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Brightness 0 to 255 by the weights of ITU-R BT.601, in whole numbers."""
+    """Return the brightness, 0 to 255, by the weights of ITU-R BT.601, in whole numbers."""
     red, green, blue = (pixels[:, :, channel].astype(np.int64) for channel in range(3))
     return (299 * red + 587 * green + 114 * blue) // 1000
 
 
 def dct_basis() -> NDArray[np.int64]:
-    """The eight lowest rows of the discrete cosine transform, as whole numbers.
+    """Return the eight lowest rows of the discrete cosine transform, as whole numbers.
 
-    Floating-point sums depend on their order, hence on the processor; a coefficient close to the median would
-    then flip its bit from one machine to the next.
+    With floating-point numbers, the sums would depend on the processor, and the bit of a coefficient close to the
+    median could differ between machines.
     """
     rows = [
         [round(4096 * math.cos(math.pi * frequency * (2 * sample + 1) / (2 * HASH_SAMPLES)))
@@ -47,7 +47,7 @@ DCT_BASIS = dct_basis()
 
 
 def perceptual_hash(brightness: NDArray[np.int64]) -> int:
-    """64 bits, one per low-frequency DCT coefficient: whether it lies above the median of them all.
+    """Return 64 bits, one for each low-frequency DCT coefficient, set if the coefficient is above the median.
 
     The "pHash" of C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010).
     """
@@ -59,7 +59,7 @@ def perceptual_hash(brightness: NDArray[np.int64]) -> int:
 
 
 def laplacian_variance(brightness: NDArray[np.int64]) -> float:
-    """Sharpness: the variance of the Laplacian, from exact sums, so rounded once.
+    """Return the sharpness: the variance of the Laplacian, computed from exact sums and rounded once.
 
     Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy (ICPR 2000).
     """
@@ -71,7 +71,7 @@ def laplacian_variance(brightness: NDArray[np.int64]) -> float:
 
 
 def colour_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels per bin of hue, saturation and value."""
+    """Count the pixels in each bin of hue, saturation and value."""
     hsv = rgb2hsv(pixels)
     bins = np.array([HUE_BINS, SATURATION_BINS, VALUE_BINS])
     hue, saturation, value = np.moveaxis(np.minimum((hsv * bins).astype(np.int64), bins - 1), 2, 0)
@@ -81,7 +81,7 @@ def colour_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def describe_tiles(tiles: Iterable[Tile]) -> Iterable[DescribedTile]:
-    """Worker: perceptual hash, sharpness and colour histogram of each tile."""
+    """Worker: yield each tile with its perceptual hash, sharpness and colour histogram."""
     for tile in tiles:
         brightness = luminance(tile.pixels)
         yield DescribedTile(
@@ -92,15 +92,20 @@ def describe_tiles(tiles: Iterable[Tile]) -> Iterable[DescribedTile]:
 class NeighbourIndex:
     """The `count` nearest neighbours of every tile in other photographs, kept up to date as tiles arrive.
 
-    The distance of two tiles is that of their colours plus that of their hashes, weighted so that both reach
-    equally far. It is packed with the neighbour's number into one whole number, the key; no two keys of a
-    tile are equal, so "the smallest `count`" has one answer in whatever order the tiles come. Tiles of one
-    photograph are never neighbours: they overlap.
+    The distance of two tiles is the distance of their colours plus that of their hashes, weighted so that both have the
+    same maximum. The distances and the neighbour's number are packed into one whole number, the key:
+
+        bits above DISTANCE_SHIFT            the distance of colours and hashes together
+        bits from HASH_SHIFT to there        the distance of the hashes
+        bits below HASH_SHIFT                the neighbour's number
+
+    No two keys of a tile are equal, so its `count` smallest keys do not depend on the order in which the tiles come.
+    Tiles of one photograph are never neighbours, because they overlap.
     """
 
     HASH_WEIGHT = 2 * TILE * TILE // HASH_BITS
-    HASH_SHIFT = 32  # below it the neighbour's number,
-    DISTANCE_SHIFT = HASH_SHIFT + HASH_BITS.bit_length()  # below it the hash distance, above it the sum
+    HASH_SHIFT = 32
+    DISTANCE_SHIFT = HASH_SHIFT + HASH_BITS.bit_length()
     NONE = int(np.iinfo(np.int64).max)
 
     def __init__(self, count: int) -> None:
@@ -116,7 +121,7 @@ class NeighbourIndex:
         self._histograms = np.zeros((capacity, COLOUR_BINS), dtype=np.int16)  # TILE * TILE fits
         self._nearest = np.full((capacity, self._count), self.NONE, dtype=np.int64)  # keys, ascending
 
-    def _make_room(self) -> None:
+    def _grow_if_full(self) -> None:
         if self._size == len(self._ids):
             full = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
             self._allocate(2 * self._size)
@@ -124,14 +129,15 @@ class NeighbourIndex:
                 getattr(self, name)[: self._size] = array
 
     def add(self, described: DescribedTile) -> None:
-        """Puts a tile in, as a neighbour of those before it and they as neighbours of it."""
-        self._make_room()
+        """Add a tile. It becomes a neighbour of the tiles before it, and they become its neighbours."""
+        self._grow_if_full()
         tile, here = described.tile, self._size
         elsewhere = np.flatnonzero(self._photos[:here] != tile.photo.photo_id)
         bits = np.bitwise_count(self._hashes[elsewhere] ^ np.uint64(described.hash)).astype(np.int64)
 
-        # A tile whose hash alone is farther than what either side already has needs no look at its colours.
-        # The new tile has nothing yet: what the nearest hashes come to is a bound on what it will have.
+        # Compare colours only with tiles that can become neighbours. If the distance of the hashes alone exceeds the
+        # farthest neighbour of both tiles, they cannot. The new tile has no neighbours yet: the distances of the tiles
+        # with the nearest hashes are an upper bound for those that it will have.
         sample = np.argsort(bits, kind="stable")[: self._count]
         bound = self._distances(bits[sample], elsewhere[sample], described).max(initial=0)
         reaches = np.maximum(self._nearest[elsewhere, -1] >> self.DISTANCE_SHIFT, bound)
@@ -156,13 +162,13 @@ class NeighbourIndex:
     def _distances(
         self, bits: NDArray[np.int64], others: NDArray[np.intp], described: DescribedTile
     ) -> NDArray[np.int64]:
-        """Hash and colour distance together, from the described tile to each of the others."""
+        """Return the distance of hashes and colours together, from the described tile to each of the others."""
         differences = np.abs(self._histograms[others] - described.histogram.astype(np.int16))
         colours: NDArray[np.int64] = differences.sum(axis=1, dtype=np.int64)
         return bits * self.HASH_WEIGHT + colours
 
     def neighbours(self) -> Iterator[Neighbour]:
-        """All neighbours of all tiles, in order of tile number and rank."""
+        """Yield all neighbours of all tiles, sorted by tile number and rank."""
         ids = self._ids[: self._size]
         is_sharp = dict(zip(ids.tolist(), self._sharp[: self._size].tolist(), strict=True))
         for row in np.argsort(ids):
@@ -183,7 +189,7 @@ class NeighbourIndex:
 
 
 def find_neighbours(tiles: Iterable[DescribedTile], count: int) -> Iterable[DescribedTile | Neighbour]:
-    """Worker: hands every tile on at once, and after the last one the `count` nearest neighbours of each."""
+    """Worker: pass every tile on at once. After the last tile, yield the `count` nearest neighbours of each."""
     index = NeighbourIndex(count)
     for described in tiles:
         index.add(described)

@@ -1,4 +1,4 @@
-"""The photo catalogue's sink, a SQLite database and a contact sheet, and the checks on where they go."""
+"""The photo catalogue's sink, which writes a SQLite database and a contact sheet, and the checks of their paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from photo_features import COLOUR_BINS
 from photo_tiles import CatalogError, DescribedTile, Neighbour
 from PIL import Image, ImageDraw, ImageFont
 
-APPLICATION_ID = 0x50484F54  # "PHOT": tells a catalogue from a database that must not be replaced
+APPLICATION_ID = 0x50484F54  # "PHOT": marks a catalogue, so that no other database is replaced
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
 CREATE TABLE photos (
@@ -53,7 +53,7 @@ CREATE VIEW duplicates AS                   -- each pair once
 
 
 def save_catalog(items: Iterable[DescribedTile | Neighbour], database: Path, contact_sheet: Path) -> None:
-    """Sink: writes everything into a new database, in one transaction, and draws the contact sheet."""
+    """Sink: write everything into a new database, in one transaction, and draw the contact sheet."""
     sharpest: dict[int, DescribedTile] = {}
     try:
         with closing(sqlite3.connect(database)) as connection:
@@ -69,9 +69,7 @@ def save_catalog(items: Iterable[DescribedTile | Neighbour], database: Path, con
                     else:
                         insert_neighbour(connection, item)
     except sqlite3.Error as error:
-        raise CatalogError(
-            f"{database}: cannot be written ({error}); look at the disk, or change --database"
-        ) from error
+        raise CatalogError(f"{database}: cannot be written ({error}); free disk space, or change --database") from error
     try:
         draw_contact_sheet([sharpest[photo_id] for photo_id in sorted(sharpest)]).save(contact_sheet)
     except OSError as error:
@@ -80,12 +78,12 @@ def save_catalog(items: Iterable[DescribedTile | Neighbour], database: Path, con
 
 
 def sharpness_order(described: DescribedTile) -> tuple[float, int]:
-    """Sorts the sharpest last; among equals the tile that was cut first."""
+    """Return a sort key: the sharpest tile is last; of equally sharp tiles, the one that was cut first."""
     return described.sharpness, -described.tile.tile_id
 
 
 def insert_tile(connection: sqlite3.Connection, described: DescribedTile) -> None:
-    """One row, and one for its photograph if this is the first tile of it to arrive."""
+    """Insert the row of a tile, and that of its photograph if this is the photograph's first tile to arrive."""
     tile, photo = described.tile, described.tile.photo
     connection.execute(
         "INSERT OR IGNORE INTO photos VALUES (?, ?, ?, ?, ?)",
@@ -101,7 +99,7 @@ def insert_tile(connection: sqlite3.Connection, described: DescribedTile) -> Non
 
 
 def insert_neighbour(connection: sqlite3.Connection, found: Neighbour) -> None:
-    """One row."""
+    """Insert the row of a neighbour."""
     connection.execute(
         "INSERT INTO neighbours VALUES (?, ?, ?, ?, ?, ?)",
         (
@@ -112,12 +110,12 @@ def insert_neighbour(connection: sqlite3.Connection, found: Neighbour) -> None:
 
 
 def draw_contact_sheet(tiles: list[DescribedTile]) -> Image.Image:
-    """One cell per tile: the photograph's name, the sharpness, and where in the photograph the tile lies."""
+    """Draw one cell for each tile: the photograph's name, the sharpness, and the tile's place in the photograph."""
     side, margin, label_height, title_height = 176, 16, 64, 52
     ink, grey, paper = (30, 30, 34), (110, 108, 104), (250, 249, 246)
     columns = max(1, min(len(tiles), math.ceil(math.sqrt(1.6 * len(tiles)))))
     rows = math.ceil(len(tiles) / columns)
-    width = max(margin + columns * (side + margin), 2 * side + 3 * margin)  # the title wants two columns
+    width = max(margin + columns * (side + margin), 2 * side + 3 * margin)  # the title needs two columns
     sheet = Image.new("RGB", (width, title_height + rows * (side + label_height) + margin), paper)
     draw = ImageDraw.Draw(sheet)
     title_font, name_font, detail_font = (ImageFont.load_default(size) for size in (20, 13, 11))
@@ -129,7 +127,7 @@ def draw_contact_sheet(tiles: list[DescribedTile]) -> Image.Image:
         picture = Image.fromarray(tile.pixels).resize((side, side), Image.Resampling.LANCZOS)
         sheet.paste(picture, (left, top))
         while draw.textlength(name, font=name_font) > side:
-            name = "..." + name.lstrip(".")[1:]  # the end of a path tells more than its beginning
+            name = "..." + name.lstrip(".")[1:]  # keep the end of a path, which is more useful than its beginning
         sharpness = f"sharpness {described.sharpness:,.0f}"
         place = f"{tile.width} x {tile.height} pixels at {tile.left}, {tile.top}"
         draw.text((left, top + side + 4), name, fill=ink, font=name_font)
@@ -139,18 +137,18 @@ def draw_contact_sheet(tiles: list[DescribedTile]) -> Image.Image:
 
 
 def check_output(path: Path, option: str) -> None:
-    """Refuses a path that cannot be written, before any work is done."""
+    """Refuse a path that cannot be written, before any work is done."""
     if not path.parent.is_dir():
         raise CatalogError(f"{path}: its folder does not exist; create it, or change {option}")
     if path.is_dir():
         raise CatalogError(f"{path}: is a folder; change {option} to the name of a file")
-    # The permission bits too: root may write to a file that its owner has protected, but should not.
+    # Also check the permission bits: root can write to a file that its owner has made read-only, but should not.
     if path.exists() and not (os.access(path, os.W_OK) and path.stat().st_mode & 0o222):
         raise CatalogError(f"{path}: is read-only; make it writable, or change {option}")
 
 
 def check_database(path: Path) -> None:
-    """Refuses to replace a database that is in use, or a file that is not a catalogue of this program."""
+    """Refuse to replace a database that is in use, or a file that is not a catalogue of this program."""
     if not path.exists() or path.stat().st_size == 0:
         return
     try:
@@ -165,12 +163,12 @@ def check_database(path: Path) -> None:
     except sqlite3.DatabaseError:
         application_id = None
     if application_id != APPLICATION_ID:
-        raise CatalogError(f"{path}: is not a photo catalogue and is left alone; delete it, or change --database")
+        raise CatalogError(f"{path}: is not a photo catalogue, so it is not replaced; delete it, or change --database")
 
 
 @contextmanager
 def folder_beside(target: Path, option: str) -> Iterator[Path]:
-    """A temporary folder on the target's file system: a finished file takes its place in one rename."""
+    """Make a temporary folder on the target's file system, so that one rename can put the finished file in place."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
     except OSError as error:
@@ -180,7 +178,7 @@ def folder_beside(target: Path, option: str) -> Iterator[Path]:
 
 
 def replace(finished: Path, target: Path, option: str) -> None:
-    """Puts a finished file in the place of the target, which is complete at every moment."""
+    """Replace the target by a finished file in one step, so that no reader ever sees an incomplete file."""
     try:
         os.replace(finished, target)
     except OSError as error:
@@ -188,7 +186,7 @@ def replace(finished: Path, target: Path, option: str) -> None:
 
 
 def read_rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table, in order."""
+    """Read every row of every table, in order."""
     with closing(sqlite3.connect(database)) as connection:
         return {
             table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()

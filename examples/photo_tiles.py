@@ -1,4 +1,4 @@
-"""The photo catalogue's messages and its source: photographs cut into overlapping tiles."""
+"""The photo catalogue's item classes, and its source, which cuts photographs into overlapping tiles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 TILE = 128
 """Width and height of a tile in pixels."""
 MAX_SIDE = 1024
-"""Larger photographs are shrunk to this many pixels first, so that the work per photograph is bounded."""
+"""Maximum width and height in pixels. Larger photographs are shrunk first, to limit the work for each photograph."""
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 BUNDLED_PHOTOS = {
@@ -26,16 +26,16 @@ BUNDLED_PHOTOS = {
     """,
     "sklearn/datasets/images": "china.jpg flower.jpg",
 }
-"""Photographs inside the wheels of these packages; drawings and test patterns beside them are left out."""
+"""Photographs in the wheels of these packages. The drawings and test patterns in the same folders are not used."""
 
 
 class CatalogError(Exception):
-    """Bad input; its text is one line that names the file and says what to do."""
+    """The input cannot be used. The text is one line that names the file and says what to do."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph: its number in order of name, and its size in pixels."""
+    """One photograph. `photo_id` is its number when all are sorted by name; the size is in pixels."""
 
     photo_id: int
     name: str
@@ -46,7 +46,7 @@ class Photo:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A square of a photograph at one scale; `left` to `height` are in pixels of the photograph."""
+    """A square of a photograph at one scale. `left` to `height` are in pixels of the photograph."""
 
     tile_id: int
     photo: Photo
@@ -59,7 +59,7 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class DescribedTile:
-    """A tile with what can be said of it without looking at any other."""
+    """A tile with its perceptual hash, its sharpness and its colour histogram."""
 
     tile: Tile
     hash: int
@@ -69,7 +69,7 @@ class DescribedTile:
 
 @dataclass(frozen=True, order=True)
 class Neighbour:
-    """`neighbour_id` is the tile that comes `rank`-th among those that resemble the tile `tile_id`."""
+    """`neighbour_id` is the tile that is number `rank` among the tiles most similar to `tile_id`."""
 
     tile_id: int
     rank: int
@@ -80,7 +80,7 @@ class Neighbour:
 
 
 def bundled_photos() -> dict[str, Path]:
-    """Name and path of each photograph in the installed packages; nothing is imported or downloaded."""
+    """Return name and path of each photograph in the installed packages. Nothing is imported or downloaded."""
     photos = {}
     for folder, file_names in BUNDLED_PHOTOS.items():
         package, inner_folder = folder.split("/", maxsplit=1)
@@ -96,15 +96,15 @@ def bundled_photos() -> dict[str, Path]:
 
 
 def printable(path: Path) -> str:
-    """The path as text that any database and terminal takes, even if its name is not valid UTF-8."""
+    """Return a path as text that any database and terminal can handle, even if the path is not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
 def folder_photos(folder: Path, leave_out: Path) -> dict[str, Path]:
-    """Name (relative to the folder) and path of each picture in and below a folder, in order of name.
+    """Return name (relative to the folder) and path of each picture in a folder and its subfolders, sorted by name.
 
-    `leave_out` is the contact sheet of an earlier run, which is no photograph. Hidden files are skipped:
-    several systems keep thumbnails in them under the photograph's own suffix.
+    `leave_out` is the contact sheet of an earlier run, which is not a photograph. Hidden files are skipped, because
+    several systems store thumbnails in hidden files with the photograph's own suffix.
     """
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "there is no such folder"
@@ -122,7 +122,7 @@ def folder_photos(folder: Path, leave_out: Path) -> dict[str, Path]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture in RGB, upright."""
+    """Read a picture as RGB, turned upright."""
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")
@@ -133,15 +133,15 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def tile_offsets(extent: int, stride: int) -> list[int]:
-    """Where tiles begin along a side of `extent` pixels: every `stride`, and one flush with the end."""
+    """Return where tiles begin along a side of `extent` pixels: every `stride` pixels, and one that ends at the end."""
     return [*range(0, extent - TILE, stride), extent - TILE]
 
 
 def scaled_sizes(width: int, height: int) -> Iterator[tuple[int, int]]:
-    """The sizes at which a photograph is cut: halved from one to the next while a tile still fits."""
+    """Yield the sizes at which a photograph is cut. Each is half the size before, as long as a tile fits."""
     scale = min(1.0, MAX_SIDE / max(width, height))
-    scale = max(scale, TILE / min(width, height))  # a picture smaller than a tile is enlarged to one,
-    limit = 4 * MAX_SIDE  # but a strip of a few pixels not without end
+    scale = max(scale, TILE / min(width, height))  # enlarge a picture that is smaller than a tile
+    limit = 4 * MAX_SIDE  # a strip that is a few pixels high would become too long
     width, height = (min(max(TILE, round(side * scale)), limit) for side in (width, height))
     while min(width, height) >= TILE:
         yield width, height
@@ -149,7 +149,7 @@ def scaled_sizes(width: int, height: int) -> Iterator[tuple[int, int]]:
 
 
 def cut_tiles(photos: dict[str, Path], stride: int) -> Iterable[Tile]:
-    """Source: overlapping tiles of every photograph at several scales, numbered in one sequence."""
+    """Source: yield overlapping tiles of every photograph at several scales, numbered in one sequence."""
     tile_id = 0
     for photo_id, (name, path) in enumerate(photos.items(), start=1):
         picture = read_picture(path)

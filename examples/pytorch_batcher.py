@@ -1,18 +1,18 @@
 """Read handwritten digits with a PyTorch model in parallel, in batches, and count them.
 
-    python examples/pytorch_batcher.py             the held-out part of scikit-learn's digits, many times over
+    python examples/pytorch_batcher.py             the held-out part of scikit-learn's digits, many times
     python examples/pytorch_batcher.py ~/digits    the pictures in any folder, each filled by one digit; those in
                                                    folders named 0 to 9 or zero to nine are checked as well
 
-Four steps, each an ordinary generator that can be called and tested without any process:
+There are four steps. Each is an ordinary generator, which can be called and tested without starting a process:
 
     load_held_out -> classify (two replicas, each with a model of its own) -> name_classes (a thread) -> print_counts
 
-By default the pipeline runs twice, each step where it belongs and then all in this process, so that times and counts
-can be compared. The counts are the same whatever the order in which images arrive and however they are batched.
+By default the pipeline runs twice, first with processes and then with all steps in this process, and compares the times
+and the counts. The counts do not depend on the order in which images arrive or on the batches.
 
-The model comes from `hub/` by `torch.hub.load`, as one comes from the network. Where there are CUDA devices, each
-replica has one to itself as far as they go; else it computes on one core.
+`torch.hub.load` loads the model from `hub/`, in the same way as it loads a model from the network. Each replica uses a
+CUDA device of its own if there are enough, shares one if there are fewer, and uses one core if there are none.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ except ModuleNotFoundError as missing:
         raise
     sys.exit(f"pytorch_batcher: the package {missing.name} is not installed; run: pip install '.[examples]'")
 
-# PyTorch is imported by the step that needs it. So the other steps start without it, and no process that forks has
-# used it before: neither CUDA nor the threads that PyTorch computes with survive a fork.
+# PyTorch is imported inside the step that needs it. So the other steps start without it, and no process has used
+# PyTorch before it forks: neither CUDA nor PyTorch's threads survive a fork.
 
 HUB = Path(__file__).resolve().parent / "hub"
 HUB_ENTRY = "digit_net"
 
 REPEAT_HELD_OUT = 50
-"""As often as it takes for the work to outweigh the start: each process that has a model imports PyTorch first."""
+"""Repetitions, so that the work takes longer than the start: each process with a model first imports PyTorch."""
 NAMES_PER_LINE = 5
 
 PYTORCH_MISSING = (
@@ -57,7 +57,7 @@ PYTORCH_MISSING = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model takes an image for: the index of a class; `label` is the one that it should be, if known."""
+    """The class that the model finds in an image, as an index. `label` is the right one, or None if unknown."""
 
     image: str
     class_index: int
@@ -66,7 +66,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class NamedPrediction:
-    """The same with the names of the classes."""
+    """A prediction with the names of the classes instead of their indices."""
 
     image: str
     class_name: str
@@ -74,45 +74,45 @@ class NamedPrediction:
 
 
 def batches(images: Iterable[DigitImage], size: int) -> Iterator[list[DigitImage]]:
-    """Lists of `size` images; the last one has what is left."""
+    """Yield lists of `size` images. The last list may be shorter."""
     remaining = iter(images)
     while batch := list(itertools.islice(remaining, size)):
         yield batch
 
 
 def device_for(replica: int, num_cuda_devices: int) -> str:
-    """The CUDA devices are dealt out in turn, so that each replica has its own if there are enough of them."""
+    """Return the device of a replica: a CUDA device of its own if there are enough, "cpu" if there are none."""
     return f"cuda:{replica % num_cuda_devices}" if num_cuda_devices else "cpu"
 
 
 def classify(images: Iterable[DigitImage], hub: Path, entry: str, batch_size: int) -> Iterable[Prediction]:
-    """Worker: asks the model that torch.hub finds in the folder `hub` under the name `entry`, batch by batch."""
+    """Worker: classify the images in batches, by the model that torch.hub finds in the folder `hub` as `entry`."""
     import torch
 
     try:
         replica = worker_info().replica
-    except RuntimeError:  # a plain generator, in no pipeline
+    except RuntimeError:  # called as a plain generator, outside of a pipeline
         replica = 0
     device = device_for(replica, torch.cuda.device_count())
-    torch.set_num_threads(1)  # the replicas are the parallelism; more threads in each would only get in the way
+    torch.set_num_threads(1)  # the replicas already use all cores
     model = torch.hub.load(str(hub), entry, source="local").to(device)  # once, before the first image
     for batch in batches(images, batch_size):
         pixels = torch.from_numpy(np.stack([image.pixels for image in batch])).to(device)
-        with torch.inference_mode():  # not around the yield, where it would hold for other steps as well
+        with torch.inference_mode():  # not around the yield: under "sequential" it would also apply to the other steps
             scores = model(pixels.unsqueeze(1) / 255)
         for image, class_index in zip(batch, scores.argmax(dim=1).tolist(), strict=True):
             yield Prediction(image.name, class_index, image.label)
 
 
 def name_classes(predictions: Iterable[Prediction], names: list[str]) -> Iterable[NamedPrediction]:
-    """Worker: puts names in place of class indices; too little work for a process of its own."""
+    """Worker: replace class indices by names. This is too little work for a process, so it runs in a thread."""
     for prediction in predictions:
         label_name = None if prediction.label is None else names[prediction.label]
         yield NamedPrediction(prediction.image, names[prediction.class_index], label_name)
 
 
 def print_counts(predictions: Iterable[NamedPrediction], names: list[str], counts_file: Path) -> None:
-    """Sink: counts how often each class was seen and how often rightly, prints it and writes it as JSON."""
+    """Sink: count how often each class was found and how often that was right. Print the counts, write them as JSON."""
     counts = dict.fromkeys(names, 0)
     labelled = right = 0
     for prediction in predictions:
@@ -131,7 +131,10 @@ def print_counts(predictions: Iterable[NamedPrediction], names: list[str], count
 def build_tasks(
     pictures: list[Path] | None, repeat: int, batch_size: int, procs: int, counts_file: Path
 ) -> list[PipelineTask[Any, Any]]:
-    """The pipeline: `procs` processes with a model each; `pictures` to read, None for the held-out digits."""
+    """Make the tasks of the pipeline.
+
+    `procs` processes have a model each. The source reads `pictures`, or the held-out digits if that is None.
+    """
     if pictures is None:
         source: PipelineTask[Any, DigitImage] = PipelineTask(load_held_out, constants={"repeat": repeat})
     else:
@@ -146,7 +149,7 @@ def build_tasks(
 
 
 def count_digits(arguments: argparse.Namespace) -> None:
-    """Runs the pipeline each way, says how long it took, and compares the counts."""
+    """Run the pipeline with each parallelism, print the times, and compare the counts."""
     if importlib.util.find_spec("torch") is None:
         raise DigitsError(PYTORCH_MISSING)
     if arguments.folder is None:
@@ -155,7 +158,7 @@ def count_digits(arguments: argparse.Namespace) -> None:
         pictures = folder_pictures(arguments.folder)
         origin = f"{len(pictures):,} pictures of {arguments.folder}"
     repeat = arguments.repeat or (REPEAT_HELD_OUT if pictures is None else 1)
-    # The sequential way uses PyTorch in this process, which must not fork afterwards: it comes last.
+    # "sequential" comes last, because it uses PyTorch in this process, which must not fork afterwards.
     ways: list[Any] = ["process", "sequential"] if arguments.parallelism == "both" else [arguments.parallelism]
     times = f", {repeat} times over" if repeat > 1 else ""
     print(f"{origin}{times}, in batches of {arguments.batch_size}", flush=True)
@@ -174,19 +177,19 @@ def count_digits(arguments: argparse.Namespace) -> None:
             print(f"  {seconds[-1]:.2f} s, {images / seconds[-1]:,.0f} images a second", flush=True)
     if len(ways) == 2:
         if counts[0] != counts[1]:
-            raise DigitsError("the two ways counted differently; report this")
+            raise DigitsError("the two runs counted differently; report this")
         print(f"the same counts both ways, in parallel {seconds[1] / seconds[0]:.2f} times as fast")
 
 
 def positive(text: str) -> int:
-    """An option's value that must be at least 1."""
+    """Read the value of an option that must be at least 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Read handwritten digits with a PyTorch model and count them.")
     add = parser.add_argument
     add("folder", nargs="?", type=Path, help="pictures, each filled by one digit (default: scikit-learn's digits)")
@@ -194,12 +197,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--parallelism", choices=ways, default="both", help="both: process, then sequential (default)")
     add("--procs", type=positive, default=2, help="replicas of the model (default: %(default)s)")
     add("--batch-size", type=positive, default=16, help="images in a batch (default: %(default)s)")
-    add("--repeat", type=positive, help=f"how many times over (default: a folder once, the digits {REPEAT_HELD_OUT})")
+    add("--repeat", type=positive, help=f"repetitions (default: 1 for a folder, {REPEAT_HELD_OUT} for the digits)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the program and return its exit code."""
     try:
         count_digits(parse_arguments(argv))
     except DigitsError as error:

@@ -3,8 +3,9 @@
 >>> from pipeline_executor import PipelineTask, execute                        # doctest: +SKIP
 >>> execute([PipelineTask(load), PipelineTask(infer, num_procs=2), PipelineTask(save)])  # doctest: +SKIP
 
-`execute` runs a pipeline to its end, `stream` iterates over what its last step yields, `check_pipeline` only checks it.
-Everything public is importable from here. `pipeline_executor.backend` tells which core is in use.
+`execute` runs a pipeline to its end. `stream` runs one and iterates over what its last step yields. `check_pipeline`
+checks one without running it. Import every public name from here. `pipeline_executor.backend` tells which core is in
+use.
 """
 
 from __future__ import annotations

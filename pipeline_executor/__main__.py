@@ -1,4 +1,4 @@
-"""`python -m pipeline_executor replay FILE [MODULE:FUNCTION] [--pdb]`: see `replay`."""
+"""The command line `python -m pipeline_executor replay FILE [MODULE:FUNCTION] [--pdb]`; `replay` implements it."""
 
 from __future__ import annotations
 

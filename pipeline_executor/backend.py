@@ -1,7 +1,10 @@
-"""Which core is in use, and why.
+"""Select the core, and tell which one is in use and why.
 
-`PIPELINE_EXECUTOR_CORE` chooses: `compiled` or `pure` is an order, and fails rather than give the other; `auto`, the
-default, takes the compiled core where there is one and keeps the reason where there is not.
+The environment variable `PIPELINE_EXECUTOR_CORE` chooses:
+
+    compiled    the compiled core; an error if it is not available
+    pure        the pure-Python core
+    auto        the default: the compiled core if it is available, else the pure one; `reason()` then tells why
 
     >>> from pipeline_executor import backend
     >>> backend.name(), backend.reason()       # doctest: +SKIP
@@ -27,20 +30,21 @@ _selected: dict[str, tuple[Core, str]] = {}
 
 
 def select() -> Core:
-    """The core that the environment asks for, at this moment.
+    """Return the core that the environment variable asks for now.
 
-    Raises PipelineError if the variable has an unknown value, or asks for the compiled core where there is none.
+    Raises:
+        PipelineError: the variable has an unknown value, or asks for the compiled core, which is not available.
     """
     return _select()[0]
 
 
 def name() -> str:
-    """Which core is in use: "compiled" or "pure"."""
+    """Return the name of the core in use: "compiled" or "pure"."""
     return select().NAME
 
 
 def reason() -> str:
-    """Why that core is in use, in words."""
+    """Return why that core is in use, as a sentence."""
     return _select()[1]
 
 
@@ -53,7 +57,9 @@ def _select() -> tuple[Core, str]:
 
 def _load(wish: str) -> tuple[Core, str]:
     if wish not in ("auto", "compiled", "pure"):
-        raise PipelineError(f"{_VARIABLE} is {wish!r}; it may be 'compiled', 'pure' or 'auto'")
+        raise PipelineError(
+            f"the environment variable {_VARIABLE} is {wish!r}; set it to 'compiled', 'pure' or 'auto', or unset it"
+        )
     if wish == "pure":
         return _pure(), f"{_VARIABLE} asks for it"
     try:

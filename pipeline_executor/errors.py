@@ -1,6 +1,6 @@
-"""Every exception that the library raises, and the record of one failed replica.
+"""Every exception class of the library, and `TaskFailure`, the record of one failed replica.
 
-A leaf: it imports nothing from the package, so every other module may import it.
+A leaf: this module imports nothing from the package, so every other module may import it.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """What is known of one replica that failed.
+    """What is known about one replica that failed. An attribute is None where nothing is known or it does not apply.
 
     Attributes:
-        step: position of the task in the list given to `execute`, from 0.
-        task: the task's name.
-        replica: which of the task's replicas, from 0.
-        num_replicas: how many replicas the task has.
-        pid: the process that the replica ran in; None if it never started.
-        thread: the name of its thread, if it was a thread of the calling process.
-        exception_type: qualified name of the exception that the step raised, if it raised.
-        exception_text: that exception's own text.
-        traceback: the step's traceback as text, as its process saw it.
-        exit_code: how the process ended, if it ended by itself with an exit code.
-        signal_name: the signal that ended the process ("SIGKILL"), if one did.
-        items_in: items that the replica had taken from the step before.
-        items_out: items that it had handed to the step after.
-        item_index: the item that it held, counted among the replica's own inputs from 0.
-        item_repr: a bounded repr of that item.
-        batch_first: the first of the items that it had taken since it last handed one over; they go up to
-            `items_in - 1`. None if there are none, and for a step that yields nothing.
-        batch_reprs: bounded reprs of the first few of these, as far as they are known: of small items, in a step that
-            raised.
-        last_output_index: for a source, the item that it yielded last, counted from 0.
-        last_output_repr: a bounded repr of that item, or what is known of it; None if nothing is.
-        stack: the Python stack of its process when it crashed, or when it was found to be stuck, as text.
+        step: position of the step in the list given to `execute`, from 0.
+        task: the step's name.
+        replica: index of the replica within its step, from 0.
+        num_replicas: number of replicas of the step.
+        pid: id of the replica's process; None if it never started.
+        exception_type: qualified name of the exception that the step raised.
+        exception_text: text of that exception.
+        traceback: the step's traceback as text, from the process that raised.
+        exit_code: exit code of the process, if it ended by itself.
+        signal_name: name of the signal that ended the process, such as "SIGKILL".
+        items_in: number of items that the replica had taken from the step before.
+        items_out: number of items that the replica had handed to the step after.
+        item_index: index of the item that the replica held, from 0 among the items that this replica took.
+        item_repr: bounded repr of that item.
+        stack: Python stack of the process when it crashed or was found to be stuck, as text.
+        thread: name of the replica's thread, if it ran in a thread of the caller.
+        batch_first: index of the first item that the replica took after its last output. The items from `batch_first`
+            to `items_in - 1` belong to the output that never came. None if there are none, and for a step that yields
+            nothing.
+        batch_reprs: bounded reprs of the first few of those items. Known only for small items, in a step that raised.
+        last_output_index: for a source, index of the item that it yielded last, from 0.
+        last_output_repr: bounded repr of that item, or a description of it.
     """
 
     step: int
@@ -72,7 +72,7 @@ class TaskFailure:
 
     @property
     def where(self) -> str:
-        """The replica in words: "step 1 'resize' (replica 0 of 2, pid 4711)"."""
+        """The replica as messages name it: "step 1 'resize' (replica 0 of 2, pid 4711)"."""
         details = []
         if self.num_replicas > 1:
             details.append(f"replica {self.replica} of {self.num_replicas}")
@@ -85,8 +85,10 @@ class TaskFailure:
 
     @property
     def progress(self) -> str:
-        """What the replica had done: "after 3 items in and 2 out, holding its item 2: 'abc'"; a source: "after yielding
-        item 2: 'abc'"."""
+        """What the replica had done, as messages say it.
+
+        "after 3 items in and 2 out, holding its item 2: 'abc'"; for a source "after yielding item 2: 'abc'".
+        """
         if self.step == 0 and self.items_in == 0:
             return self._progress_of_source
         text = f"after {self.items_in} items in and {self.items_out} out"
@@ -103,7 +105,7 @@ class TaskFailure:
 
     @property
     def _batch(self) -> str:
-        """What it had taken for one output, unless that is only the item that it holds."""
+        """The items taken since the last output, as messages say it; empty if that is only the item in hand."""
         last = self.items_in - 1
         if self.batch_first is None or (self.batch_first == last and self.item_index is not None):
             return ""
@@ -117,14 +119,14 @@ class TaskFailure:
 
 
 class PipelineError(RuntimeError):
-    """Base of everything that the library raises by itself."""
+    """Base class of every exception that the library itself raises."""
 
 
 class PipelineTypeError(PipelineError, TypeError):
-    """The definition of the pipeline is wrong; found before anything was started.
+    """The definition of the pipeline is wrong. Nothing was started.
 
     Attributes:
-        defects: one text per defect, all of them, in the order of the steps.
+        defects: one text for each defect, in the order of the steps.
     """
 
     def __init__(self, message: str, defects: Sequence[str] = ()) -> None:
@@ -136,7 +138,7 @@ class TaskError(PipelineError):
     """A step failed.
 
     Attributes:
-        failures: one `TaskFailure` per failed replica, the one that failed first in front.
+        failures: one `TaskFailure` for each failed replica. The replica that failed first comes first.
     """
 
     def __init__(self, message: str, failures: Sequence[TaskFailure] = ()) -> None:
@@ -145,22 +147,22 @@ class TaskError(PipelineError):
 
 
 class TaskDied(TaskError):
-    """A step's process ended without finishing its work: by an exit code or by a signal."""
+    """A step's process ended, by an exit code or by a signal, before the step had finished."""
 
 
 class StoppedEarlyError(TaskError):
-    """A step returned before its input ended, so messages were dropped (rule R3)."""
+    """A step returned before its input ended, so items were lost (rule R3)."""
 
 
 class MessageError(TaskError):
-    """A message cannot be pickled, cannot be unpickled, or is too large."""
+    """An item cannot be pickled, cannot be unpickled, or is larger than `max_message_size`."""
 
 
 class InactivityError(PipelineError):
-    """Nothing moved for `inactivity_timeout` seconds.
+    """No step took or handed over an item for `inactivity_timeout` seconds.
 
     Attributes:
-        failures: one `TaskFailure` per replica that kept the others waiting, with its stack.
+        failures: one `TaskFailure` for each replica that kept the others waiting, with its Python stack.
     """
 
     def __init__(self, message: str, failures: Sequence[TaskFailure] = ()) -> None:

@@ -1,4 +1,4 @@
-"""`execute`, `stream`, `check_pipeline`: the façade, the only module that wires the others together."""
+"""The façade: `execute`, `stream` and `check_pipeline`. The only module that wires the others together."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline_executor.report import RunReport, make_report
 from pipeline_executor.results import PipelineResults
 from pipeline_executor.task import PipelineTask
 
-# What it takes to check and run a pipeline is imported when one is, so that `import pipeline_executor` costs little in
-# every program that only defines steps: each child process of a run, for one.
+# The check and the engines are imported when a pipeline is first checked or run. A program that only defines steps,
+# such as each child process of a run, then imports this package quickly.
 if TYPE_CHECKING:
     from pipeline_executor.interfaces import ReplicaCounters
     from pipeline_executor.plan import Plan
@@ -25,15 +25,18 @@ Out = TypeVar("Out")
 
 
 def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
-    """Check the definition of a pipeline without running it: what `execute` does before it starts anything.
+    """Check the definition of a pipeline without running it.
 
     >>> check_pipeline([PipelineTask(load), PipelineTask(save)])                   # doctest: +SKIP
+
+    `execute` and `stream` make the same check before they start anything.
 
     Arguments:
         tasks: the steps, the source first.
 
     Raises:
-        PipelineTypeError: with all defects; each names the step, where it is defined, and what to write instead.
+        PipelineTypeError: the definition is wrong. The error lists every defect: the step, where it is defined, and
+            what to write instead.
 
     Shown by tests/test_definition.py.
     """
@@ -60,31 +63,39 @@ def execute(
 
     Arguments:
         tasks: the steps, the source first.
-        parallelism: "process": each replica in a process of its own, started by the interpreter's default method;
-            "process-fork", "process-forkserver", "process-spawn": by that method; "thread": each replica in a thread of
-            this process; "sequential": all steps in this process, chained, for debugging. A task's `num_threads` puts
-            that step into threads also where the others are processes.
-        type_check_pipeline: whether the steps' annotations are compared first. Counts and constants always are.
-        inactivity_timeout: seconds. When no step has taken or handed over an item for as long, the run is stopped, and
-            an `InactivityError` names the step that keeps the others waiting, with its stack. None: never.
-        shutdown_timeout: seconds that steps which are still busy get to stop when the run is aborted. Then they are
-            killed.
-        keep_failed_item: a path. If a step fails, the item that it held is written there with the step's constants, so
-            that `python -m pipeline_executor replay PATH` runs the step on that item alone. So are the items that the
-            step had taken before it since its last output: up to 1,024 items or 64 MiB. The file is a pickle.
-        progress, trace: not implemented yet.
-        on_report: called once with the run's numbers when it has ended, well or not.
+        parallelism: where the replicas run. A task's `num_threads` puts that one step into threads of this process in
+            any case.
+
+            - "process": each replica in its own process, started by the interpreter's default start method
+            - "process-fork", "process-forkserver", "process-spawn": the same, by that start method
+            - "thread": each replica in a thread of this process
+            - "sequential": all steps chained in this process, for debuggers and profilers
+            - "ray": not implemented yet
+
+        type_check_pipeline: whether to compare the steps' annotations before anything starts. The settings of the
+            tasks and the names of the constants are checked in any case.
+        inactivity_timeout: seconds. If no step takes or hands over an item for this long, the run is stopped. The
+            `InactivityError` names the step that keeps the others waiting and shows its stack. None: no limit.
+        shutdown_timeout: seconds that busy steps get to stop when the run is aborted. Then they are killed.
+        keep_failed_item: path of a file. If a step fails, the file gets the step's constants, the item that the step
+            held, and the items that it had taken since its last output (at most 1,024 items or 64 MiB), as a pickle.
+            `python -m pipeline_executor replay PATH` runs the step on them again.
+        progress: not implemented yet.
+        trace: not implemented yet.
+        on_report: called once with a `RunReport` when the run has ended, with or without an error.
 
     Returns:
-        None when all is done, if the last step consumes; else a `PipelineResults`, an iterator over what it yields.
+        None if the last step consumes its input; the call then returns when all steps have ended. Else a
+        `PipelineResults`, an iterator over what the last step yields.
 
     Raises:
-        PipelineTypeError: the definition is wrong. Nothing was started.
-        NotImplementedError: an option that a later version brings.
-        Exception: what a step raised, as it raised it, with a `TaskError` as its cause.
-        TaskError: a step failed in another way; see the subclasses.
+        PipelineTypeError: the definition or an option is wrong. Nothing was started.
+        NotImplementedError: an option is not implemented yet.
+        Exception: what a step raised, with the same class and attributes and a `TaskError` as its cause.
+        TaskError: a step failed in another way; see its subclasses.
+        InactivityError: see `inactivity_timeout`.
 
-    Shown by tests/test_rules.py (rules R1 to R8), tests/test_execute.py.
+    Shown by tests/test_rules.py (rules R1 to R8) and tests/test_execute.py.
     """
     options = RunOptions(
         parallelism=parallelism,
@@ -99,8 +110,9 @@ def execute(
     return _run(tasks, options, "execute")
 
 
-# What a type checker is to infer: of a tuple of tasks, what the last one yields. Of a list it knows only what all tasks
-# have in common. (Not of a `Sequence`, which a tuple is, too: where two overloads fit, mypy infers Any.)
+# The overloads tell type checkers the type of the results. A tuple keeps the type of its last task; a list has one type
+# for all its elements, so its results are Any. The second overload takes `list` and not `Sequence`: a tuple is a
+# `Sequence` too, both overloads would match it, and mypy would infer Any.
 
 
 class _Options(TypedDict, total=False):
@@ -144,11 +156,25 @@ def stream(
     >>> for box in stream((PipelineTask(load), PipelineTask(detect))):             # doctest: +SKIP
     ...     print(box)
 
-    As `execute`, with the same arguments, for a pipeline whose last step yields. A type checker knows the type of the
-    results where the tasks are given as a tuple.
+    Arguments:
+        tasks: the steps, the source first. If they are a tuple, type checkers know the type of the results.
+        parallelism: as for `execute`, and so are all arguments that follow.
+        type_check_pipeline: whether to compare the steps' annotations before anything starts.
+        inactivity_timeout: seconds without any item moved after which the run is stopped. None: no limit.
+        shutdown_timeout: seconds that busy steps get to stop when the run is aborted.
+        keep_failed_item: path of a file that gets the item which a failed step held.
+        progress: not implemented yet.
+        trace: not implemented yet.
+        on_report: called once with a `RunReport` when the run has ended.
+
+    Returns:
+        An iterator over what the last step yields. It is also a context manager. An error of a step is raised while
+        the results are iterated over.
 
     Raises:
-        PipelineTypeError: as `execute`, and where the last step consumes. Nothing was started.
+        PipelineTypeError: the definition or an option is wrong, or the last step consumes its input instead of
+            yielding. Nothing was started.
+        NotImplementedError: an option is not implemented yet.
 
     Shown by tests/test_stream.py.
     """
@@ -163,7 +189,7 @@ def stream(
         on_end=_reporter(on_report),
     )
     results = _run(tasks, options, "stream")
-    assert results is not None  # the check has seen to it
+    assert results is not None  # the check refuses a last step that consumes
     return results
 
 
@@ -191,26 +217,29 @@ def _run(tasks: Sequence[PipelineTask[Any, Any]], options: RunOptions, function:
         all_in_threads=engine.all_in_threads,
         keeps_items=options.keep_failed_item is not None,
     )
-    found = engine.run(plan, backend.select(), options)
-    if found is None:
+    result_stream = engine.run(plan, backend.select(), options)
+    if result_stream is None:
         return None
     try:
-        return PipelineResults(found, [step.name for step in plan.steps])
-    except BaseException:
-        found.close()
+        return PipelineResults(result_stream, [step.name for step in plan.steps])
+    except BaseException:  # an interrupt, for example: nothing else would stop the run
+        result_stream.close()
         raise
 
 
 def _draw_seed() -> int:
-    """One number of the caller's `random`, from which all seeds of the run follow."""
+    """Draw the seed of the run from the caller's `random`, so that `random.seed()` there makes runs repeatable."""
     import random
 
     return random.getrandbits(64)
 
 
 def _refuse_while_starting() -> None:
-    """Where this process is being started by spawn or forkserver and imports the main script, which calls execute
-    again."""
+    """End this process if spawn or forkserver is just starting it.
+
+    Such a process imports the main script. A script without the `if __name__ == "__main__"` guard then calls `execute`
+    again, and would start processes without end.
+    """
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is None:
         return
@@ -222,8 +251,9 @@ def _refuse_while_starting() -> None:
 
     if not replica_is_starting() and process.name != "MainProcess":
         raise PipelineError(f"execute() was called while a process was being started. {GUARD_HINT}")
-    # A process of ours, or the fork server, which keeps that name. The caller recognises the code and explains; a
-    # traceback from here would only hide its message. SystemExit would not do: under forkserver it gives code 1.
+    # This is a replica's process, or the fork server, whose process is called "MainProcess". The caller recognises the
+    # exit code and raises an error that explains the guard; a traceback printed here would only hide that message.
+    # os._exit and not SystemExit, which under forkserver would become exit code 1.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(GUARD_EXIT_CODE)
@@ -247,4 +277,4 @@ def _refuse_unimplemented(options: RunOptions) -> None:
 
 
 def _not_implemented(option: str) -> NoReturn:
-    raise NotImplementedError(f"{option} is not implemented yet; a later version brings it")
+    raise NotImplementedError(f"{option} is not implemented yet; leave it out, a later version will have it")

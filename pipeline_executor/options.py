@@ -1,4 +1,4 @@
-"""How a run is to go: the arguments of `execute` besides the tasks, with their defaults and their checks."""
+"""`RunOptions`: every argument of `execute` besides the tasks, with its default and its check."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_SHUTDOWN_TIMEOUT", "Parallelism", "RunOptions", "option_defects"]
 
-#: Seconds that steps get to stop when a run is aborted.
+#: Seconds that busy steps get to stop when a run is aborted.
 DEFAULT_SHUTDOWN_TIMEOUT = 1.0
 
 Parallelism = Literal["process", "process-fork", "process-forkserver", "process-spawn", "thread", "sequential", "ray"]
 
 _PARALLELISMS: tuple[str, ...] = get_args(Parallelism)
 
-#: What the ways to run are called elsewhere, in lower case without "-" and "_".
+#: Names that other libraries use for a parallelism, in lower case without "-" and "_", for the "Did you mean" advice.
 _OTHER_NAMES = {
     **dict.fromkeys(("fork", "forking"), "process-fork"),
     **dict.fromkeys(("forkserver",), "process-forkserver"),
@@ -35,11 +35,11 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """See `execute`, whose arguments these are. An engine gets them whole.
+    """The options of one run, passed whole to the engine. `execute` documents those that are not listed here.
 
     Attributes:
-        on_end: what an engine calls once, when the run has ended, well or not: with the plan, the counters of every
-            replica in the order of their ledger entries, and the seconds that the run took. None: nothing.
+        on_end: called by the engine once when the run has ended, with or without an error. Its arguments are the plan,
+            the counters of every replica in the order of the ledger entries, and the seconds that the run took.
     """
 
     parallelism: Parallelism = "process"
@@ -56,22 +56,23 @@ def option_defects(options: RunOptions, function: str) -> Iterator[Defect]:
     """Find every option that has a wrong value.
 
     Arguments:
-        function: the name of the one that was given them.
+        options: the options as the caller gave them.
+        function: name of the function that was called, "execute" or "stream", for the messages.
     """
-    # Typed as they are promised to be, and looked at because nobody holds a caller to that.
+    # The annotations promise valid types, but nothing enforces them at run time.
     yield from _parallelism_defects(options.parallelism, function)
     shutdown_timeout: object = options.shutdown_timeout
     if not _is_number(shutdown_timeout) or not shutdown_timeout >= 0:
         yield _defect(
             f"{function}(shutdown_timeout=...)",
-            f"it is {shutdown_timeout!r}, not a number of seconds",
+            f"shutdown_timeout is {shutdown_timeout!r}, not a number of seconds of at least 0",
             "Give a number that is 0 or more.",
         )
     inactivity_timeout: object = options.inactivity_timeout
     if inactivity_timeout is not None and (not _is_number(inactivity_timeout) or not inactivity_timeout > 0):
         yield _defect(
             f"{function}(inactivity_timeout=...)",
-            f"it is {inactivity_timeout!r}, not a number of seconds",
+            f"inactivity_timeout is {inactivity_timeout!r}, not a number of seconds above 0",
             "Give a number above 0, or None to wait for ever.",
         )
 
@@ -82,7 +83,7 @@ def _parallelism_defects(parallelism: object, function: str) -> Iterator[Defect]
     if parallelism not in _PARALLELISMS:
         yield _defect(
             f"{function}(parallelism=...)",
-            f"there is no parallelism {parallelism!r}",
+            f"parallelism is {parallelism!r}, which does not exist",
             f"{_meant_parallelism(parallelism)}Use one of: {', '.join(_PARALLELISMS)}.",
         )
         return
@@ -91,13 +92,13 @@ def _parallelism_defects(parallelism: object, function: str) -> Iterator[Defect]
     if start_method and start_method not in available:
         yield _defect(
             f"{function}(parallelism=...)",
-            f"{sys.platform} has no start method for {parallelism!r}",
+            f"parallelism is {parallelism!r}, but {sys.platform} has no start method {start_method!r}",
             f"Use 'process', or one of: {', '.join('process-' + method for method in available)}.",
         )
 
 
 def _meant_parallelism(given: object) -> str:
-    import difflib  # here, because only a wrong call needs it
+    import difflib  # imported here because only a wrong call needs it
 
     word = str(given).lower().replace("-", "").replace("_", "")
     names = {name.replace("-", ""): name for name in _PARALLELISMS} | _OTHER_NAMES
@@ -112,6 +113,6 @@ def _defect(title: str, found: str, advice: str) -> Defect:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    from numbers import Real  # as numpy's numbers are, which are no int and no float
+    from numbers import Real  # numpy's numbers are Real, but neither int nor float
 
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""The plan: which replicas there are, which edges connect them, and every bound, settled before anything starts."""
+"""The plan of a run: its replicas, the edges between them, and every bound. It is complete before anything starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pipeline_executor.interfaces import (
     WorkerInfo,
 )
 
-# A plan's parts are all that a replica's process needs of this module.
+# Imported for the type checker only: a replica's process imports this module to unpickle its `Assignment`, and must not
+# import the check as well.
 if TYPE_CHECKING:
     from pipeline_executor.check.signature import StepSignature
     from pipeline_executor.task import PipelineTask
@@ -29,18 +30,24 @@ __all__ = ["Assignment", "Plan", "StepPlan", "make_plan"]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one replica has to know to do its work, wherever it runs.
+    """What one replica must know to do its work, in whatever process or thread it runs.
 
     Attributes:
-        entry: its entry in the ledger.
-        input_edge, output_edge: the edges that it reads and writes; None for a source and for a sink.
-        downstream_edges: its output edge and all after it.
-        in_thread: it is a thread of the calling process, not a process.
-        may_stop_early: the step may return before its input ends.
-        is_async: the step runs on an event loop.
-        is_ordered: what it yields leaves in the order of the inputs of all replicas of the step.
+        step: position of the step in the pipeline, from 0.
+        task: the step's name.
+        replica: index of the replica within its step, from 0.
+        num_replicas: number of replicas of the step.
+        entry: index of the replica's entry in the ledger.
+        input_edge: index of the edge that the replica reads; None for a source.
+        output_edge: index of the edge that the replica writes; None for a sink.
+        max_message_bytes: larger messages of this step are refused; None for no limit.
+        downstream_edges: indices of the output edge and of every edge after it.
+        in_thread: whether the replica is a thread of the caller instead of a process.
+        may_stop_early: whether the step may return before its input ends.
+        is_async: whether the step runs on an event loop.
+        is_ordered: whether the outputs of all replicas of the step leave in the order of their inputs.
         seed: see `WorkerInfo.seed`.
-        keeps_items: it is to hold what it takes until it hands something over, for `keep_failed_item`.
+        keeps_items: whether the replica keeps the items that it took since its last output, for `keep_failed_item`.
     """
 
     step: int
@@ -61,17 +68,17 @@ class Assignment:
 
     @property
     def worker_info(self) -> WorkerInfo:
-        """What the step is told of itself."""
+        """What `worker_info()` returns inside this replica."""
         return WorkerInfo(self.task, self.replica, self.num_replicas, self.seed)
 
     def is_unwanted(self, run: Run) -> bool:
-        """A step further down has stopped early, as it may, and nobody needs what this one makes."""
+        """Tell whether a later step has stopped early, so that nothing needs the items of this step any more."""
         return any(run.stopped(edge) for edge in self.downstream_edges)
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: what it runs, and as which replicas."""
+    """One step: the function, its arguments and its replicas."""
 
     index: int
     name: str
@@ -104,8 +111,10 @@ class Plan:
 
     Attributes:
         steps: the source first.
-        layout: the edges, and how many ledger entries. Edge `i` leads from step `i` to step `i + 1`, or to the caller.
-        caller_entry: the ledger entry of the caller, if the last step yields to it.
+        layout: the edges and the number of ledger entries. Edge `i` leads from step `i` to step `i + 1`, or to the
+            caller.
+        caller_entry: index of the caller's ledger entry if the last step yields to the caller, else None.
+        assignments: every replica of every step, in the order of the ledger entries.
     """
 
     steps: tuple[StepPlan, ...]
@@ -117,7 +126,7 @@ class Plan:
         object.__setattr__(self, "assignments", tuple(replica for step in self.steps for replica in step.replicas))
 
     def step_of(self, entry: int) -> StepPlan:
-        """The step of the replica that has this ledger entry."""
+        """Return the step whose replica has this ledger entry."""
         return self.steps[self.assignments[entry].step]
 
 
@@ -130,19 +139,21 @@ def make_plan(
     all_in_threads: bool = False,
     keeps_items: bool = False,
 ) -> Plan:
-    """The plan of a pipeline whose definition has been checked.
+    """Make the plan of a pipeline whose definition has been checked.
 
     Arguments:
-        seed: the run's; the replicas' seeds follow from it.
-        replicate: False gives every step one replica, whatever its `num_procs`: for engines without parallelism.
-        all_in_threads: run also the steps in threads that do not say so.
+        tasks: the steps, the source first.
+        signatures: one for each step, as the check returned them.
+        seed: the seed of the run; the seeds of the replicas follow from it.
+        replicate: False gives every step one replica, whatever its `num_procs`, for engines without parallelism.
+        all_in_threads: put every step into threads, also where it has no `num_threads`.
         keeps_items: see `Assignment.keeps_items`.
     """
     last = len(tasks) - 1
     yields_to_caller = not signatures[last].consumes
     counts = [(task.num_threads or task.num_procs) if replicate else 1 for task in tasks]
     in_threads = [all_in_threads or task.num_threads is not None for task in tasks]
-    # One replica keeps the order by itself, and a sink's outputs have none.
+    # One replica alone keeps the order without help, and a sink has no outputs to order.
     ordered = [
         task.ordered and count > 1 and (index < last or yields_to_caller)
         for index, (task, count) in enumerate(zip(tasks, counts, strict=True))
@@ -191,11 +202,13 @@ def make_plan(
             EdgeLayout(
                 producers=counts[index],
                 consumers=counts[index + 1] if index < last else 1,
-                # Each producer holds a credit while it makes an item, so there are at least as many as producers.
+                # Each producer holds a credit while it makes an item. With fewer credits than producers, some replicas
+                # would wait all the time.
                 limit_items=min(
-                    _or(task.packets_in_flight, max(default_items, 2 * counts[index])), MAX_PACKETS_IN_FLIGHT
+                    _default_if_none(task.packets_in_flight, max(default_items, 2 * counts[index])),
+                    MAX_PACKETS_IN_FLIGHT,
                 ),
-                limit_bytes=min(_or(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES), MAX_BYTES),
+                limit_bytes=min(_default_if_none(task.max_buffer_bytes, DEFAULT_BUFFER_BYTES), MAX_BYTES),
                 may_stop_early=index < last and tasks[index + 1].may_stop_early,
                 caller_reads=index == last,
                 by_reference=by_reference,
@@ -210,7 +223,7 @@ def make_plan(
 
 
 def _new_seed(name: str, taken: set[int]) -> int:
-    """The seed of the replica that the run calls so; none that is taken."""
+    """Derive a replica's seed from its name and add it to `taken`. No two replicas of a run get the same seed."""
     seed = random.Random(name).getrandbits(32)
     while seed in taken:
         seed = (seed + 1) % 2**32
@@ -218,5 +231,5 @@ def _new_seed(name: str, taken: set[int]) -> int:
     return seed
 
 
-def _or(value: int | None, default: int) -> int:
+def _default_if_none(value: int | None, default: int) -> int:
     return default if value is None else value

@@ -1,4 +1,4 @@
-"""What a run did, in numbers, for `on_report`."""
+"""The report that `on_report` receives: the numbers of one run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ __all__ = ["RunReport", "StepReport", "make_report"]
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step's numbers, summed over its replicas.
+    """The numbers of one step, summed over its replicas.
 
     Attributes:
-        wait_input_s: seconds in which its replicas waited for an item.
-        wait_room_s: seconds in which its replicas waited for the step after it.
+        task: the step's name.
+        num_replicas: number of its replicas.
+        items_in: items that it took from the step before.
+        items_out: items that it handed to the step after.
+        wait_input_s: seconds for which its replicas waited for an item.
+        wait_room_s: seconds for which its replicas waited until the edge to the next step could take an item.
     """
 
     task: str
@@ -32,10 +36,10 @@ class StepReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run's numbers.
+    """The numbers of one run.
 
     Attributes:
-        steps: one report per task, in order.
+        steps: one report for each step, the source first.
         duration_s: seconds from the call of `execute` to the end of the run.
     """
 
@@ -44,7 +48,13 @@ class RunReport:
 
 
 def make_report(plan: Plan, all_counters: Sequence[ReplicaCounters], duration_s: float) -> RunReport:
-    """The report of a run as its counters tell it, one for each ledger entry."""
+    """Make the report of a run from the counters of its replicas.
+
+    Arguments:
+        plan: the run's plan.
+        all_counters: the counters of each ledger entry, in order.
+        duration_s: see `RunReport`.
+    """
     steps = []
     for step in plan.steps:
         counters = [all_counters[replica.entry] for replica in step.replicas]

@@ -28,14 +28,18 @@ _TURN_S = 0.001
 
 
 class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
-    """An iterator over what the last step yields, and a context manager; both also asynchronously.
+    """An iterator over what the last step yields. It is also a context manager, and both work asynchronously as well.
 
-    The pipeline runs while it is iterated. Leaving early, by `close()`, by the end of a `with` block or by letting go
-    of the object, stops the pipeline and leaves nothing behind. If a step fails, the next call for a result raises
-    its error, as `execute` would.
+    >>> with stream((PipelineTask(load), PipelineTask(detect))) as results:        # doctest: +SKIP
+    ...     for box in results:
+    ...         print(box)
 
-    `async for` and `async with` do the same on an event loop, which is free while they wait. A result is not lost when
-    the wait for it is cancelled: the next call gets it.
+    The pipeline runs while it is iterated over. `close()`, the end of a `with` block, or dropping the last reference
+    stops the pipeline early and leaves no process behind. If a step fails, the next request for a result raises the
+    error that `execute` would raise.
+
+    `async for` and `async with` do the same on an event loop, without blocking it. Cancelling the wait for a result
+    does not lose the result: the next request gets it.
 
     Shown by tests/test_execute.py and tests/test_async_results.py.
     """

@@ -1,4 +1,4 @@
-"""What an engine gives to the façade. A leaf, like `interfaces`."""
+"""`ResultStream`: what an engine returns to the façade if the last step yields results. A leaf, like `interfaces`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ __all__ = ["ResultStream"]
 
 
 class ResultStream(Protocol):
-    """What an engine gives for a pipeline whose last step yields to the caller."""
+    """The results of a running pipeline whose last step yields to the caller."""
 
     def next_result(self) -> Any:
-        """The next result; raises StopIteration after the last, once everything has ended well."""
+        """Wait for the next result and return it. Raise StopIteration when every step has ended without an error."""
 
     def poll_result(self) -> tuple[bool, Any]:
-        """Without waiting for another process or thread: (True, item), or (False, None) where `next_result` has to see
-        to it: nothing is there yet, or the run has ended."""
+        """Return (True, result) if a result can be had without waiting for another process or thread.
+
+        Else return (False, None): there is no result yet, or the run has ended. `next_result` finds out which.
+        """
 
     def close(self) -> None:
-        """Stop the pipeline quietly and leave nothing behind."""
+        """Stop the pipeline without an error. No process, thread or file descriptor of the run remains."""

@@ -11,11 +11,11 @@ from pipeline_executor.words import bounded_repr
 
 __all__ = ["PipelineTask"]
 
-_MAX_REPR_CHARS = 60  # of one value
+_MAX_REPR_CHARS = 60  # for each value in the repr of a task
 
 if TYPE_CHECKING:
-    # With defaults, so that a bare `PipelineTask` in an annotation is one of any types. At run time there are no
-    # defaults before Python 3.13.
+    # The defaults make a bare `PipelineTask` in an annotation mean `PipelineTask[Any, Any]`. At run time, `typing` has
+    # no such defaults before Python 3.13.
     from typing_extensions import TypeVar
 
     In_contra = TypeVar("In_contra", contravariant=True, default=Any)
@@ -44,31 +44,30 @@ class PipelineTask(Generic[In_contra, Out_co]):
 
     >>> PipelineTask(infer, {"model": "resnet"}, num_procs=2, packets_in_flight=8)  # doctest: +SKIP
 
-    Building a task checks nothing; `execute` and `check_pipeline` check the whole list and report
-    every defect at once.
+    Creating a task checks nothing. `execute` and `check_pipeline` check the whole list and report every defect at once.
 
     Arguments:
-        generator: the step. The first task of a list (the source) takes no stream; every other takes
-            an iterable of what the task before it yields as its first argument. The last task
-            either returns None (a sink) or yields results to the caller. An `async def` step takes an
-            asynchronous iterable instead, and yields by itself; as a sink it is a coroutine.
+        generator: the step, a function. Its first argument takes an iterable of what the step before yields. The first
+            step of a pipeline, the source, has no such argument. The last step either returns None (a sink) or yields
+            results to the caller. An `async def` step takes an asynchronous iterable; an `async def` sink is a
+            coroutine.
         constants: all other arguments by name. Arguments that have a default may be left out.
-        num_procs: replicas of the step, each in a process of its own. A source has exactly one.
-        num_threads: run the step in this many threads of the calling process instead.
-        name: what errors and reports call the step; the generator's `__name__` unless given.
-        packets_in_flight: bound on the items between this step and the next, those that are being
-            made or consumed included. 1 makes the two steps take turns. At least the number of replicas, and one
-            more if they are `ordered`.
-        max_buffer_bytes: bound on the bytes that wait between this step and the next. A message that
-            is larger by itself still passes, alone.
-        max_message_size: bytes; a larger message of this step is refused with `MessageError`.
-        ordered: the replicas' outputs leave in the order of their inputs: what is yielded between taking an item and
-            asking for the next one belongs to that item, what is yielded after the end of the input to the end.
-        may_stop_early: the step may return before its input ends; the steps before it are then told
-            to stop, and what they had already handed over is discarded.
-        env: environment variables that are set in the step's processes.
-        resources: what a replica needs, for a distributed engine: `{"num_gpus": 1}`. The engines of one
-            machine check it and place nothing by it.
+        num_procs: number of replicas of the step, each in its own process. A source has exactly one.
+        num_threads: run the step in this many threads of the calling process instead of in processes.
+        name: the step's name in errors and reports. Default: the generator's `__name__`.
+        packets_in_flight: limit on the items between this step and the next, counting those being made and consumed.
+            With 1 the two steps work alternately. Must be at least the number of replicas, and one more if the step is
+            `ordered`. Default: chosen by the library.
+        max_buffer_bytes: limit on the bytes that wait between this step and the next. A message larger than the limit
+            still passes, alone. Default: chosen by the library.
+        max_message_size: bytes. A larger message of this step raises `MessageError`. Default: no limit.
+        ordered: whether the outputs of the replicas leave in the order of their inputs. An output belongs to the item
+            that its replica took last. Outputs that follow the end of the input come last.
+        may_stop_early: whether the step may return before its input ends. If it does, the steps before it are stopped,
+            and the items that they had handed over are discarded.
+        env: environment variables to set in the step's processes before anything is imported there.
+        resources: what each replica needs, such as `{"num_gpus": 1}`. Only distributed engines place replicas by it;
+            the other engines check it and ignore it.
     """
 
     generator: Callable[..., Iterable[Out_co] | AsyncIterable[Out_co] | Awaitable[None] | None]
@@ -86,8 +85,8 @@ class PipelineTask(Generic[In_contra, Out_co]):
     resources: Mapping[str, float] | None = None
 
     if TYPE_CHECKING:
-        # What a type checker is to infer, and cannot from the fields: the items that a step takes are those of its
-        # first argument, and a step that returns None yields nothing.
+        # Type checkers cannot infer In and Out from the fields. The overloads state them: a step takes the items of its
+        # first argument, and a step that returns None yields Never.
 
         @overload
         def __init__(
@@ -137,8 +136,10 @@ class PipelineTask(Generic[In_contra, Out_co]):
         def __init__(self, *arguments: Any, **settings: Any) -> None: ...
 
     def __repr__(self) -> str:
-        """What was set. The constants' values are cut short, those of `env` left out: environment variables are where
-        secrets live."""
+        """Show the settings that differ from their defaults.
+
+        Long values are cut. The values of `env` are hidden, because environment variables often hold secrets.
+        """
         given = [callable_name(self.generator)]
         for field in fields(self)[1:]:
             value: object = getattr(self, field.name)
@@ -154,12 +155,12 @@ class PipelineTask(Generic[In_contra, Out_co]):
 
     @property
     def display_name(self) -> str:
-        """The name given, else the generator's own."""
+        """The step's name: `name` if given, else the generator's own."""
         return self.name if self.name is not None else callable_name(self.generator)
 
 
 def callable_name(function: object) -> str:
-    """The best name for a callable: its own, that of what a `partial` wraps, or its type's."""
+    """Return a name for a callable: its `__name__`, that of the function inside a `partial`, or its type's name."""
     while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__name__", None)

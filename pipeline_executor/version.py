@@ -1,4 +1,4 @@
-"""The version of the package, the only place where it is written. A leaf; the build reads it without importing it."""
+"""The version of the package, written here only. A leaf: the build reads the value without importing the package."""
 
 __all__ = ["__version__"]
 

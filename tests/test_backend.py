@@ -112,7 +112,10 @@ def test_wish_nonsense_is_an_error_before_anything_starts(
     for ask in (backend.name, backend.reason, backend.select):
         with pytest.raises(PipelineError) as caught:
             ask()
-        assert str(caught.value) == f"PIPELINE_EXECUTOR_CORE is {wish!r}; it may be 'compiled', 'pure' or 'auto'"
+        assert str(caught.value) == (
+            f"the environment variable PIPELINE_EXECUTOR_CORE is {wish!r}; "
+            "set it to 'compiled', 'pure' or 'auto', or unset it"
+        )
     with pytest.raises(PipelineError, match="PIPELINE_EXECUTOR_CORE is"):
         execute([PipelineTask(steps.note_the_end, {"items": [], "path": tmp_path / "ran"})], type_check_pipeline=False)
     assert not (tmp_path / "ran").exists()

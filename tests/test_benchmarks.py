@@ -88,7 +88,7 @@ def some_results() -> dict[str, Any]:
 @linux_only
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_runs_with_our_own_contenders(row: Row) -> None:
-    found = run_rows([row], OURS, quick=True, rounds=1, most_items=2, time_limit_s=PATIENCE_S)
+    found = run_rows([row], OURS, quick=True, rounds=1, max_items=2, time_limit_s=PATIENCE_S)
     [found_row] = found["rows"]
     contenders = [result["contender"] for result in found_row["results"]]
     assert contenders == [entry.contender for entry in row.entries if entry.contender in OURS]
@@ -107,7 +107,7 @@ def test_each_peer_that_is_installed_delivers_what_it_should(contender: str) -> 
     row, entry = rows[contender]
     if (module := CONTENDERS[contender].module) and importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
-    outcome = run_task(make_task(row, entry, quick=True, most_items=20), PATIENCE_S)
+    outcome = run_task(make_task(row, entry, quick=True, max_items=20), PATIENCE_S)
     assert (outcome.status, outcome.why) == ("ok", "")
 
 

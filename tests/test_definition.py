@@ -167,7 +167,7 @@ def test_message_lists_all_defects_with_step_and_line() -> None:
             "    Set num_procs to an int of 1 or more.",
             f"  {step_1} -> {step_2}",
             "    produces Iterable[list[bool]], accepts Iterable[list[int]]",
-            "    list is invariant: bool is not int here. Accept Sequence[int] instead.",
+            "    list is invariant: its type argument must be int, not bool. Accept Sequence[int] instead.",
         ]
     )
     assert len(caught.value.defects) == 4
@@ -315,17 +315,17 @@ def variadic(*xs: Iterable[int]) -> None:
             {"language": "", "texts": []},
             ["constant 'texts' is the argument that takes the stream of the step before"],
         ),
-        (no_input, None, ["has no argument by position that could take the stream"]),
-        (only_keywords, {"xs": []}, ["has no argument by position that could take the stream"]),
+        (no_input, None, ["has no positional argument that could take the stream"]),
+        (only_keywords, {"xs": []}, ["has no positional argument that could take the stream"]),
         (
             by_position,
             {"size": 1},
-            ["argument 'size' can only be passed by position, and constants are passed by name"],
+            ["argument 'size' can only be passed by position, but constants are passed by name"],
         ),
         (
             functools.partial(tokenize, texts=[]),
             {"language": ""},
-            ["has no argument by position that could take the stream"],
+            ["has no positional argument that could take the stream"],
         ),
     ],
 )
@@ -455,8 +455,8 @@ def test_function_for_one_item_is_shown_the_step_around_it(generator: Any, step:
         (range(3), "def source(items: Iterable[int]) -> Iterable[int]: yield from items; and pass the data to it"),
         ((), 'PipelineTask(source, constants={"items": ...})'),
         ({"a": 1}, 'PipelineTask(source, constants={"items": ...})'),
-        (map(str, ()), "Make it inside of a source: def source()"),
-        ("path", "Make it inside of a source: def source()"),
+        (map(str, ()), "Write a source that makes it: def source()"),
+        ("path", "Write a source that makes it: def source()"),
     ],
 )
 def test_data_given_as_the_source_is_shown_a_source(data: Any, advice: str) -> None:
@@ -490,7 +490,8 @@ def test_unknown_parallelism_is_told_what_was_meant(given: Any, meant: str) -> N
 
 
 def test_unknown_parallelism_like_no_other_is_told_all() -> None:
-    with pytest.raises(PipelineTypeError, match="'quantum'\\n    Use one of: process, process-fork"):
+    expected = "'quantum', which does not exist\n    Use one of: process, process-fork"
+    with pytest.raises(PipelineTypeError, match=expected):
         execute([task(numbers), task(save)], "quantum")  # type: ignore[arg-type]
 
 
@@ -592,7 +593,7 @@ def no_return_annotation(xs: Iterable[int]):  # type: ignore[no-untyped-def]
             "argument 'xs' takes the stream and has no annotation",
             "type_check_pipeline=False",
         ),
-        (no_return_annotation, "has no annotation that tells what it returns", "type_check_pipeline=False"),
+        (no_return_annotation, "has no return annotation", "type_check_pipeline=False"),
     ],
 )
 def test_annotation_wrong(generator: Any, what: str, advice: str) -> None:
@@ -681,8 +682,8 @@ class LoudRepr:
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"name": ""}, "name is '', not a text"),
-        ({"name": 7}, "name is 7, not a text"),
+        ({"name": ""}, "name is '', not a non-empty str"),
+        ({"name": 7}, "name is 7, not a non-empty str"),
         ({"num_procs": 0}, "num_procs is 0, not a whole number of replicas"),
         ({"num_procs": -1}, "num_procs is -1, not a whole number of replicas"),
         ({"num_procs": True}, "num_procs is True, not a whole number of replicas"),
@@ -690,10 +691,10 @@ class LoudRepr:
         ({"num_procs": None}, "num_procs is None, not a whole number of replicas"),
         ({"num_procs": LoudRepr()}, "num_procs is <LoudRepr>, not a whole number of replicas"),
         ({"num_threads": 0}, "num_threads is 0, not a whole number of replicas"),
-        ({"num_procs": 3, "packets_in_flight": 2}, "3 replicas could never all hold an item"),
-        ({"num_threads": 3, "packets_in_flight": 2}, "3 replicas could never all hold an item"),
-        ({"num_procs": 3, "ordered": True, "packets_in_flight": 3}, "3 replicas that keep their order need one more"),
-        ({"num_procs": 3, "ordered": True, "packets_in_flight": 2}, "3 replicas could never all hold an item"),
+        ({"num_procs": 3, "packets_in_flight": 2}, "3 replicas could never all work at the same time"),
+        ({"num_threads": 3, "packets_in_flight": 2}, "3 replicas could never all work at the same time"),
+        ({"num_procs": 3, "ordered": True, "packets_in_flight": 3}, "3 replicas with ordered=True need one more"),
+        ({"num_procs": 3, "ordered": True, "packets_in_flight": 2}, "3 replicas could never all work at the same time"),
         ({"packets_in_flight": 0}, "packets_in_flight is 0, not a whole number of items"),
         ({"packets_in_flight": False}, "packets_in_flight is False, not a whole number of items"),
         ({"max_buffer_bytes": 0}, "max_buffer_bytes is 0, not a whole number of bytes"),
@@ -706,7 +707,7 @@ class LoudRepr:
         ({"env": {"A=B": "1"}}, "env has the key 'A=B'"),
         ({"env": {"": "1"}}, "env has the key ''"),
         ({"env": {"A": 1}}, "env['A'] is of type int"),
-        ({"env": {"A": "\0"}}, "env['A'] is a text with a NUL character"),
+        ({"env": {"A": "\0"}}, "env['A'] is a str with a NUL character"),
         ({"resources": ["num_gpus"]}, "resources is of type list, not a mapping"),
         ({"resources": {"": 1}}, "resources has the key ''"),
         ({"resources": {"num_gpus": -1}}, "resources['num_gpus'] is -1"),

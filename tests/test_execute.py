@@ -908,7 +908,7 @@ def test_unknown_parallelism_is_listed_with_the_other_defects() -> None:
     with pytest.raises(PipelineTypeError) as caught:
         execute(tasks, "procss", shutdown_timeout=-1.0)  # type: ignore[arg-type]
     parallelism, timeout, *others = caught.value.defects
-    assert "there is no parallelism 'procss'" in parallelism
+    assert "parallelism is 'procss', which does not exist" in parallelism
     assert "process-spawn" in parallelism
     assert "-1.0" in timeout
     text = "\n".join(others)
@@ -919,7 +919,7 @@ def test_unknown_parallelism_is_listed_with_the_other_defects() -> None:
 
 @pytest.mark.parametrize("parallelism", [None, 3, ["process"]])
 def test_parallelism_of_a_wrong_type_is_a_defect(parallelism: Any) -> None:
-    with pytest.raises(PipelineTypeError, match="there is no parallelism"):
+    with pytest.raises(PipelineTypeError, match="which does not exist"):
         execute([task(steps.count, {"n": 1})], parallelism)
 
 

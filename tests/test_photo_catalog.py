@@ -376,7 +376,7 @@ def test_sink_commits_nothing_if_the_pipeline_fails(tmp_path: Path) -> None:
 def test_rows_are_the_same_however_the_steps_are_run(parallelism: Parallelism, folder: Path, tmp_path: Path) -> None:
     expected = chain(folder, tmp_path / "chained.db", tmp_path / "chained.png")
     database, contact_sheet = tmp_path / "out.db", tmp_path / "out.png"
-    tasks = photo_catalog.build_tasks(photos_of(folder), database, contact_sheet, 40, 2, parallelism)
+    tasks = photo_catalog.build_tasks(photos_of(folder), database, contact_sheet, stride=40, procs=2, way=parallelism)
     execute(tasks, parallelism=parallelism)
     assert photo_files.read_rows(database) == expected
     assert contact_sheet.read_bytes() == (tmp_path / "chained.png").read_bytes()
@@ -386,7 +386,9 @@ def test_error_of_the_source_reaches_the_caller_as_itself(
     parallelism: Parallelism, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "broken.jpg").write_bytes(b"not a picture")
-    tasks = photo_catalog.build_tasks(photos_of(folder), tmp_path / "out.db", tmp_path / "out.png", 40, 2, parallelism)
+    tasks = photo_catalog.build_tasks(
+        photos_of(folder), tmp_path / "out.db", tmp_path / "out.png", stride=40, procs=2, way=parallelism
+    )
     with pytest.raises(CatalogError, match=r"broken\.jpg: cannot be read as a picture"):
         execute(tasks, parallelism=parallelism)
 
@@ -464,7 +466,7 @@ def test_program_writes_nothing_if_the_two_ways_disagree(
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(photo_catalog, "execute", execute_wrongly)
     assert photo_catalog.main([str(folder), "--stride", "40"]) == 1
-    assert capsys.readouterr().err.startswith("photo_catalog: photo_catalog.db: not written, the two ways found")
+    assert capsys.readouterr().err.startswith("photo_catalog: photo_catalog.db: was not written, because the two runs")
     assert snapshot(cwd) == {}
 
 

@@ -379,7 +379,7 @@ def test_program_fails_if_the_two_ways_disagree(
 
     monkeypatch.setattr(pytorch_batcher, "execute", write_something_else_each_time)
     assert pytorch_batcher.main([]) == 1
-    assert capsys.readouterr().err == "pytorch_batcher: the two ways counted differently; report this\n"
+    assert capsys.readouterr().err == "pytorch_batcher: the two runs counted differently; report this\n"
 
 
 def test_program_says_in_one_line_that_pytorch_is_missing(

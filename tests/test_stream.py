@@ -67,7 +67,7 @@ def test_stream_refuses_a_last_step_that_consumes(sink: Any, kind: str, ways: st
     with pytest.raises(PipelineTypeError) as caught:
         stream([PipelineTask(numbers, {"n": 3}), PipelineTask(sink)])
     (defect,) = caught.value.defects
-    assert f"\n  {kind}, but stream() gives what the last step yields\n" in defect
+    assert f"\n  {kind}, but stream() needs a last step that yields results\n" in defect
     assert defect.endswith(f"Yield items and write -> {ways}[<type of one item>], or call execute().")
 
 
@@ -81,7 +81,7 @@ def test_stream_refuses_an_untyped_sink_too_and_lists_all_defects() -> None:
     option, constant, sink = caught.value.defects
     assert option.startswith("stream(parallelism=...)\n")
     assert "constant 'n' is missing" in constant
-    assert "stream() gives what the last step yields" in sink
+    assert "stream() needs a last step that yields results" in sink
 
 
 # ---- how tasks and results show themselves

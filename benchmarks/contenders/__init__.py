@@ -1,6 +1,6 @@
-"""The contenders: one module for each library, in it a function for each way to use it.
+"""The contenders: one module for each library, with one function for each way to use it.
 
-Such a function imports what is needed and returns a `Run`, which is what is timed.
+Such a function imports the library and returns a `Run`. Only the call of the `Run` is timed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Contender:
     """One way to run a pipeline.
 
     Attributes:
-        title: what reports call it.
-        prepare: "module:function" within this package.
-        module: what has to be installed, "" for the standard library and ourselves.
+        title: its name in reports.
+        prepare: the function that returns its `Run`, as "module:function" in this package.
+        module: the module that must be installed; "" for the standard library and this library.
     """
 
     title: str
@@ -58,7 +58,7 @@ CONTENDERS = {
 
 
 def prepare(name: str) -> Run:
-    """Import what the contender needs. Raises NotInstalledError."""
+    """Import the contender's library and return its `Run`. Raise NotInstalledError if the library is missing."""
     contender = CONTENDERS[name]
     module_name, _, function_name = contender.prepare.partition(":")
     module = importlib.import_module(f"{__name__}.{module_name}")

@@ -1,4 +1,4 @@
-"""No library: what the machine gives by itself."""
+"""No library: the limits that the machine itself sets."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from benchmarks.pipeline import Pipeline, Run, UnfitError
 
 
 def one_process() -> Run:
-    """The same generators, chained in this process: what the work costs without any transport."""
+    """The same generators, chained in this process. This is the cost of the work without any transport."""
 
     def run(pipeline: Pipeline) -> None:
-        if pipeline.replicas > 1 or pipeline.takes_turns:
-            raise UnfitError("one process has no replicas")
+        if pipeline.replicas > 1 or pipeline.lock_step:
+            raise UnfitError("one process has no replicas and no lock-step mode")
         pipeline.end(pipeline.work(pipeline.start()))
 
     return run
 
 
 def separate_processes() -> Run:
-    """As many processes as replicas, each with its share of the items: what the processors allow."""
+    """One process for each replica, each with its share of the items and no transport. The processors allow no more."""
     context = multiprocessing.get_context("fork")
 
     def run(pipeline: Pipeline) -> None:
@@ -37,7 +37,7 @@ def separate_processes() -> Run:
 
 
 def nothing_spawned() -> Run:
-    """Three processes that are started and end at once; the items stay here. What no pipeline of three can beat."""
+    """Start three processes that end at once, and run the steps here. No pipeline of three processes can be faster."""
     context = multiprocessing.get_context("spawn")
 
     def run(pipeline: Pipeline) -> None:

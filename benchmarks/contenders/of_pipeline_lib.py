@@ -1,18 +1,18 @@
-"""pipeline-lib 0.6: the same steps, its own executor.
+"""pipeline-lib 0.6: the same steps with its own executor.
 
-It is given what its documentation calls by far the best: `max_message_size`, hence shared memory instead of pipes, and
-enough packets in flight that the steps need not take turns.
+The settings are those that its documentation recommends: `max_message_size`, so that it uses shared memory instead of
+pipes, and enough packets in flight that the steps work at the same time.
 """
 
 from __future__ import annotations
 
 from benchmarks.pipeline import Pipeline, Run
 
-#: Slots between two steps, the best of those that were tried: 10, 100, 1000 for small messages, 1 to 16 for large ones.
+#: Slots between two steps. The fastest values of 10, 100, 1000 for small messages and of 1 to 16 for large ones.
 SLOTS_FOR_SMALL_MESSAGES = 100
 SLOTS_FOR_LARGE_MESSAGES = 2
 
-#: What it puts around an array, generously.
+#: Upper limit of the bytes that it adds to an array.
 ENVELOPE_BYTES = 4096
 
 
@@ -25,7 +25,7 @@ def spawn() -> Run:
 
 
 def shared() -> Run:
-    """Readers get views into the shared memory, which the user must let go of before asking for the next item."""
+    """Readers get views of the shared memory. The user must drop each view before asking for the next item."""
     return _prepare("process-fork", shared_buffer=True)
 
 
@@ -41,7 +41,7 @@ def _prepare(parallelism: str, *, shared_buffer: bool) -> Run:
     def run(pipeline: Pipeline) -> None:
         slots = SLOTS_FOR_LARGE_MESSAGES if pipeline.messages_are_large else SLOTS_FOR_SMALL_MESSAGES
         edge = {
-            "packets_in_flight": 1 if pipeline.takes_turns else max(slots, pipeline.replicas),
+            "packets_in_flight": 1 if pipeline.lock_step else max(slots, pipeline.replicas),
             "max_message_size": pipeline.largest_message_bytes + ENVELOPE_BYTES if in_processes else None,
             "shared_buffer": shared_buffer,
         }

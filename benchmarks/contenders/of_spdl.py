@@ -1,6 +1,6 @@
-"""SPDL as it is meant to be used: its steps are threads of one process, which pass references.
+"""SPDL as it is meant to be used: the steps are threads of one process and pass references.
 
-Right where the work lets go of the interpreter lock (loading, decoding, arrays), and no remedy where it does not.
+That is fast if the work releases the GIL (loading, decoding, arrays), and does not help if it holds the GIL.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ def threads() -> Run:
     from spdl.pipeline import PipelineBuilder
 
     def run(pipeline: Pipeline) -> None:
-        if pipeline.takes_turns or pipeline.worker is None:
-            raise UnfitError("it does not take turns")
+        if pipeline.lock_step or pipeline.worker is None:
+            raise UnfitError("it has no lock-step mode")
         built = (
             PipelineBuilder()
             .add_source(pipeline.start())

@@ -1,6 +1,7 @@
-"""PyTorch's DataLoader: one worker process runs source and worker, the sink reads in the calling process.
+"""PyTorch's DataLoader: one worker process runs both source and worker, and the sink runs in the caller.
 
-So there is one hop where the others have two. Arrays become tensors in shared memory, which is its way.
+So each item makes one hop, while those of the other contenders make two. The DataLoader turns arrays into tensors in
+shared memory.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from benchmarks.pipeline import Pipeline, Run, UnfitError
 
-#: Items that are made ahead.
+#: Number of items that the worker process makes in advance.
 PREFETCH_SMALL_MESSAGES = 100
 PREFETCH_LARGE_MESSAGES = 4
 
@@ -26,8 +27,8 @@ def dataloader() -> Run:
             return iter(self.pipeline.work(self.pipeline.start()))
 
     def run(pipeline: Pipeline) -> None:
-        if pipeline.takes_turns or pipeline.replicas > 1:
-            raise UnfitError("each of its workers would make all items")
+        if pipeline.lock_step or pipeline.replicas > 1:
+            raise UnfitError("each of its worker processes would make all items")
         ahead = PREFETCH_LARGE_MESSAGES if pipeline.messages_are_large else PREFETCH_SMALL_MESSAGES
         loader: Any = DataLoader(
             Stream(pipeline), batch_size=None, num_workers=1, prefetch_factor=ahead, multiprocessing_context="fork"

@@ -1,4 +1,4 @@
-"""pipeline_executor with either core. All its settings are the defaults."""
+"""pipeline_executor with either core and with default settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pure_threads() -> Run:
 
 
 def _prepare(core: str, parallelism: Parallelism) -> Run:
-    # Spawned processes choose by the environment too.
+    # An environment variable, because spawned processes must choose the same core.
     os.environ["PIPELINE_EXECUTOR_CORE"] = core
     from pipeline_executor import PipelineError, PipelineTask, backend, execute
 
@@ -48,7 +48,7 @@ def _prepare(core: str, parallelism: Parallelism) -> Run:
         raise NotInstalledError(f"this system has no start method {start_method!r}")
 
     def run(pipeline: Pipeline) -> None:
-        in_flight = 1 if pipeline.takes_turns else None
+        in_flight = 1 if pipeline.lock_step else None
         tasks: list[PipelineTask[Any, Any]] = [
             PipelineTask(pipeline.source, constants=pipeline.source_constants, packets_in_flight=in_flight)
         ]

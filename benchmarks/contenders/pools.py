@@ -1,4 +1,4 @@
-"""Pools that map a function. The calling process is the source and the sink, so an item makes two hops here too."""
+"""Pools that map a function. The caller is both source and sink, so each item makes two hops, as in a pipeline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 
 from benchmarks.pipeline import Pipeline, Run, UnfitError
 
-#: Items that travel together. It makes small messages fast and delays each until the last of its group was made.
+#: Items that are sent together. This makes small messages fast, but each item waits until its whole group is made.
 CHUNK_OF_SMALL_MESSAGES = 1000
 
 
@@ -14,7 +14,7 @@ def pool_imap() -> Run:
     context = multiprocessing.get_context("fork")
 
     def run(pipeline: Pipeline) -> None:
-        _refuse_turns(pipeline)
+        _refuse_lock_step(pipeline)
         with context.Pool(pipeline.replicas) as pool:
             pipeline.end(pool.imap(pipeline.work_on_one(), pipeline.start(), chunksize=_chunk(pipeline)))
 
@@ -25,10 +25,10 @@ def mpire() -> Run:
     from mpire import WorkerPool
 
     def run(pipeline: Pipeline) -> None:
-        _refuse_turns(pipeline)
+        _refuse_lock_step(pipeline)
         per_item = pipeline.work_on_one()
         with WorkerPool(n_jobs=pipeline.replicas, start_method="fork") as pool:
-            # Each item in a tuple, which it takes for the arguments: an array or a dict would be taken apart.
+            # mpire unpacks an item into arguments. Without the tuple, it would unpack an array or a dict.
             arguments = ((item,) for item in pipeline.start())
             chunk = _chunk(pipeline)
             pipeline.end(
@@ -43,6 +43,6 @@ def _chunk(pipeline: Pipeline) -> int:
     return 1 if slow_or_large else CHUNK_OF_SMALL_MESSAGES
 
 
-def _refuse_turns(pipeline: Pipeline) -> None:
-    if pipeline.takes_turns:
-        raise UnfitError("a pool does not take turns")
+def _refuse_lock_step(pipeline: Pipeline) -> None:
+    if pipeline.lock_step:
+        raise UnfitError("a pool has no lock-step mode")

@@ -1,4 +1,4 @@
-"""Three processes or threads written by hand around a queue: what a program does that uses no pipeline library."""
+"""Three processes or threads connected by queues, written by hand, as in a program without a pipeline library."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from benchmarks.pipeline import Pipeline, Run, UnfitError
 
-#: Items that a bounded queue holds.
-ROOM_FOR_SMALL_MESSAGES = 1000
-ROOM_FOR_LARGE_MESSAGES = 4
+#: Maximum number of items in a queue.
+CAPACITY_FOR_SMALL_MESSAGES = 1000
+CAPACITY_FOR_LARGE_MESSAGES = 4
 
-#: faster-fifo counts bytes: its own default, and more where the largest message needs it.
+#: faster-fifo limits bytes. This is its default; a queue for large messages gets more.
 FASTER_FIFO_BYTES = 1_000_000
 
 #: faster-fifo gives up waiting after 10 seconds unless told otherwise.
 FASTER_FIFO_PATIENCE_S = 3600.0
 
-#: What ends the stream; no source yields it.
+#: Marks the end of the stream. No source yields this value.
 END = None
 
 
@@ -28,8 +28,9 @@ def queue() -> Run:
     context = multiprocessing.get_context("fork")
 
     def make(pipeline: Pipeline) -> Any:
-        room = ROOM_FOR_LARGE_MESSAGES if pipeline.messages_are_large else ROOM_FOR_SMALL_MESSAGES
-        return context.Queue(maxsize=room)
+        return context.Queue(
+            maxsize=CAPACITY_FOR_LARGE_MESSAGES if pipeline.messages_are_large else CAPACITY_FOR_SMALL_MESSAGES
+        )
 
     return _prepare(make, _put, _incoming)
 
@@ -40,7 +41,7 @@ def simple_queue() -> Run:
 
 
 def thread_queue() -> Run:
-    """Between threads: its `put` and `get` are called as directly as can be, and it has no bound."""
+    """Threads with unbounded queues. Their `put` and `get` are called directly, without a wrapper."""
 
     def send_all(items: Iterable[Any], put: Callable[[Any], None]) -> None:
         for item in items:
@@ -48,8 +49,8 @@ def thread_queue() -> Run:
         put(END)
 
     def run(pipeline: Pipeline) -> None:
-        if pipeline.replicas > 1 or pipeline.takes_turns or pipeline.worker is None:
-            raise UnfitError("by hand there are three threads and no more")
+        if pipeline.replicas > 1 or pipeline.lock_step or pipeline.worker is None:
+            raise UnfitError("written by hand for three threads only")
         first: SimpleQueue[Any] = SimpleQueue()
         second: SimpleQueue[Any] = SimpleQueue()
         targets: list[Callable[[], None]] = [
@@ -70,14 +71,14 @@ def faster_fifo() -> Run:
     from faster_fifo import Queue
 
     def make(pipeline: Pipeline) -> Any:
-        for_large = ROOM_FOR_LARGE_MESSAGES * (pipeline.largest_message_bytes + 4096)
+        for_large = CAPACITY_FOR_LARGE_MESSAGES * (pipeline.largest_message_bytes + 4096)
         return Queue(max_size_bytes=max(FASTER_FIFO_BYTES, for_large))
 
     def put(edge: Any, item: Any) -> None:
         edge.put(item, timeout=FASTER_FIFO_PATIENCE_S)
 
     def incoming(edge: Any) -> Iterator[Any]:
-        # All that is there at once: what this library is made for, and it delays nothing.
+        # `get_many` takes all items that are there in one call, which is the library's strength. It does not delay any.
         while True:
             for item in edge.get_many(timeout=FASTER_FIFO_PATIENCE_S):
                 if item is END:
@@ -108,29 +109,29 @@ def _prepare(
             put(edge, item)
         put(edge, END)
 
-    def send_in_turns(items: Iterable[Any], edge: Any, turns: Any) -> None:
-        asked = incoming(turns)
-        next(asked)
+    def send_in_lock_step(items: Iterable[Any], edge: Any, requests: Any) -> None:
+        incoming_requests = incoming(requests)
+        next(incoming_requests)
         for item in items:
             put(edge, item)
-            next(asked)
+            next(incoming_requests)
         put(edge, END)
 
-    def receive_in_turns(edge: Any, turns: Any) -> Iterator[Any]:
-        put(turns, True)
+    def receive_in_lock_step(edge: Any, requests: Any) -> Iterator[Any]:
+        put(requests, True)
         for item in incoming(edge):
             yield item
-            put(turns, True)
+            put(requests, True)
 
     def run(pipeline: Pipeline) -> None:
         if pipeline.replicas > 1:
-            raise UnfitError("by hand there are no replicas")
+            raise UnfitError("written by hand without replicas")
         first = make(pipeline)
-        if pipeline.takes_turns:
-            turns = make(pipeline)
+        if pipeline.lock_step:
+            requests = make(pipeline)
             targets: list[Callable[[], None]] = [
-                lambda: send_in_turns(pipeline.start(), first, turns),
-                lambda: pipeline.end(receive_in_turns(first, turns)),
+                lambda: send_in_lock_step(pipeline.start(), first, requests),
+                lambda: pipeline.end(receive_in_lock_step(first, requests)),
             ]
         elif pipeline.worker is None:
             targets = [lambda: send_all(pipeline.start(), first), lambda: pipeline.end(incoming(first))]

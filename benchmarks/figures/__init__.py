@@ -1,4 +1,4 @@
-"""What is measured: one module for each kind of figure, in it `measure`, which runs in a fresh interpreter."""
+"""The figures: one module for each kind. Its function `measure` makes the measurement, in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement.
+    """One measurement to make.
 
     Attributes:
-        figure: the module of this package that makes it.
-        contender: who is measured, a key of CONTENDERS.
-        workload: a key of WORKLOADS, where the figure has a choice.
-        items: how many go through the pipeline.
-        repeats: how many times a short thing is done; the figure is the median.
-        gap_s: seconds for which all are idle between two items, where the figure has such.
-        observe_s: seconds for which a waiting pipeline is watched.
+        figure: the module of this package that makes the measurement.
+        contender: the contender to measure, a key of CONTENDERS.
+        workload: the workload, a key of WORKLOADS, for figures that can measure several.
+        items: number of items that go through the pipeline.
+        repeats: number of repetitions of a short measurement; the result is the median.
+        gap_s: idle seconds between two items, for figures that use them.
+        observe_s: seconds for which a waiting pipeline is observed.
     """
 
     figure: str
@@ -49,14 +49,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Figure:
-    """What came out: the value in the row's unit, and what else is worth keeping, by name."""
+    """The result of a measurement: the value in the row's unit, and further values by name."""
 
     value: float
     details: Mapping[str, float] = field(default_factory=dict)
 
 
 def measure(task: Task) -> Figure:
-    """Make the measurement here, in this process."""
+    """Make the measurement in this process."""
     module = importlib.import_module(f"{__name__}.{task.figure}")
     make: Callable[[Task], Figure] = module.measure
     return make(task)

@@ -1,4 +1,4 @@
-"""`stream`, told in gigabytes (10⁹ bytes) of items per second."""
+"""The figure `stream` in gigabytes (10⁹ bytes) of items per second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much processor time a pipeline uses whose steps all wait: for an item, and then for room."""
+"""The processor time that a pipeline uses while all its steps wait: first for an item, then because edges are full."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from benchmarks.workloads import WORKLOADS
 
 
 def measure(task: Task) -> Figure:
-    """Percent of a core, of the calling process and all steps together: the larger of the two. Details: both."""
+    """Measure the percentage of a core that the caller and all steps use together.
+
+    The value is the larger of the two percentages. Details: both.
+    """
     if not sys.platform.startswith("linux"):
-        raise UnfitError("the processor time of another process is read in Linux's way")
+        raise UnfitError("the processor time of other processes can be read on Linux only")
     outcome = RawArray("d", 8)
     outcome[steps.CALLER_PID] = os.getpid()
     run = prepare(task.contender)
@@ -32,4 +35,4 @@ def measure(task: Task) -> Figure:
     )
     WORKLOADS["small-ints"].check(task.items, outcome)
     starved, full = (outcome[index] / task.observe_s * 100 for index in (steps.STARVED_S, steps.FULL_S))
-    return Figure(max(starved, full), {"waiting_for_items": starved, "waiting_for_room": full})
+    return Figure(max(starved, full), {"waiting_for_items": starved, "waiting_for_full_edges": full})

@@ -1,6 +1,6 @@
-"""What a chain of five sequential steps costs beside the same generators nested by hand, in one process.
+"""The time of five steps chained by parallelism="sequential", compared with the same generators nested by hand.
 
-The steps do nothing but pass on, so all that the library adds shows. Both take turns.
+The steps only pass items on, so the difference is what the library adds. The two are measured alternately.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from benchmarks.workloads import WrongResultError
 
 
 def measure(task: Task) -> Figure:
-    """The ratio of the medians of the repeats. Details: both, in nanoseconds for an item."""
-    prepare(task.contender)  # chooses the core
+    """Measure the ratio of the two medians. Details: both, in nanoseconds per item."""
+    prepare(task.contender)  # selects the core
     from pipeline_executor import PipelineTask, execute
 
     outcome = [0.0]

@@ -1,7 +1,7 @@
-"""What a pipeline of three processes could carry at best if one copy for each hop were all that it does.
+"""The highest bandwidth that three processes could reach if all they did were one copy for each hop.
 
-Two processes: one copies an array into blocks of shared memory, the other from there into further blocks. They tell
-each other by two words in that memory, and no message is made.
+One process copies an array into blocks of shared memory, and a second process copies those into further blocks. Each
+counts its copies in a word of shared memory that the other one reads. No message is made.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from benchmarks.figures import Figure, Task
 from benchmarks.workloads import WORKLOADS
 
-#: As few as keep both busy: more would not fit into caches.
+#: Enough blocks to keep both processes busy. More would not fit into the caches.
 BLOCKS = 8
 
 
 def measure(task: Task) -> Figure:
-    """Gigabytes per second."""
+    """Measure gigabytes per second."""
     import numpy as np
 
     size = WORKLOADS[task.workload].item_bytes
-    words = np.frombuffer(mmap.mmap(-1, 4096), dtype=np.int64)  # how many were copied, by each of the two
+    words = np.frombuffer(mmap.mmap(-1, 4096), dtype=np.int64)  # number of copies made by each process
     shared = [np.frombuffer(mmap.mmap(-1, size), dtype=np.uint8) for _ in range(2 * BLOCKS)]
     for block in shared:
-        block[:] = 0  # its pages are there
+        block[:] = 0  # so that the kernel has allocated the pages before the measurement
     arrays = [np.full(size, number, dtype=np.uint8) for number in range(BLOCKS)]
     second = multiprocessing.get_context("fork").Process(target=_copy_on, args=(words, shared, task.items))
     second.start()

@@ -1,4 +1,4 @@
-"""`stream`, told in seconds for a hundred items, so that one who got fewer of them can be compared."""
+"""The figure `stream` in seconds for a hundred items, so that contenders with fewer items can be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the import of a library takes, each time in an interpreter that has imported nothing else."""
+"""The time that importing a library takes, each time in an interpreter that has imported nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULES = {
     "dataloader": "torch.utils.data",
 }
 
-# The folder comes last: what is installed is found first.
+# The source folder is appended to the path, so that an installed package is found first.
 _PROGRAM = """
 import sys, time
 sys.path.append(sys.argv[1])
@@ -35,7 +35,7 @@ print(time.perf_counter() - started)
 
 
 def measure(task: Task) -> Figure:
-    """Milliseconds, the median of the repeats, after one that fills the system's caches."""
+    """Measure milliseconds: the median of the repeats, after one import that fills the system's caches."""
     program = _PROGRAM.format(module=MODULES[task.contender])
     root = Path(__file__).resolve().parents[2]
     durations_ms = []

@@ -1,7 +1,7 @@
-"""How long an item is under way over one hop, from the `yield` of one process to the `for` of another.
+"""The latency of one hop, from the `yield` of one process to the `for` of another.
 
-Each item is the time at which it was made. With a gap, everybody has gone to sleep before the next item comes; without
-one, source and sink take turns, so that an item never waits behind another.
+Each item is the time at which it was made. With a gap between the items, all processes sleep before the next item is
+made. Without a gap, source and sink work in lock-step, so that no item waits behind another one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from benchmarks.figures import Figure, Task
 from benchmarks.pipeline import Pipeline
 from benchmarks.workloads import WrongResultError
 
-#: The first items find processes that are just starting.
+#: The first items are not counted, because the processes are still starting.
 WARM_UP_ITEMS = 20
 
 
 def measure(task: Task) -> Figure:
-    """Microseconds, the median. Details: p90, p99, and the least."""
+    """Measure the median in microseconds. Details: p90, p99, and the smallest."""
     stop = task.items + WARM_UP_ITEMS
     outcome = RawArray("d", 2 + stop)
     pipeline = Pipeline(
@@ -27,7 +27,7 @@ def measure(task: Task) -> Figure:
         source_constants={"stop": stop, "gap_s": task.gap_s},
         sink=steps.delays,
         sink_constants={"outcome": outcome},
-        takes_turns=not task.gap_s,
+        lock_step=not task.gap_s,
     )
     prepare(task.contender)(pipeline)
     if outcome[steps.COUNT] != stop:

@@ -1,6 +1,7 @@
-"""What a pipeline of three processes could carry at best if pickling were all that it does.
+"""The highest rate that three processes could reach if all they did were pickling.
 
-cores / (hops × (dumps + loads)), and never more than the worker, which does both for each item, can do on its own core.
+That is cores / (hops × (dumps + loads)). The worker does one dumps and one loads for each item on its own core, so more
+cores than hops do not help.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ HOPS = 2
 
 
 def measure(task: Task) -> Figure:
-    """Items per second. Details: seconds for one dumps and one loads together."""
+    """Measure items per second. Details: seconds for one dumps and one loads together."""
     example = WORKLOADS[task.workload].example
     assert example is not None, f"workload {task.workload!r} has no example"
     item = example()
     batches = 10
-    turns = range(max(1, task.items // batches))
+    batch = range(max(1, task.items // batches))
     durations = []
     for _ in range(batches):
         started = time.perf_counter()
-        for _ in turns:
+        for _ in batch:
             pickle.loads(pickle.dumps(item, protocol=5))
-        durations.append((time.perf_counter() - started) / len(turns))
+        durations.append((time.perf_counter() - started) / len(batch))
     both_s = statistics.median(durations)
     return Figure(min(usable_cores(), HOPS) / (HOPS * both_s), {"dumps_and_loads_s": both_s})

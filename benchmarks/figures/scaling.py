@@ -1,4 +1,4 @@
-"""How many times faster a pipeline gets whose worker is bound by the processor when the worker has two replicas."""
+"""The speed-up from one to two replicas of a worker whose work is limited by the processor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.workloads import WORKLOADS
 
 
 def measure(task: Task) -> Figure:
-    """The ratio of the durations with one replica and with two. Details: both, in seconds."""
+    """Measure the ratio of the durations with one replica and with two. Details: both, in seconds."""
     workload = WORKLOADS["burning"]
     outcome = RawArray("d", 2)
     run = prepare(task.contender)

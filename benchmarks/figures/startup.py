@@ -1,4 +1,4 @@
-"""How long a pipeline takes for a single item: all that it costs to begin and to end."""
+"""The time that a pipeline takes for a single item, that is, to start and to end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.workloads import WORKLOADS
 
 
 def measure(task: Task) -> Figure:
-    """Milliseconds, the median of the repeats. Detail: the first run, which imports what is imported at need."""
+    """Measure milliseconds: the median of the repeats. Detail: the first run, which also does the late imports."""
     workload = WORKLOADS["small-ints"]
     outcome = RawArray("d", 2)
     run = prepare(task.contender)

@@ -1,4 +1,4 @@
-"""How long a pipeline takes for its items: from the call until its last process has ended, start-up included."""
+"""The rate of a pipeline, from the call until its last process has ended, start-up included."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from benchmarks.workloads import WORKLOADS
 
 
 def measure(task: Task) -> Figure:
-    """Items per second. Details: seconds, and bytes per second where the items have a size."""
+    """Measure items per second. Details: seconds, and bytes per second if the items have a fixed size."""
     workload = WORKLOADS[task.workload]
     if workload.item_bytes:
-        # Its import is no part of a pipeline's work, and under fork the steps find it done.
+        # Imported before the measurement, because the import is not the pipeline's work. Forked steps inherit it.
         import numpy  # noqa: F401
     outcome = RawArray("d", 2)
     run = prepare(task.contender)
-    # What a library imports only when it runs would count as transport otherwise.
+    # A first run, so that what the library imports late is not measured as transport.
     run(workload.pipeline(1, outcome))
     workload.check(1, outcome)
     started = time.perf_counter()

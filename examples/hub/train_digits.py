@@ -2,8 +2,8 @@
 
     python examples/hub/train_digits.py
 
-It takes half a minute. The seed decides everything, so on one machine and with one version of PyTorch the weights are
-the same each time. No weight is learnt from the held-out part, whose accuracy is printed beside that of the training.
+It takes half a minute. With the same seed, machine and version of PyTorch, the weights are the same each time. The
+held-out part is not used for training. The program prints the accuracy on both parts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the split is the example's own
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the module digit_images
 
 import numpy as np
 import torch
@@ -28,18 +28,18 @@ MIN_ACCURACY = 0.95
 
 
 def as_inputs(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """Pixels of shape (images, 8, 8) as the network takes them."""
+    """Convert pixels of shape (images, 8, 8) to the input of the network."""
     return torch.from_numpy(pixels).unsqueeze(1) / 255
 
 
 def shifted(inputs: torch.Tensor) -> torch.Tensor:
-    """The images moved by at most one pixel in each direction: what a writer might as well have written."""
+    """Shift the images by at most one pixel in each direction, as another writer might have placed the digits."""
     down, right = torch.randint(3, (2,)).tolist()
     return nn.functional.pad(inputs, (1, 1, 1, 1))[:, :, down : down + 8, right : right + 8]
 
 
 def train(network: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-    """`EPOCHS` passes over the images in random order, every second one over shifted images."""
+    """Train for `EPOCHS` passes over the images in random order. Every second pass uses shifted images."""
     steps = EPOCHS * -(-len(inputs) // BATCH_SIZE)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=HIGHEST_RATE, total_steps=steps)
@@ -55,19 +55,19 @@ def train(network: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor) ->
 
 
 def accuracy(network: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-    """The share of the images, from 0 to 1, that the network reads as their labels say."""
+    """Return the share of the images, from 0 to 1, for which the network's digit is the label."""
     with torch.inference_mode():
         return float((network(inputs).argmax(dim=1) == labels).float().mean())
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the program and return its exit code."""
     parser = argparse.ArgumentParser(description="Train the network that examples/pytorch_batcher.py runs.")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     arguments = parser.parse_args(argv)
 
-    torch.set_num_threads(1)  # how sums are shared out among threads would show in their last digits
+    torch.set_num_threads(1)  # with several threads, rounding would depend on how they share the sums
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(arguments.seed)
     network = digit_net(pretrained=False)
@@ -79,7 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     for name, (_, labels) in parts.items():
         print(f"{name:8} {len(labels):5,} digits, {reached[name]:.2%} right")
     if reached["held-out"] <= MIN_ACCURACY:
-        print(f"train_digits: not written, {MIN_ACCURACY:.0%} was not reached; try another --seed", file=sys.stderr)
+        print(
+            f"train_digits: the weights were not written, because the accuracy is not above {MIN_ACCURACY:.0%}; "
+            "try another --seed",
+            file=sys.stderr,
+        )
         return 1
     torch.save(network.state_dict(), arguments.weights)
     print(f"written: {arguments.weights} ({arguments.weights.stat().st_size:,} bytes)")

@@ -1,7 +1,15 @@
-"""The check of a definition before anything starts: what the steps say of themselves, and whether they fit together.
+"""The check of a pipeline's definition, before anything starts.
 
-`definition` checks a whole pipeline, `signature` reads one step, `edges` compares what one step yields with what the
-next takes. Whether one type may stand where another is asked for is the relation's to say: see `relation`.
+    definition      the entry: check a whole pipeline and report every defect at once
+    signature       read one step: its stream, its constants, what it returns; `sync_or_async` tells how it runs
+    task_settings   check counts, limits, mappings and switches of a task
+    exact_match     skip the comparison of types where they are plainly equal
+    edges           compare what one step yields with what the next step takes; `item_types` finds both types
+    constants       check the values of constants against their annotations
+    defects         the text of a defect, and the error that lists them
+
+Advice in the messages comes from `why_not_assignable`, `common_mistakes` and `conversion_advice`. `uncheckable` warns
+where an annotation cannot be checked. The package `relation` decides whether one type is assignable to another.
 """
 
 from pipeline_executor.check.definition import check_definition

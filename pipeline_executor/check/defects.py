@@ -1,4 +1,4 @@
-"""The form of a defect, and of the one error that carries all of them."""
+"""The text of a defect, and the one error that lists all defects."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pipeline_executor.errors import PipelineTypeError
 
 __all__ = ["ANY_ITEM", "Defect", "Finding", "definition_error"]
 
-#: What stands in an advice for a type that only the author of a step knows.
+#: Placeholder in an advice for a type that only the author of the step knows.
 ANY_ITEM = "<type of one item>"
 
 
 class Finding(NamedTuple):
-    """What is wrong with a step that is known from the context.
+    """What is wrong with one step. The context says which step.
 
     Attributes:
-        what: one line: what was found where something else was expected.
-        advice: one line: what to write instead.
+        what: one line that says what was found and what was expected.
+        advice: one line that says what to write instead.
     """
 
     what: str
@@ -29,9 +29,9 @@ class Defect(NamedTuple):
     """One defect of a pipeline.
 
     Attributes:
-        title: where: the step, or the two steps between which it lies.
-        what: as in `Finding`.
-        advice: as in `Finding`.
+        title: the step that has the defect, or the two steps that do not fit together.
+        what: see `Finding`.
+        advice: see `Finding`.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Defect(NamedTuple):
 
 
 def definition_error(defects: Sequence[Defect]) -> PipelineTypeError:
-    """The error that lists all defects, in the order in which they are given."""
+    """Make the error that lists all defects in the given order."""
     texts = [str(defect) for defect in defects]
     count = f"{len(texts)} defect{'' if len(texts) == 1 else 's'}"
     lines = [line for text in texts for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""The check of a whole pipeline: every defect at once, before anything starts."""
+"""The check of a whole pipeline. It reports every defect at once, before anything starts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Never, NoReturn
 
 from pipeline_executor.check.defects import ANY_ITEM, Defect, Finding, definition_error
-from pipeline_executor.check.fast_path import agree_at_first_sight
+from pipeline_executor.check.exact_match import types_match_exactly
 from pipeline_executor.check.signature import (
     StepSignature,
     UnreadableStepError,
     inspect_step,
 )
-from pipeline_executor.check.task_settings import option_findings
+from pipeline_executor.check.task_settings import setting_findings
 from pipeline_executor.task import PipelineTask
 
 __all__ = ["check_definition"]
@@ -29,19 +29,18 @@ def check_definition(
 
     Arguments:
         tasks: the steps, the source first.
-        check_types: whether annotations are demanded and compared. Everything else is always checked.
-        must_yield: whether the last step has to yield, for somebody wants its output.
-        others: defects found elsewhere, in what does not belong to a task; reported with those of the tasks.
+        check_types: whether annotations are required and compared. Everything else is checked in any case.
+        must_yield: whether a last step that consumes is a defect, because the caller wants its results.
+        others: defects of the run's options, to be reported with those of the tasks.
 
     Returns:
-        One signature per task.
+        One signature for each task.
 
     Raises:
-        PipelineTypeError: the definition has defects; it lists all of them.
+        PipelineTypeError: the definition has defects. The error lists all of them.
 
     Warns:
-        UserWarning: two steps could not be compared because names in their annotations do not exist at
-            run time.
+        UserWarning: annotations could not be compared, for example because a name in them does not exist at run time.
 
     Shown by tests/test_definition.py and tests/check/.
     """
@@ -52,8 +51,8 @@ def check_definition(
         last.arguments.extend(_no_output(last.signature))
     signatures = [task.signature for task in checked]
     of_types: Iterable[tuple[list[Finding], list[Defect]]] = [([], [])] * len(tasks)
-    if check_types and not agree_at_first_sight(tasks, signatures):
-        # Imported where they are needed: the rules are many, and most small pipelines need none.
+    if check_types and not types_match_exactly(tasks, signatures):
+        # Imported only if needed: it takes longer than the rest of the check, and most small pipelines do without.
         from pipeline_executor.check import edges
 
         of_types = edges.check_types(tasks, signatures)
@@ -78,7 +77,14 @@ def _require_list(tasks: object, others: Sequence[Defect]) -> None:
 
 
 class _Checked(NamedTuple):
-    """A task, and what is wrong with it but for its types."""
+    """A task after the checks that need no types.
+
+    Attributes:
+        signature: None if the step could not be read.
+        title: the step, as messages name it.
+        arguments: what is wrong with the step's arguments and its end.
+        settings: what is wrong with the settings of the task.
+    """
 
     signature: StepSignature | None
     title: str
@@ -92,7 +98,7 @@ def _check_task(task: object, index: int, *, is_last: bool) -> _Checked:
         return _Checked(
             None, f"step {index}", [Finding(what, "Wrap it: PipelineTask(generator, constants={...}).")], []
         )
-    settings = list(option_findings(task, is_source=index == 0))
+    settings = list(setting_findings(task, is_source=index == 0))
     try:
         signature = inspect_step(task, index, is_last=is_last)
     except UnreadableStepError as error:
@@ -104,17 +110,17 @@ def _check_task(task: object, index: int, *, is_last: bool) -> _Checked:
 def _arguments(signature: StepSignature, constants: object) -> Iterator[Finding]:
     if signature.has_input and signature.stream_name is None:
         yield Finding(
-            "has no argument by position that could take the stream of the step before",
+            "has no positional argument that could take the stream of the step before",
             "Make the stream its first argument: "
             f"def {_identifier(signature)}(items: {signature.stream_kind}[{ANY_ITEM}], ...).",
         )
     for name in signature.unreachable:
         yield Finding(
-            f"argument {name!r} can only be passed by position, and constants are passed by name",
-            "Remove the '/' behind it, or give it a default.",
+            f"argument {name!r} can only be passed by position, but constants are passed by name",
+            "Remove the '/' after it, or give it a default.",
         )
     if constants is not None and not isinstance(constants, Mapping):
-        return  # a defect of the settings
+        return  # `task_settings` reports this
     given = [name for name in constants or () if isinstance(name, str)]
     for name in given:
         if name in signature.constants or name in signature.unreachable:
@@ -135,7 +141,7 @@ def _name_advice(name: str, signature: StepSignature) -> str:
     names = list(signature.constants)
     if not names:
         return "Leave it out: the step has no argument that a constant could fill."
-    import difflib  # here, because only a wrong definition needs it
+    import difflib  # imported here because only a wrong definition needs it
 
     close = difflib.get_close_matches(name, names, n=1)
     question = f"Did you mean {close[0]!r}? " if close else ""
@@ -153,7 +159,7 @@ def _missing_constant(name: str, signature: StepSignature) -> Finding:
 
 
 def _end_of_stream(signature: StepSignature, *, is_last: bool) -> Iterator[Finding]:
-    # A step that is annotated never to return ends the pipeline by its exception, wherever it stands.
+    # A step annotated as `Never` or `NoReturn` always raises. That ends the pipeline, so the step may stand anywhere.
     never_returns = any(signature.return_annotation is never for never in (Never, NoReturn))
     if signature.consumes and not is_last and not never_returns:
         yield Finding(
@@ -166,7 +172,7 @@ def _no_output(signature: StepSignature) -> Iterator[Finding]:
     if signature.consumes:
         kind = "is a coroutine" if signature.is_async else "returns None"
         yield Finding(
-            f"{kind}, but stream() gives what the last step yields",
+            f"{kind}, but stream() needs a last step that yields results",
             f"Yield items and write -> {signature.stream_kind}[{ANY_ITEM}], or call execute().",
         )
 

@@ -1,4 +1,4 @@
-"""What a step says of itself: its stream, its constants, and what it yields."""
+"""Read the signature of a step: its stream, its constants, and what it returns."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Never, NoReturn
 
 from pipeline_executor.check.defects import ANY_ITEM
-from pipeline_executor.check.relation.annotations import Absent, Scope, peel, resolve, type_parameters
-from pipeline_executor.check.step_kind import call_method, step_kind_of
+from pipeline_executor.check.relation.annotations import Absent, Scope, resolve, strip_qualifiers, type_parameters
+from pipeline_executor.check.sync_or_async import call_method, step_kind_of
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask, callable_name
 
 __all__ = ["Constant", "StepSignature", "UnreadableStepError", "inspect_step", "is_nothing", "step_title"]
 
-# A chain of wrappers longer than this is taken for one without an end.
+# Maximum length of a chain of wrappers, so that a chain without an end does not hang the check.
 _MAX_WRAPPERS = 100
 
 
 class UnreadableStepError(PipelineTypeError):
-    """A generator that cannot be a step at all.
+    """The generator of a task is not callable, or its arguments cannot be read.
 
     Attributes:
-        title: which step, in words.
+        title: the step, as messages name it.
         what: what is wrong with it.
         advice: what to do instead.
     """
@@ -41,11 +41,11 @@ class UnreadableStepError(PipelineTypeError):
 
 
 class Constant(NamedTuple):
-    """One argument that is filled from `PipelineTask.constants`.
+    """One argument of a step whose value comes from `PipelineTask.constants`.
 
     Attributes:
-        annotation: the resolved annotation; `Absent.ANNOTATION` if it has none.
-        has_default: whether it may be left out.
+        annotation: the resolved annotation; `Absent.ANNOTATION` if there is none.
+        has_default: whether the constant may be left out.
     """
 
     annotation: object
@@ -54,25 +54,24 @@ class Constant(NamedTuple):
 
 @dataclass(frozen=True)
 class StepSignature:
-    """One step as the check sees it.
+    """The signature of one step, as the check and the plan use it.
 
     Attributes:
         index: position in the list of tasks, from 0.
-        name: what messages call the step.
-        location: where it is defined, "app.py:14"; empty where that is not known.
-        has_input: whether the step takes a stream; False for the first step alone.
-        stream_name: the argument that takes the stream; None for a source, and for a step that has
-            no argument to take it.
-        stream_annotation: that argument's annotation.
-        return_annotation: what the step returns, or, of a coroutine, what awaiting it gives.
+        name: the step's name in messages.
+        location: where the step is defined, such as "app.py:14"; empty if that is not known.
+        has_input: whether the step takes a stream. Only the first step does not.
+        stream_name: the argument that takes the stream; None for a source, and for a step without such an argument.
+        stream_annotation: the annotation of that argument.
+        return_annotation: the annotation of what the step returns; for a coroutine, of what awaiting it returns.
         layers: the step, what it wraps, what that wraps, and so on; the innermost function last.
-        constants: every argument that a constant can fill, by name.
-        accepts_any_constant: the step has `**kwargs`.
-        unreachable: names of positional-only arguments that need a value and cannot be given one.
-        consumes: the step returns None instead of a stream, or is a coroutine. Where nothing is annotated: it is the
-            last step and no generator function.
-        is_generator: the step contains `yield`.
-        is_async: the step runs on an event loop: it is given an asynchronous stream, and yields one or is a coroutine.
+        constants: every argument that can get its value from a constant, by name.
+        accepts_any_constant: whether the step has `**kwargs`.
+        unreachable: names of positional-only arguments without a default. No constant can reach them.
+        consumes: whether the step returns None instead of a stream, or is a coroutine. A step without a return
+            annotation consumes if it is the last one and not a generator function.
+        is_generator: whether the step contains `yield`.
+        is_async: whether the step runs on an event loop. It is then given an asynchronous stream.
     """
 
     index: int
@@ -92,17 +91,17 @@ class StepSignature:
 
     @property
     def stream_kind(self) -> str:
-        """What the step's streams are, in the words of an annotation."""
+        """The class to write in the annotation of this step's streams: "Iterable" or "AsyncIterable"."""
         return "AsyncIterable" if self.is_async else "Iterable"
 
     @property
     def title(self) -> str:
-        """The step in words: "step 1 'resize' (app.py:14)"."""
+        """The step as messages name it: "step 1 'resize' (app.py:14)"."""
         return step_title(self.index, self.name, self.location)
 
 
 def step_title(index: int, name: str, location: str = "") -> str:
-    """The words by which every message names a step."""
+    """Return the text by which every message names a step."""
     return f"step {index} {name!r} ({location})" if location else f"step {index} {name!r}"
 
 
@@ -110,17 +109,16 @@ def inspect_step(task: PipelineTask[Any, Any], index: int, *, is_last: bool = Fa
     """Read the signature of one step.
 
     Arguments:
-        task: the step. Functions, bound methods, callable objects, classes, `functools.partial` and
-            what is decorated with `functools.wraps` are understood.
-        index: its position in the pipeline, from 0. The step at 0 is the source: all its arguments
-            are constants.
-        is_last: whether no step follows, so that it may consume what it gets.
+        task: the task. Its generator may be a function, a bound method, a callable object, a class, a
+            `functools.partial`, or a function decorated with `functools.wraps`.
+        index: position of the task in the pipeline, from 0. Step 0 is the source: all its arguments are constants.
+        is_last: whether no step follows. Only the last step may consume its input.
 
     Raises:
-        UnreadableStepError: it is not callable, or does not tell its arguments.
+        UnreadableStepError: the generator is not callable, or its arguments cannot be read.
     """
     step = task.generator
-    # An invalid name is a defect of its own; until it is reported the step needs another.
+    # An invalid name is a defect that `task_settings` reports. Its message needs some name for the step.
     name = task.name if isinstance(task.name, str) and task.name else callable_name(step)
     layers = _layers(step)
     function = layers[-1] if isinstance(layers[-1], types.FunctionType) else None
@@ -163,10 +161,10 @@ def _returns_nothing(annotation: object, *, is_last: bool) -> bool:
 
 
 def is_nothing(annotation: object) -> bool:
-    """Whether what is annotated so returns None, or never returns."""
+    """Tell whether a return annotation means that the function returns None or never returns."""
     try:
-        return any(peel(annotation) is nothing for nothing in (types.NoneType, Never, NoReturn))
-    except Exception:  # an alias whose value cannot be had
+        return any(strip_qualifiers(annotation) is nothing for nothing in (types.NoneType, Never, NoReturn))
+    except Exception:  # an alias whose value cannot be computed
         return False
 
 
@@ -183,13 +181,13 @@ def _refuse_what_cannot_run(step: object, title: str, *, is_source: bool) -> Non
 
 
 def _instead_of_data(value: object, *, is_source: bool) -> str | None:
-    """What to write instead of data that was given as a step; None where it is no data."""
+    """Advise what to write instead of data that was given as a step; return None if the value is not data."""
     if not isinstance(value, Iterable) or isinstance(value, type):
         return None
     if not is_source:
         return "Give a function that takes the stream of the step before, and pass the data as one of its constants."
     if not isinstance(value, Collection) or isinstance(value, (str, bytes)):
-        return f"Make it inside of a source: def source() -> Iterable[{ANY_ITEM}]: yield from ..."
+        return f"Write a source that makes it: def source() -> Iterable[{ANY_ITEM}]: yield from ..."
     first = None if isinstance(value, Mapping) else next(iter(value), None)
     item = type(first).__name__ if type(first) in (int, float, str, bytes, bool) else ANY_ITEM
     return (
@@ -203,11 +201,11 @@ def _signature(step: Callable[..., Any], title: str) -> inspect.Signature:
         if sys.version_info >= (3, 14):
             import annotationlib
 
-            # From 3.14 on a name that exists for the type checker alone raises as soon as it is read.
+            # From 3.14 on, reading an annotation raises if a name in it exists for the type checker only.
             return inspect.signature(step, annotation_format=annotationlib.Format.FORWARDREF)
         else:
             return inspect.signature(step)
-    except Exception as error:  # ValueError, TypeError, and what a __signature__ may raise
+    except Exception as error:  # ValueError, TypeError, and whatever a user's __signature__ raises
         raise UnreadableStepError(
             title,
             f"its arguments cannot be read ({type(error).__name__}: {error})",
@@ -224,7 +222,7 @@ class _Arguments(NamedTuple):
 
 
 def _arguments(signature: inspect.Signature, scope: Scope, *, takes_stream: bool) -> _Arguments:
-    """Sort the parameters into the stream, which is passed by position, and constants, by name."""
+    """Separate the stream, which is passed by position, from the constants, which are passed by name."""
     parameters = list(signature.parameters.values())
     stream = None
     if takes_stream and parameters and parameters[0].kind not in (_KEYWORD_ONLY, _VAR_KEYWORD):
@@ -257,7 +255,7 @@ def _annotation(annotation: object, scope: Scope) -> object:
 
 
 def _layers(step: object) -> list[object]:
-    """The step, what it wraps, what that wraps, and so on; the innermost function last."""
+    """List the step, what it wraps, what that wraps, and so on; the innermost function last."""
     layers = [step]
     while len(layers) < _MAX_WRAPPERS:
         inner = _wrapped_by(layers[-1])
@@ -316,7 +314,7 @@ def _location(function: types.FunctionType | None) -> str:
     path = function.__code__.co_filename
     try:
         relative = os.path.relpath(path)
-    except (OSError, ValueError):  # no current directory; another drive
+    except (OSError, ValueError):  # there is no current directory, or the file is on another drive
         relative = path
     if os.path.isabs(path) and not relative.startswith(os.pardir):
         path = relative

@@ -1,4 +1,4 @@
-"""The settings of a task: counts, bounds, mappings and switches."""
+"""The check of a task's settings: counts, limits, mappings and switches."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from pipeline_executor.check.defects import Finding
 from pipeline_executor.task import PipelineTask
 
-__all__ = ["option_findings"]
+__all__ = ["setting_findings"]
 
 _MAX_REPR_CHARS = 60
 
 
-def option_findings(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Finding]:
-    """Find every setting of a task that is of the wrong kind, out of range, or contradicts another.
+def setting_findings(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Finding]:
+    """Find every setting of a task that has a wrong type, is out of range, or contradicts another setting.
 
     Arguments:
-        task: the task; its generator is not looked at.
-        is_source: whether it is the first of its pipeline.
+        task: the task. Its generator is not checked here.
+        is_source: whether it is the first task of the pipeline.
     """
-    # Typed as they are promised to be, and looked at because nobody holds a caller to that.
+    # The annotations promise valid types, but nothing enforces them at run time.
     name: object = task.name
     if name is not None and (not isinstance(name, str) or not name):
         yield Finding(
-            f"name is {_repr(name)}, not a text that names the step",
+            f"name is {_repr(name)}, not a non-empty str",
             "Give a non-empty str, or leave it out to use the generator's own name.",
         )
     yield from _counts(task, is_source=is_source)
@@ -54,11 +54,11 @@ def _counts(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Findin
             yield Finding(
                 f"{option} is {value}, but the first step has exactly one replica: "
                 "the source must run once, or items would be duplicated",
-                f"Set {option}=1 here, and move the work that is to be spread into the step after it.",
+                f"Set {option}=1 here, and move the work to be done in parallel into the next step.",
             )
     if task.num_threads is not None and _is_positive_int(task.num_procs) and task.num_procs > 1:
         yield Finding(
-            f"num_procs is {task.num_procs} and num_threads is given too: a step runs in processes or in threads",
+            f"num_procs is {task.num_procs} and num_threads is set too, but a step runs in processes or in threads",
             "Leave one of them out.",
         )
     packets = task.packets_in_flight
@@ -68,13 +68,13 @@ def _counts(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Findin
         yield _not_a_count("packets_in_flight", packets, "items")
     elif replicas and packets < max(replicas):
         yield Finding(
-            f"packets_in_flight is {packets}, so {max(replicas)} replicas could never all hold an item",
+            f"packets_in_flight is {packets}, so {max(replicas)} replicas could never all work at the same time",
             f"Set packets_in_flight to at least {max(replicas)}, or have fewer replicas.",
         )
     elif task.ordered is True and replicas and 1 < max(replicas) == packets:
         yield Finding(
-            f"packets_in_flight is {packets}, and {max(replicas)} replicas that keep their order need one more: "
-            "each may hold an item, and there has to be room for the one whose turn it is",
+            f"packets_in_flight is {packets}, but {max(replicas)} replicas with ordered=True need one more: every "
+            "replica may hold an item, and one more item must be able to leave in its order",
             f"Set packets_in_flight to at least {max(replicas) + 1}, or have fewer replicas.",
         )
 
@@ -87,7 +87,7 @@ def _switches(task: PipelineTask[Any, Any], *, is_source: bool) -> Iterator[Find
     if is_source and task.may_stop_early is True:
         yield Finding(
             "may_stop_early is set, but the first step has no input that it could leave unread",
-            "Leave it out: a source may return whenever it likes.",
+            "Leave it out: a source may always return early.",
         )
 
 
@@ -106,17 +106,17 @@ def _constants(constants: object) -> Iterator[Finding]:
 def _env(env: object) -> Iterator[Finding]:
     if env is None:
         return
-    advice = 'Give a mapping of texts: env={"OMP_NUM_THREADS": "1"}.'
+    advice = 'Give a mapping from str to str: env={"OMP_NUM_THREADS": "1"}.'
     if not isinstance(env, Mapping):
         yield Finding(f"env is of type {type(env).__name__}, not a mapping", advice)
         return
     for name, value in env.items():
-        # What the operating system refuses would else surface only in the step's process.
+        # The operating system refuses such names and values, but only later, in the step's process.
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             yield Finding(f"env has the key {_repr(name)}, which cannot name an environment variable", advice)
         elif not isinstance(value, str) or "\0" in value:
-            # The value is not shown: environment variables are where secrets live.
-            kind = "a text with a NUL character" if isinstance(value, str) else f"of type {_type(value)}"
+            # The value is not shown, because environment variables often hold secrets.
+            kind = "a str with a NUL character" if isinstance(value, str) else f"of type {_type(value)}"
             yield Finding(f"env[{name!r}] is {kind}, not a value for an environment variable", advice)
 
 
@@ -145,7 +145,7 @@ def _is_positive_int(value: object) -> bool:
 
 
 def _not_a_count(option: str, value: object, unit: str) -> Finding:
-    # An integer of another library, as np.int64, only has to be converted.
+    # An integer of another library, such as np.int64, only has to be converted.
     is_other_integer = hasattr(value, "__index__") and not isinstance(value, (int, bool))
     return Finding(
         f"{option} is {_repr(value)}, not a whole number of {unit} of at least 1",
@@ -160,6 +160,6 @@ def _type(value: object) -> str:
 def _repr(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # the user's code
+    except Exception:  # repr() runs the user's code
         text = f"<{_type(value)}>"
     return text if len(text) <= _MAX_REPR_CHARS else f"{text[: _MAX_REPR_CHARS - 3]}..."

@@ -27,11 +27,15 @@ _around_replica: WorkerInfo | None = None  # the linked step in which this proce
 
 
 def worker_info() -> WorkerInfo:
-    """Who the calling step is: its task's name, its replica's index, the number of replicas, a seed of its own.
+    """Tell the calling step its name, the index of its replica, the number of replicas, and a seed.
 
     >>> random = numpy.random.default_rng(worker_info().seed)                      # doctest: +SKIP
 
-    Raises RuntimeError outside a step.
+    Returns:
+        The `WorkerInfo` of the replica that calls.
+
+    Raises:
+        RuntimeError: the caller is not a step of a running pipeline.
     """
     info = _linked_step()
     if info is None or info is _around_replica:

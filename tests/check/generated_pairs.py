@@ -1,7 +1,7 @@
-"""Pairs of annotations by the thousand: made from a grammar by a seed, for a type checker and for us to judge.
+"""Generate thousands of pairs of annotations from a grammar and a seed, to compare our verdicts with a type checker's.
 
-The second of a pair is mostly made from the first by a few small changes, a base class here and another argument there,
-because two annotations that have nothing to do with each other are too easy.
+Mostly, the second annotation of a pair is the first one with a few small changes, such as a base class or another type
+argument. Two unrelated annotations would be too easy to tell apart.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ class Enters:
 
 @dataclass(frozen=True)
 class Type:
-    """An annotation as a tree: a name, and what it is subscripted with."""
+    """An annotation as a tree: a name and its type arguments."""
 
     name: str
     arguments: tuple[Type, ...] = ()
@@ -310,7 +310,7 @@ class Type:
     def __str__(self) -> str:
         texts = [str(argument) for argument in self.arguments]
         if self.name == "|":
-            # Texts are no operands of `|`.
+            # Not `|`, because some annotations are strings, which `|` does not accept.
             return f"Union[{', '.join(texts)}]"
         if self.name == "Callable":
             return f"Callable[[{', '.join(texts[:-1])}], {texts[-1]}]"
@@ -327,7 +327,7 @@ class Type:
 
 _Rows: TypeAlias = dict[str, tuple[str, ...]]
 
-#: What is near to a type: mostly its bases.
+#: For each type, similar types, mostly its base classes.
 _NEAR: _Rows = {
     "bool": ("int", "Literal[True]", "Literal[True, False]", "SupportsIndex"),
     "int": ("float", "complex", "SupportsIndex", "SupportsAbs[int]", "Hashable", "UserId", "Literal[1]", "bool"),
@@ -410,7 +410,7 @@ _LEAVES = (
     "re.Pattern[str]",
 )
 
-#: Generic classes by the number of their arguments, each with those that are near to it.
+#: Generic classes by the number of their type arguments, each with similar classes.
 _ONE: _Rows = {
     "list": ("Sequence", "MutableSequence", "Iterable", "Collection", "Reversible", "Container", "deque", "set"),
     "set": ("Set", "MutableSet", "Collection", "Iterable", "frozenset"),
@@ -465,24 +465,24 @@ _THREE: _Rows = {
 }
 _BY_COUNT = {1: _ONE, 2: _TWO, 3: _THREE}
 
-# What `type[]` may be of.
+# Classes that `type[]` may have as its argument.
 _CLASSES = ("int", "bool", "Base", "Child", "Grandchild", "Color", "Any", "str", "IntBox", "Data")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two annotations, as text: is a value of the one assignable to the other?"""
+    """Two annotations as text. The question is whether the first is assignable to the second."""
 
     produced: str
     accepted: str
 
 
 def make_pairs(seed: int, count: int) -> list[Pair]:
-    """Make pairs; the same for the same seed.
+    """Make pairs of annotations. The same seed gives the same pairs.
 
     Arguments:
         seed: any number.
-        count: how many, all different.
+        count: number of pairs. All of them are different.
     """
     source = random.Random(seed)
     pairs: dict[Pair, None] = {}
@@ -542,7 +542,13 @@ def _changed(source: random.Random, type_: Type) -> Type:
 
 @dataclass(frozen=True)
 class Chain:
-    """Three steps, the middle one generic: what the first yields, the second takes and gives, and the third takes."""
+    """Three steps with a generic one in the middle.
+
+    Attributes:
+        produced: the type of the items that the first step yields.
+        takes, gives: the types of the items that the second step takes and yields.
+        accepted: the type of the items that the third step takes.
+    """
 
     produced: str
     takes: str
@@ -550,7 +556,7 @@ class Chain:
     accepted: str
 
 
-#: Streams of a generic step: what it takes, and what it gives.
+#: The items that a generic step takes and yields.
 _GENERIC = (
     ("T", "T"),
     ("T", "list[T]"),
@@ -585,7 +591,7 @@ _GENERIC = (
 
 
 def make_chains(seed: int, count: int) -> list[Chain]:
-    """Make chains of three steps; the same for the same seed."""
+    """Make chains of three steps. The same seed gives the same chains."""
     source = random.Random(seed)
     chains: dict[Chain, None] = {}
     while len(chains) < count:
@@ -595,7 +601,7 @@ def make_chains(seed: int, count: int) -> list[Chain]:
             variables["C"] = Type(source.choice(("int", "str", "bool", "Kind", "UserId")))
             variables["F"] = Type(source.choice(("int", "float", "bool", "Level")))
             variables["B"] = Type(source.choice(("Base", "Child", "Both")))
-        if "type[" in takes:  # which is not of everything
+        if "type[" in takes:  # the argument of type[] must be a class
             variables["T"] = Type(source.choice(_CLASSES))
         produced = _filled(takes, variables)
         accepted = _filled(gives, {name: _changed(source, type_) for name, type_ in variables.items()})

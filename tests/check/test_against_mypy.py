@@ -1,7 +1,7 @@
-"""The relation against mypy, over pairs of annotations that a grammar makes.
+"""Compare the relation with mypy, over pairs of annotations that a grammar generates.
 
-mypy runs once over one module in which each pair is an assignment. `pytest -m slow` takes 3,000 pairs of a new seed
-each time; PIPELINE_EXECUTOR_PAIRS_SEED repeats one.
+mypy checks one module in which each pair is an assignment. `pytest -m slow` uses 3,000 pairs and a new seed each time.
+The environment variable PIPELINE_EXECUTOR_PAIRS_SEED repeats a seed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from pipeline_executor.task import PipelineTask
 
 pytest.importorskip("mypy")
 
-#: Where we differ from mypy on purpose: what the pair must look like (produced, accepted), mypy's verdict, and why.
+#: Intended differences from mypy: patterns of the produced and the accepted annotation, mypy's verdict, and the reason.
 EXPLAINED: list[tuple[str, str, bool, str]] = [
     (
         r"\bSize\b|Size\.S",
         r"\bSize\b|Size\.S",
         False,
-        "The specification takes an enumeration of one member for that member, as pyright does; mypy does not.",
+        "In the specification and in pyright, an enum with one member equals that member; in mypy it does not.",
     ),
     (
         r".",
         r"\bHashable\b",
         False,
-        "For mypy no protocol is hashable, and no class object, though they are objects. pyright accepts both.",
+        "mypy does not accept protocols and class objects as Hashable, although they are objects. pyright does.",
     ),
     (
         r"via H to ",
@@ -50,31 +50,31 @@ EXPLAINED: list[tuple[str, str, bool, str]] = [
         r"tuple\[.*\*tuple\[",
         r"tuple\[.*\bobject\b",
         True,
-        "mypy takes a tuple of unknown length for one of known length, where that ends in object. pyright does not.",
+        "mypy accepts a tuple of any length for one of fixed length that ends in object. pyright does not.",
     ),
     (
         r"Mapping|dict|Decimal|Fraction|Flag",
         r"\b(Source|Ro|SupportsAbs|ReadsName)\b",
         False,
-        "Only the stubs know the types of builtin members: here of Mapping.get, Decimal.__abs__ and Flag.name.",
+        "Only stubs have the types of some builtin members, such as Mapping.get, Decimal.__abs__ and Flag.name.",
     ),
     (
         r"^(Optional|Union)\[.* via Optional\[T\] to T",
         r".",
         False,
-        "What is left of a union without None is that union, as for pyright; mypy takes the join of its members.",
+        "Without None, a union is the union of its other members, as in pyright. mypy takes the join of the members.",
     ),
     (
         r"type\[(Color|Size|Level|Kind|Flag)\]",
         r"Iterable|Collection|Reversible",
         True,
-        "For mypy an enumeration's class iterates over anything; pyright knows its members.",
+        "In mypy, iterating over an enum class gives any type. pyright knows its members.",
     ),
 ]
 
 
 def run_mypy(source: str, folder: Path) -> dict[int, list[str]]:
-    """The errors of a module by line."""
+    """Return mypy's errors for a module, by line."""
     path = folder / "generated_module.py"
     path.write_text(source, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--no-incremental", "--config-file=", "--hide-error-context", str(path)]
@@ -107,7 +107,7 @@ def seed_of_run() -> int:
 
 
 def compare(pairs: list[Pair], mine: list[bool], theirs: list[bool], seed: int) -> None:
-    """Demand that nearly all verdicts agree, and that none of the others lacks an explanation."""
+    """Assert that nearly all verdicts agree, and that each of the others is an intended difference."""
     different = [
         (pair, accepts, explanation(pair, accepts))
         for pair, ours, accepts in zip(pairs, mine, theirs, strict=True)
@@ -120,7 +120,7 @@ def compare(pairs: list[Pair], mine: list[bool], theirs: list[bool], seed: int) 
     print(f"seed {seed}: {len(pairs) - len(different)} of {len(pairs)} agree\n{listing}")
     assert not [pair for pair, _, why in different if why is None], f"seed {seed}\n{listing}"
     assert len(different) <= len(pairs) / 100, f"seed {seed}\n{listing}"
-    assert 0.2 < sum(theirs) / len(theirs) < 0.8, "pairs that are nearly all of one kind show little"
+    assert 0.2 < sum(theirs) / len(theirs) < 0.8, "too many pairs have the same verdict, so the comparison shows little"
 
 
 def compare_pairs(seed: int, count: int, names: dict[str, object], folder: Path) -> None:
@@ -146,7 +146,7 @@ def test_relation_agrees_with_mypy_on_thousands(names: dict[str, object], tmp_pa
 
 
 def compare_chains(seed: int, count: int, names: dict[str, object], folder: Path) -> None:
-    """As `compare_pairs`, with a generic step between the two."""
+    """Like `compare_pairs`, with a generic step between producer and consumer."""
     chains = make_chains(seed, count)
     source = PREAMBLE
     lines = []
@@ -159,7 +159,7 @@ def compare_chains(seed: int, count: int, names: dict[str, object], folder: Path
         )
         lines.append(source.count("\n"))
     errors = run_mypy(source, folder)
-    # Where nothing settles a variable, mypy asks for an annotation, and goes on with Any.
+    # If nothing determines a type variable, mypy reports [var-annotated] and continues with Any, as we do.
     refused = {line for line, texts in errors.items() if any("[var-annotated]" not in text for text in texts)}
     theirs = [not {line, line - 1} & refused for line in lines]
     exec(compile(source, "generated_module.py", "exec", dont_inherit=True), names)

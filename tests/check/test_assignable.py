@@ -1,4 +1,4 @@
-"""The relation between what a step yields and what the next one takes."""
+"""The relation "is assignable to", for the types of the items that one step yields and the next step takes."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ RIGHT: list[tuple[Any, Any]] = [
     (Color, Literal[Color.RED, Color.BLUE]),
     (bool, Literal[True, False]),
     (None, Literal[None, 1]),
-    # what cannot be judged passes
+    # types that cannot be resolved are accepted
     (T, int),
     (int, T),
     (list[T], list[int]),  # type: ignore[valid-type]
@@ -267,7 +267,7 @@ def test_assignable_unwraps_type_aliases() -> None:
     key = TypeVar("key")
     value = TypeVar("value")
     ints = extensions.TypeAliasType("ints", list[int])
-    # The alias declares its parameters in another order than it uses them.
+    # The alias uses its type parameters in another order than it declares them.
     swapped = extensions.TypeAliasType("swapped", tuple[value, key], type_params=(key, value))  # type: ignore[valid-type]
     assert is_assignable(ints, abc.Sequence[int])
     assert not is_assignable(ints, list[str])
@@ -297,7 +297,8 @@ def test_assignable_judges_deep_annotations() -> None:
 
 
 def test_assignable_asks_each_question_once() -> None:
-    # Invariance asks in both directions, so that each layer would double the work.
+    # An invariant type argument is compared in both directions. Without remembered verdicts, each layer would double
+    # the work, and 60 layers would never end.
     assert is_assignable(_nested(tuple[int, Any], 60), _nested(tuple[Any, int], 60))
 
 

@@ -1,4 +1,4 @@
-"""Asynchronous steps as the check sees them: which are, what they take and yield, and what is wrong with some."""
+"""The check of asynchronous steps: which steps are asynchronous, what they take and yield, and their defects."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from typing import Annotated, Any, TypeVar
 import pytest
 
 from pipeline_executor.check import StepSignature, check_definition, inspect_step
+from pipeline_executor.check.item_types import input_item, output_item
 from pipeline_executor.check.relation.annotations import Absent
-from pipeline_executor.check.relation.reading import read as form_of
-from pipeline_executor.check.streams import input_item, output_item
+from pipeline_executor.check.relation.read_annotation import read as form_of
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask
 
@@ -112,7 +112,7 @@ class Storer:
 
 
 class PlainPages(Iterator[str]):
-    """Iterates either way, so it is plain."""
+    """Can be iterated over in both ways, so it counts as a synchronous stream."""
 
     def __init__(self, xs: Iterable[int]) -> None: ...
 
@@ -231,7 +231,7 @@ def test_any_and_unions_fit_either_kind() -> None:
     assert "accepts AsyncIterable[int]" in defect
 
 
-# --- what is wrong
+# --- defects
 
 
 async def blocks(xs: Iterable[int]) -> AsyncIterator[int]:
@@ -293,15 +293,15 @@ async def no_return_annotation(xs: AsyncIterable[int]):  # type: ignore[no-untyp
         (blocks_to_store, "would block its event loop", "Write xs: AsyncIterable[int]"),
         (returns_async, "would block its event loop", "Write xs: AsyncIterable[int]"),
         (takes_list, "would block its event loop", "Write xs: AsyncIterable[int]"),
-        (takes_item, "is annotated int, but is given an asynchronous iterator", "Write x: AsyncIterable[int]"),
+        (takes_item, "is annotated int, but will be given an asynchronous iterator", "Write x: AsyncIterable[int]"),
         (plain_worker, "which only an asynchronous step can read", "Write the step with async def"),
         (plain_sink, "which only an asynchronous step can read", "xs: Iterable[int]"),
-        (yields_but_says_plain, "which is no asynchronous stream", "Write -> AsyncIterable["),
+        (yields_but_says_plain, "which is not an asynchronous stream", "Write -> AsyncIterable["),
         (returns_a_list, "is a coroutine, which yields nothing", "Write -> None, or yield items"),
         (returns_a_stream, "annotated to return AsyncIterable[str]", "Write -> None, or yield items"),
         (promises_a_list, "annotated to return list[int]", "Write -> None, or yield items"),
         (no_annotation, "takes the stream and has no annotation", "Write xs: AsyncIterable[int]"),
-        (no_return_annotation, "has no annotation that tells what it returns", "Write -> None"),
+        (no_return_annotation, "has no return annotation", "Write -> None"),
     ],
 )
 def test_annotation_wrong(step: Any, what: str, advice: str) -> None:

@@ -1,4 +1,4 @@
-"""The values of constants against the annotations of the arguments that they are for."""
+"""The check of the values of constants against the annotations of their arguments."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Namer:
 
 
 def defects(value: object, annotation: object, *, check_types: bool = True) -> tuple[str, ...]:
-    """Check a source with one constant."""
+    """Check a source with one constant and return the defects."""
 
     def load(size):  # type: ignore[no-untyped-def]
         yield size
@@ -166,7 +166,7 @@ WRONG: list[tuple[object, Any, str]] = [
 
 
 def without_addresses(value: object) -> str:
-    """The value's text without addresses: every process that collects the tests must give them the same names."""
+    """Return the text of a value without addresses, so that every process of pytest-xdist has the same test names."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 
@@ -188,7 +188,7 @@ def test_constant_message_names_step_value_and_path() -> None:
     (defect,) = defects({"a": [1, "x"]}, dict[str, list[int]])
     where, what, advice = defect.splitlines()
     assert re.fullmatch(r"step 0 'load' \(.*test_constants\.py:\d+\)", where)
-    assert what == "  constant 'size' is {'a': [1, 'x']}, which is not dict[str, list[int]]"
+    assert what == "  constant 'size' is {'a': [1, 'x']}, but its argument is annotated dict[str, list[int]]"
     assert advice == (
         "  item 1 of value of key 'a' of dict is not an instance of int. "
         "Give a value of that type, or change the annotation of 'size'."
@@ -217,7 +217,7 @@ def test_constant_of_a_generic_method_follows_its_object() -> None:
 
 
 def test_constant_of_an_unresolvable_type_warns_and_passes() -> None:
-    with pytest.warns(UserWarning, match="Missing cannot be resolved at run time, so its value was not checked"):
+    with pytest.warns(UserWarning, match="Missing cannot be resolved at run time, so the value was not checked"):
         assert defects(1, "list[Missing]") == ()
 
 

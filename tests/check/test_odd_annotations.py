@@ -1,4 +1,4 @@
-"""No annotation, however odd, makes the check raise anything but `PipelineTypeError`."""
+"""The check raises nothing but `PipelineTypeError`, even for very unusual annotations."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_executor.check import check_definition
+from pipeline_executor.check.item_types import accepted_item, produced_item
 from pipeline_executor.check.relation.annotations import show, unresolved_names
 from pipeline_executor.check.relation.assignable import is_assignable
-from pipeline_executor.check.relation.forms import union_of
-from pipeline_executor.check.relation.reading import read
-from pipeline_executor.check.relation.writing import write
-from pipeline_executor.check.streams import accepted_item, produced_item
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import union_of
+from pipeline_executor.check.relation.write_type import write
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask
 
 
 class Hostile:
-    """Raises from every hook that a look at an annotation may touch."""
+    """Raises from every special method that the check of an annotation may call."""
 
     def _raise(self, *args: object) -> Any:
         raise ValueError("hostile")
@@ -189,7 +189,7 @@ FORMERS: list[Any] = [
 
 
 def _formed(former: Any, arguments: list[Any]) -> Any:
-    """`former[arguments]`, or the arguments themselves where Python refuses that."""
+    """Return `former[arguments]`, or just the arguments if Python does not accept that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -198,7 +198,7 @@ def _formed(former: Any, arguments: list[Any]) -> Any:
             return arguments
 
 
-# By index: hypothesis itself would look at what it samples from.
+# Chosen by index, because hypothesis calls methods of the objects that it samples from, which raise.
 any_annotation = st.recursive(
     st.integers(0, len(LEAVES) - 1).map(lambda index: LEAVES[index]),
     lambda inner: st.builds(_formed, st.sampled_from(FORMERS), st.lists(inner, min_size=1, max_size=3)),
@@ -242,8 +242,8 @@ def _check(source: Any, takes: Any, gives: Any, constant: Any, sink: Any, value:
     with warnings.catch_warnings(record=True) as caught, contextlib.suppress(PipelineTypeError):
         warnings.simplefilter("always")
         check_definition([PipelineTask(first), PipelineTask(middle, {"size": value}), PipelineTask(last)])
-    # The check gives up where annotations raise, and nowhere else; of constants, where typeguard does.
-    gave_up = [str(warning.message) for warning in caught if "cannot be judged" in str(warning.message)]
+    # The check gives up only if an annotation raised. For constants, typeguard may raise as well.
+    gave_up = [str(warning.message) for warning in caught if "could not be checked" in str(warning.message)]
     gave_up = [text for text in gave_up if ", constant 'size': " not in text]
     assert all("hostile" in text for text in gave_up), gave_up
 
@@ -266,7 +266,7 @@ def test_check_raises_nothing_but_pipeline_type_error_for_every_construct(leaf: 
 
 @contextlib.contextmanager
 def only_hostile_errors() -> Iterator[None]:
-    """Let pass what an annotation raised, and nothing else."""
+    """Suppress the errors that annotations raise, and no others."""
     try:
         yield
     except ValueError as error:
@@ -307,7 +307,7 @@ def test_annotation_can_always_be_shown_and_searched(annotation: Any) -> None:
 
 def test_check_of_an_alias_of_itself_ends() -> None:
     class TypeAliasType:
-        """Looks like an alias to whoever judges by the name."""
+        """The check recognises a type alias by this name."""
 
         @property
         def __value__(self) -> object:
@@ -321,6 +321,6 @@ def test_check_of_an_alias_of_itself_ends() -> None:
     def last(xs):  # type: ignore[no-untyped-def]
         pass
 
-    # Whatever it is an alias of, the assumption that it holds is never refuted.
+    # The alias stands for itself, so nothing contradicts the assumption that it is assignable.
     last.__annotations__ = {"xs": Iterable[TypeAliasType()], "return": None}  # type: ignore[misc]
     check_definition([PipelineTask(first), PipelineTask(last)])

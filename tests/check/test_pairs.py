@@ -1,9 +1,14 @@
-"""The check of a pipeline against a table of pairs of annotations that mypy has judged.
+"""Compare the check of a pipeline with a table of pairs of annotations and mypy's verdicts.
 
-`pairs.json` holds them: what the source is annotated to produce and the sink to accept, what mypy 2.4.1 (`--strict`)
-says, and where they apply: `via`, workers between the two; `whole`, true where the annotations are not those of the
-items but of the streams; `epilogue`, source that comes after the functions; `min_python`. `setups` are what the pairs'
-modules begin with.
+`pairs.json` holds the pairs: the annotation of the source's items, that of the sink's items, and the verdict of mypy
+2.4.1 (`--strict`). Further keys of a pair:
+
+    via         workers between the source and the sink
+    whole       true if the annotations are those of the streams, not of their items
+    epilogue    source code that comes after the functions
+    min_python  the oldest Python version for this pair
+
+`setups` holds the source code at the beginning of the pairs' modules.
 """
 
 from __future__ import annotations
@@ -26,17 +31,19 @@ from pipeline_executor.task import PipelineTask
 TABLE: dict[str, Any] = json.loads(Path(__file__).with_name("pairs.json").read_text(encoding="utf-8"))
 PAIRS: list[dict[str, Any]] = TABLE["pairs"]
 
-#: Where a pipeline is judged otherwise than a call, and why.
+#: Pairs for which the check and mypy differ, because mypy checks a call and we check a pipeline, and the reasons.
 OTHERWISE = {
-    "whole-10": "a step is always handed an iterator, whatever the step before says that it returns",
-    "whole-32": "an ordinary function cannot read an asynchronous stream, so this one is no step",
-    "whole-33": "an ordinary function cannot read an asynchronous stream, so this one is no step",
+    "whole-10": "a step is always given an iterator, whatever type the step before returns",
+    "whole-32": "an ordinary function cannot read an asynchronous stream, so it is not a step",
+    "whole-33": "an ordinary function cannot read an asynchronous stream, so it is not a step",
 }
 
 
 def make_module(pair: dict[str, Any], name: str, streams: tuple[str, str] = ("", "")) -> types.ModuleType:
-    """A module with the functions `src` and `sink`, annotated as the pair says; "Async" for either makes that one
-    asynchronous."""
+    """Make a module with the functions `src` and `sink`, annotated as the pair says.
+
+    `streams` has "" or "Async" for each of the two. "Async" makes the function asynchronous.
+    """
     if sys.version_info < tuple(int(part) for part in pair.get("min_python", "3.11").split(".")):
         pytest.skip(f"needs Python {pair['min_python']}")
     of_source, of_sink = ("{}" if pair.get("whole") else f"{stream}Iterable[{{}}]" for stream in streams)
@@ -70,7 +77,7 @@ def ids(pairs: list[dict[str, Any]]) -> list[str]:
     return [f"{pair['id']}: {pair['produced']} -> {pair['accepted']}" for pair in pairs]
 
 
-# What exists for the type checker alone needs a file to be found in; test_guarded.py has it.
+# Names under `if TYPE_CHECKING:` are not tested here, because they need a file; see test_type_checking_imports.py.
 JUDGED = [pair for pair in PAIRS if not pair["id"].startswith("unresolvable")]
 WHOLE = [pair for pair in PAIRS if pair.get("whole")]
 
@@ -93,7 +100,7 @@ def test_pipeline_is_judged_as_mypy_does(module: types.ModuleType, pair: dict[st
 
 @pytest.mark.parametrize("streams", [("Async", "Async"), ("", "Async"), ("Async", "")], ids=str)
 def test_items_are_judged_alike_whatever_the_kinds_of_the_streams(streams: tuple[str, str]) -> None:
-    """Also of those pairs whose annotations are those of asynchronous streams, where the sink is `async def`."""
+    """Check the pairs of item types, and those of asynchronous streams if the sink is `async def`."""
     for pair in JUDGED:
         if "min_python" in pair or "numpy" in str(TABLE["setups"][pair["setup"]]) or pair.get("via"):
             continue

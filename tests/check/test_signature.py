@@ -1,4 +1,4 @@
-"""What is read from one step: its stream, its constants, what it yields."""
+"""Reading the signature of a step: its stream, its constants, what it yields."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 import pytest
 
 from pipeline_executor.check import StepSignature, inspect_step
+from pipeline_executor.check.item_types import input_item, output_item
 from pipeline_executor.check.relation.annotations import Absent, Unresolved, show
-from pipeline_executor.check.relation.reading import read as form_of
+from pipeline_executor.check.relation.read_annotation import read as form_of
 from pipeline_executor.check.signature import Constant
-from pipeline_executor.check.streams import input_item, output_item
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask
 
@@ -41,7 +41,7 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Resizer(Generic[T]):
-    """Calls like `resize` in every form that a class has."""
+    """Has a method like `resize` of every kind that a class can have."""
 
     def __call__(self, images: Iterable[bytes], /, width: int, *, height: int = 8) -> Iterator[str]:
         yield from resize(images, width, height=height)
@@ -318,7 +318,7 @@ def test_one_bad_name_spoils_no_other_argument() -> None:
 
 
 def test_placeholder_never_enters_a_typing_object() -> None:
-    # `typing` caches both List["Missing"] and what its reference was evaluated to.
+    # `typing` caches List["Missing"] as well as the value of its forward reference.
     module = define(
         """
         from typing import Iterable, List

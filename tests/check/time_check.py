@@ -1,4 +1,4 @@
-"""How long the check of a pipeline of five steps takes: `python tests/check/time_check.py`."""
+"""`python tests/check/time_check.py`: measure how long the check of a pipeline of five steps takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a type checker must infer of tasks: never run, read by mypy and pyright."""
+"""What mypy and pyright must accept, and the types that they must infer. Never run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ assert_type(PipelineTask(tokenize), PipelineTask[str, list[str]])
 assert_type(PipelineTask(count, env={"A": "1"}), PipelineTask[list[str], Never])
 
 
-# Asynchronous steps, among themselves and with plain ones
+# Asynchronous steps, with each other and with synchronous steps
 async def poll(url: str) -> AsyncIterator[int]:
     raise NotImplementedError
     yield 0
@@ -100,18 +100,18 @@ assert_type(PipelineTask(returns_stream), PipelineTask[int, str])
 assert_type(PipelineTask(Scale[int]().method), PipelineTask[int, int])
 assert_type(PipelineTask(Scale[int]()), PipelineTask[int, list[int]])
 
-# What takes a base class takes its subclasses, and what yields a subclass yields the base class.
+# A step that takes a base class also takes its subclasses. A step that yields a subclass also yields the base class.
 wider = PipelineTask(accept_base)
 assert_type(wider, PipelineTask[Base, Child])
 narrower: PipelineTask[Child, Base] = wider
 
-# What is not known is Any.
+# Where nothing is known, the type is Any.
 untyped: PipelineTask[Any, Any] = PipelineTask(lambda items: items)
 partly: PipelineTask[Any, str] = PipelineTask(partial(infer, model="m"))
 bare: PipelineTask = wider
 
 
-# Two steps that fit: the type of the one's output is that of the other's input.
+# Two steps that fit: the first one's output has the type of the second one's input.
 def join(first: PipelineTask[Any, T], second: PipelineTask[T, Any]) -> list[PipelineTask[Any, Any]]:
     return [first, second]
 
@@ -131,13 +131,23 @@ assert_type(execute(tasks), PipelineResults[Any] | None)
 execute([PipelineTask(tick), PipelineTask(accept_base)])
 execute([PipelineTask(load), PipelineTask(fetch), PipelineTask(store)])
 
-# What the results are is known of a tuple of tasks.
+# The results of a tuple of tasks have the type that its last task yields.
 assert_type(stream((PipelineTask(load), PipelineTask(infer))), PipelineResults[str])
 assert_type(stream((PipelineTask(load),), "thread", inactivity_timeout=1.0), PipelineResults[int])
 assert_type(stream(tasks), PipelineResults[Any])
 for text in stream((PipelineTask(load), PipelineTask(infer, {"model": "m"}, 2)), "process-fork"):
     assert_type(text, str)
 
-# The fields are what they were.
+three_tasks = (PipelineTask(load), PipelineTask(infer), PipelineTask(tokenize))
+for words in stream(three_tasks):
+    assert_type(words, list[str])
+for fetched in stream((PipelineTask(poll), PipelineTask(fetch))):
+    assert_type(fetched, str)
+for anything in stream(tasks):
+    assert_type(anything, Any)
+with stream(three_tasks) as results:
+    assert_type(results, PipelineResults[list[str]])
+
+# The fields keep the types that they were declared with.
 assert_type(texts.num_procs, int)
 step: Callable[..., Iterable[str] | AsyncIterable[str] | Awaitable[None] | None] = texts.generator

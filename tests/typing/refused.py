@@ -1,4 +1,4 @@
-"""What a type checker must refuse: on each line that ends in "# refused", and on no other. Never run."""
+"""What mypy and pyright must refuse: each line that ends in "# refused", and no other. Never run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def one(number: int) -> int:
     raise NotImplementedError
 
 
-# What is no step
+# Not a step
 PipelineTask(3)  # refused
 PipelineTask(load([]))  # refused
 PipelineTask(item)  # refused
@@ -66,8 +66,9 @@ PipelineTask(infer, env={"A": 1})  # refused
 execute([PipelineTask(load)], "proces")  # refused
 stream((PipelineTask(load),), "proces")  # refused
 stream((PipelineTask(load),), shutdown_timout=1.0)  # refused
+number: int = next(stream((PipelineTask(load), PipelineTask(infer))))  # refused
 
-# A task of other types than its step
+# A variable whose type does not fit its task
 narrow = PipelineTask(accept_child)
 wide_input: PipelineTask[Base, Base] = narrow  # refused
 narrow_output: PipelineTask[Child, Child] = narrow  # refused
@@ -84,8 +85,8 @@ join(texts, PipelineTask(store))  # refused
 join(PipelineTask(fetch), sink)  # refused
 join(PipelineTask(load), PipelineTask(store))  # refused
 
-# What is no list of tasks
+# Not a list of tasks
 execute([infer, save])  # refused
 
-# A task is never changed.
+# A task is frozen.
 texts.num_procs = 2  # refused

@@ -1,4 +1,4 @@
-"""What mypy and pyright make of tasks: each must accept one file, and refuse the marked lines of the other."""
+"""mypy and pyright must accept `accepted.py`, and refuse the marked lines of `refused.py` and no others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lines_of_mypy(path: Path, folder: Path) -> list[int]:
         "--disable-error-code=type-arg",
         "--output=json",
     ]
-    # What is installed for good is found anyway, and must not be named.
+    # mypy refuses a MYPYPATH that names site-packages. It finds a package that is installed there without help.
     beside = {} if "site-packages" in package_parent().parts else {"MYPYPATH": str(package_parent())}
     command = [sys.executable, "-m", "mypy", *options, str(shutil.copy(path, folder))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | beside, check=False)

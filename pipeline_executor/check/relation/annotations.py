@@ -1,6 +1,6 @@
-"""Annotations as values: how they are resolved, unwrapped and written out in a message.
+"""Annotations as Python objects: resolve their names, strip qualifiers, and write them in a message.
 
-Nothing here raises for an odd annotation: users write whatever their type checker takes, and more.
+No function here raises for an unusual annotation, because users write whatever their type checker accepts, and more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
-from pipeline_executor.check.relation.checker_imports import checker_import
+from pipeline_executor.check.relation.type_checking_imports import type_checking_import
 
 __all__ = [
     "Absent",
@@ -23,29 +23,29 @@ __all__ = [
     "is_alias",
     "module_scope",
     "own_annotations",
-    "peel",
     "resolve",
     "show",
+    "strip_qualifiers",
     "type_parameters",
     "unresolved_names",
 ]
 
-# Far above any annotation that a person writes; bounds the time that a self-referring one can cost.
+# Maximum nesting that is followed. No person writes such an annotation, but one may refer to itself.
 _MAX_LAYERS = 100
 
 
 class Absent(enum.Enum):
-    """Stands where an annotation or an item type would, when there is none."""
+    """Takes the place of an annotation or of an item type if there is none."""
 
     ANNOTATION = "no annotation"
     STREAM = "not a stream"
 
 
 class Unresolved:
-    """Stands for a name that does not exist at run time (imported under `TYPE_CHECKING`).
+    """Takes the place of a name that does not exist at run time, because it is imported under `TYPE_CHECKING`.
 
-    It takes part in any expression that an annotation may hold, and equals another of the same text,
-    so that two steps which name the same unknown type still agree.
+    It supports every operation that an annotation may contain. Two of them are equal if their texts are equal, so two
+    steps that name the same unknown type fit together.
     """
 
     __slots__ = ("_text",)
@@ -54,7 +54,7 @@ class Unresolved:
         self._text = text
 
     def __getattr__(self, name: str) -> Unresolved:
-        # `typing` probes its operands for dunder names; they must look absent.
+        # `typing` looks for special attributes in its operands. It must not find any here.
         if name.startswith("__"):
             raise AttributeError(name)
         return Unresolved(f"{self._text}.{name}")
@@ -84,13 +84,13 @@ def _union(left: Any, right: Any) -> object:
 
 
 class Scope(typing.NamedTuple):
-    """Where the names of an annotation are looked up.
+    """The names that an annotation can use.
 
     Attributes:
         module_names: the global names of the step's module.
-        inner_names: names that hide them: closure variables and type parameters.
-        last_resort: names that are tried when neither knows one: those of the step's class.
-        is_class_body: whether `ClassVar` and `Final` may stand there.
+        inner_names: names that hide the global ones: closure variables and type parameters.
+        last_resort: names to use if the other two have none: those of the step's class.
+        is_class_body: whether the annotation is in the body of a class, where `ClassVar` and `Final` are allowed.
     """
 
     module_names: dict[str, Any]
@@ -102,22 +102,22 @@ class Scope(typing.NamedTuple):
 def resolve(annotation: object, scope: Scope) -> object:
     """Turn an annotation as it was written into the type that it means.
 
-    Names that cannot be found become `Unresolved`. An annotation that cannot be understood at all
-    becomes `Unresolved` as a whole.
+    Names that cannot be found become `Unresolved`. An annotation that cannot be evaluated becomes `Unresolved` as a
+    whole.
     """
     if type(annotation) is type:
-        return annotation  # the most frequent one: a class, with nothing in it to resolve
+        return annotation  # a fast path: most annotations are plain classes
     inner_names = dict(scope.inner_names)
     module_names = scope.module_names
     if isinstance(annotation, ForwardRef):
-        # That of a typed dictionary's base tells where it was written.
+        # A ForwardRef in a TypedDict's base class names the module that it was written in.
         module = sys.modules.get(str(annotation.__forward_module__))
         module_names = module_names if module is None else vars(module)
-        # From 3.14 on it brings along the parts of its expression that could be evaluated.
+        # From 3.14 on, a ForwardRef has the parts of its expression that could be evaluated.
         inner_names.update(getattr(annotation, "__extra_names__", None) or {})
         annotation = annotation.__forward_arg__
     written = annotation if isinstance(annotation, str) else None
-    # One annotation at a time, so that a bad name in it spoils no other argument's.
+    # `get_type_hints` gets one annotation at a time, so that an unknown name in it does not affect the other arguments.
     holder: object = types.SimpleNamespace(__annotations__={"it": annotation})
     if scope.is_class_body and written is not None:
         holder = type("holder", (), {"__annotations__": {"it": annotation}})
@@ -129,7 +129,7 @@ def resolve(annotation: object, scope: Scope) -> object:
             if error.name is None or error.name in inner_names or found is None:
                 break
             inner_names[error.name] = found
-        except Exception:  # an annotation is arbitrary code
+        except Exception:  # evaluating an annotation runs the user's code
             break
     return annotation if written is None else Unresolved(written)
 
@@ -139,40 +139,40 @@ def _substitute_for(name: str | None, scope: Scope, module_names: dict[str, Any]
         return None
     if name in scope.last_resort:
         return scope.last_resort[name]
-    imported = checker_import(name, module_names)
+    imported = type_checking_import(name, module_names)
     if imported is not None:
         return imported
-    # Linters move `from collections.abc import Iterable` under TYPE_CHECKING. Without this most of
-    # such a module's steps would lose their check.
+    # Linters move `from collections.abc import Iterable` under TYPE_CHECKING. Without this rule, most steps of such a
+    # module would not be checked.
     if name in collections.abc.__all__:
         return getattr(collections.abc, name)
-    # `typing` remembers what a ForwardRef object was evaluated to. Only for text, where the object is
-    # our own, may that be a placeholder: nobody else must ever see one.
+    # `typing` stores the value of a ForwardRef in that object. A ForwardRef that belongs to the user must not get a
+    # placeholder, which other code could then find. A str is evaluated by an object of our own.
     return Unresolved(name) if placeholder else None
 
 
 def class_scope(class_: type[Any]) -> Scope:
-    """Where the names in the body of a class are looked up."""
+    """Return the scope of annotations in the body of a class."""
     inner = {name: value for name, value in vars(class_).items() if isinstance(value, type)}
     module_names = module_scope(class_.__module__).module_names
     return Scope(module_names, type_parameters(class_), {class_.__name__: class_, **inner}, is_class_body=True)
 
 
 def module_scope(name: str | None) -> Scope:
-    """Where the names in a module are looked up; nowhere, where it is not loaded."""
+    """Return the scope of annotations in a module; an empty scope if the module is not loaded."""
     module = sys.modules.get(name or "")
     return Scope({} if module is None else vars(module), {}, {})
 
 
 def type_parameters(generic: object) -> dict[str, Any]:
-    """What `class C[T]` or `def f[T]` declares, by name."""
-    # Absent before 3.12, and a descriptor in the classes of the interpreter itself.
+    """Return the type parameters that `class C[T]` or `def f[T]` declares, by name."""
+    # Python before 3.12 has no such attribute. In the interpreter's own classes it is a descriptor.
     parameters = getattr(generic, "__type_params__", ())
     return {parameter.__name__: parameter for parameter in parameters} if isinstance(parameters, tuple) else {}
 
 
 def own_annotations(class_: type[Any]) -> Mapping[str, Any]:
-    """The annotations in the body of a class, without those of its bases."""
+    """Return the annotations in the body of a class, without those of its base classes."""
     if sys.version_info >= (3, 14):
         import annotationlib
 
@@ -182,8 +182,8 @@ def own_annotations(class_: type[Any]) -> Mapping[str, Any]:
         return annotations if isinstance(annotations, dict) else {}
 
 
-def peel(annotation: object) -> object:
-    """Take off what does not matter to assignability: `Annotated`, and qualifiers such as `Final`."""
+def strip_qualifiers(annotation: object) -> object:
+    """Remove `Annotated` and qualifiers such as `Final`, which do not matter to assignability."""
     for _ in range(_MAX_LAYERS):
         if annotation is None:
             return types.NoneType
@@ -194,18 +194,18 @@ def peel(annotation: object) -> object:
     return Any
 
 
-# By name: typing_extensions has twins of those that an interpreter lacks.
+# Compared by name, because typing_extensions defines those that an older Python lacks.
 _QUALIFIERS = frozenset({"ClassVar", "Final", "NotRequired", "ReadOnly", "Required"})
 
 
 def is_alias(annotation: object) -> bool:
-    """True for a type alias that a `type` statement made."""
-    # By name: `typing` has the class from 3.12 on, typing_extensions its own twin.
+    """Tell whether an annotation is a type alias made by a `type` statement."""
+    # Compared by name: `typing` has the class from Python 3.12 on, and typing_extensions has another one.
     return type(annotation).__name__ == "TypeAliasType"
 
 
 def unresolved_names(annotation: object) -> tuple[str, ...]:
-    """The parts of an annotation that could not be resolved, as text, without repetition."""
+    """Return the parts of an annotation that could not be resolved, as text, each once."""
     found: dict[str, None] = {}
 
     def visit(part: object, layers_left: int) -> None:
@@ -234,16 +234,16 @@ def unresolved_names(annotation: object) -> tuple[str, ...]:
 
 
 def show(annotation: object, *, qualified: bool = False, max_chars: int = 200) -> str:
-    """Write an annotation the way its author would.
+    """Write an annotation as a user would write it.
 
     Arguments:
         annotation: any object.
-        qualified: put the module before the name of each class, to tell two of the same name apart.
-        max_chars: longer texts are cut.
+        qualified: whether to write classes with their modules, to distinguish two classes of the same name.
+        max_chars: maximum length of the text; a longer one is cut.
     """
     try:
         text = _text(annotation, qualified)
-    except Exception:  # __repr__, __name__ and __module__ are the user's code
+    except Exception:  # __repr__, __name__ and __module__ may run the user's code
         text = f"<{type(annotation).__name__}>"
     return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
 

@@ -1,8 +1,7 @@
-"""Whether a value of one type may be handed to what accepts another.
+"""The relation "is assignable to": its entry `is_assignable`, and its table.
 
-The relation is a table: for each pair of kinds of type there is one case, with the rule that decides it. The first case
-that fits decides, so the table is read from top to bottom. Each rule of `rules` names the section of the typing
-specification which it implements.
+The table is read from top to bottom. The first line whose kinds match both types decides, by its rule. Each rule names
+the section of the typing specification that it implements.
 
 Source: https://typing.python.org/en/latest/spec/concepts.html#summary-of-type-relations
 """
@@ -10,55 +9,55 @@ Source: https://typing.python.org/en/latest/spec/concepts.html#summary-of-type-r
 from __future__ import annotations
 
 from pipeline_executor.check.relation import rules
-from pipeline_executor.check.relation.forms import (
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.relation import Case, Relation, VariableLimits
+from pipeline_executor.check.relation.type_forms import (
     Alias,
+    AnyForm,
     ClassObject,
-    Distinct,
-    Dynamic,
     Form,
     Function,
     Instance,
     LiteralValue,
     NeverForm,
+    NewTypeForm,
     Parameters,
-    Record,
     Tuple,
+    TypedDictForm,
     UnionForm,
     Variable,
 )
-from pipeline_executor.check.relation.reading import read
-from pipeline_executor.check.relation.relation import Binder, Case, Relation
 
 __all__ = ["is_assignable", "new_relation"]
 
 
 def is_assignable(produced: object, accepted: object) -> bool:
-    """Tell whether every value of type `produced` is also one of type `accepted`.
+    """Tell whether every value of type `produced` is also a value of type `accepted`.
 
-    Type variables, on either side, are taken for types that nothing is known of; `solve` finds what they stand for.
+    A type variable is treated as an unknown type here. `type_variables.solve` finds what variables stand for.
 
     Arguments:
-        produced: a resolved annotation or a `Form`, the type of what is handed over.
-        accepted: the same, the type of what is asked for.
+        produced: the type of what is handed over, as a resolved annotation or a `Form`.
+        accepted: the type that is required, likewise.
 
     Raises:
-        TooLargeError: the answer would take too long.
+        TooLargeError: the comparison exceeded the limits on time or depth.
 
     Shown by tests/check/test_assignable.py, test_pairs.py and test_against_mypy.py.
     """
     return new_relation().holds(read(produced), read(accepted))
 
 
-def new_relation(binder: Binder | None = None) -> Relation:
-    """The relation, for one question."""
-    return Relation(_CASES, binder)
+def new_relation(limits: VariableLimits | None = None) -> Relation:
+    """Make the relation for one question; see `Relation`."""
+    return Relation(_CASES, limits)
 
 
 _CASES = (
     Case(Form, Form, rules.equal),
     Case(Form, Variable, rules.to_variable),
-    Case(Form, Dynamic, rules.dynamic),
-    Case(Dynamic, Form, rules.dynamic),
+    Case(Form, AnyForm, rules.any_type),
+    Case(AnyForm, Form, rules.any_type),
     Case(Variable, Form, rules.from_variable),
     Case(NeverForm, Form, rules.never),
     Case(Form, Instance, rules.to_object),
@@ -66,13 +65,13 @@ _CASES = (
     Case(Form, Alias, rules.to_alias),
     Case(UnionForm, Form, rules.from_union),
     Case(Form, UnionForm, rules.to_union),
-    Case(Distinct, Distinct, rules.between_distinct),
-    Case(Distinct, Form, rules.from_distinct),
-    Case(Form, Distinct, rules.to_distinct),
+    Case(NewTypeForm, NewTypeForm, rules.between_new_types),
+    Case(NewTypeForm, Form, rules.from_new_type),
+    Case(Form, NewTypeForm, rules.to_new_type),
     Case(LiteralValue, LiteralValue, rules.between_literals),
     Case(LiteralValue, Form, rules.from_literal),
     Case(Form, LiteralValue, rules.to_literal),
-    Case(Record, Record, rules.between_records),
+    Case(TypedDictForm, TypedDictForm, rules.between_typed_dicts),
     Case(Tuple, Tuple, rules.between_tuples),
     Case(Instance, Tuple, rules.to_tuple),
     Case(Function, Function, rules.between_functions),
@@ -85,5 +84,5 @@ _CASES = (
     Case(Form, Instance, rules.to_protocol),
     Case(Instance, Instance, rules.promoted),
     Case(Form, Instance, rules.nominal),
-    Case(Form, Record, rules.nominal),
+    Case(Form, TypedDictForm, rules.nominal),
 )

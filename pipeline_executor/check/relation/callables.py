@@ -1,4 +1,4 @@
-"""Functions as types: how one is read, and whether it can be called as another is called.
+"""The types of functions: read one from a signature, and tell whether it can be called like another one.
 
 Source: https://typing.python.org/en/latest/spec/callables.html#assignability-rules-for-callables
 """
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pipeline_executor.check.relation.annotations import Scope, resolve
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
-    Dynamic,
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
+    AnyForm,
     Form,
     Function,
     Instance,
@@ -24,11 +25,10 @@ from pipeline_executor.check.relation.forms import (
     Parameters,
     Variable,
 )
-from pipeline_executor.check.relation.reading import read
 
 __all__ = ["ANY_FUNCTION", "can_be_called_as", "function_form", "signature_form"]
 
-ANY_FUNCTION = Function(Parameters((), DYNAMIC), DYNAMIC)
+ANY_FUNCTION = Function(Parameters((), ANY), ANY)
 
 _KINDS = {
     inspect.Parameter.POSITIONAL_ONLY: ParameterKind.BY_POSITION,
@@ -40,24 +40,24 @@ _KINDS = {
 
 
 def function_form(function: types.FunctionType, scope: Scope, *, skip_first: bool = False) -> Function:
-    """The type of a function that was written with `def` or `lambda`.
+    """Return the type of a function that was written with `def` or `lambda`.
 
     Arguments:
         function: the function.
-        scope: where the names in its annotations are looked up.
-        skip_first: leave out its first parameter: `self`, or `cls`.
+        scope: the names that its annotations can use.
+        skip_first: whether to leave out the first parameter, `self` or `cls`.
     """
-    # What a decorator made of a function, and which overload applies, only its body could tell.
+    # The signature does not tell what a decorator does to a function, nor which overload applies.
     if hasattr(function, "__wrapped__") or typing.get_overloads(function):
         return ANY_FUNCTION
     form = signature_form(inspect.signature(function), scope, skip_first=skip_first)
     if not inspect.iscoroutinefunction(function):
         return form
-    return Function(form.parameters, Instance(abc.Coroutine, (DYNAMIC, DYNAMIC, form.result)))
+    return Function(form.parameters, Instance(abc.Coroutine, (ANY, ANY, form.result)))
 
 
 def signature_form(signature: inspect.Signature, scope: Scope, *, skip_first: bool = False) -> Function:
-    """As `function_form`, of a signature."""
+    """Return the type of a function with this signature; see `function_form`."""
     items = [
         Parameter(
             parameter.name,
@@ -73,11 +73,11 @@ def signature_form(signature: inspect.Signature, scope: Scope, *, skip_first: bo
 
 
 def _form(annotation: object, scope: Scope) -> Form:
-    return DYNAMIC if annotation is inspect.Parameter.empty else read(resolve(annotation, scope))
+    return ANY if annotation is inspect.Parameter.empty else read(resolve(annotation, scope))
 
 
 class _Sorted(NamedTuple):
-    """The parameters of a function by the way in which they are filled."""
+    """The parameters of a function, sorted by how an argument can be passed. Those of kind EITHER are in two fields."""
 
     by_position: list[Parameter]
     star: Parameter | None
@@ -102,13 +102,13 @@ def _sorted(parameters: Parameters) -> _Sorted:
 def can_be_called_as(
     mine: Form, theirs: Form, holds: Callable[[Form, Form], bool], bind: Callable[[Variable, Form], bool]
 ) -> bool:
-    """Tell whether a function with the parameters `mine` takes every call that `theirs` allows.
+    """Tell whether a function with the parameters `mine` allows every call that `theirs` allows.
 
     Arguments:
-        mine: the parameters of the function at hand.
-        theirs: those by which it will be called.
-        holds: whether a value of one type can be passed where another is asked for.
-        bind: told what a `ParamSpec` among `theirs` would stand for; returns whether it may.
+        mine: the parameters of the function that will be called.
+        theirs: the parameters that its caller expects.
+        holds: tells whether one type is assignable to another.
+        bind: notes what a `ParamSpec` would stand for, and tells whether that is possible.
     """
     if not isinstance(mine, Parameters) or not isinstance(theirs, Parameters):
         return True
@@ -129,9 +129,12 @@ def _binds(
     holds: Callable[[Form, Form], bool],
     bind: Callable[[Variable, Form], bool],
 ) -> bool:
-    """https://typing.python.org/en/latest/spec/generics.html#paramspec"""
+    """Bind the `ParamSpec` at the end of `theirs` to the parameters of `mine` that are left.
+
+    https://typing.python.org/en/latest/spec/generics.html#paramspec
+    """
     count = len(theirs.items)
-    if isinstance(mine.tail, Dynamic):
+    if isinstance(mine.tail, AnyForm):
         return bind(variable, Parameters(mine.items[count:], mine.tail))
     first = mine.items[:count]
     if len(first) < count or any(item.kind is ParameterKind.BY_NAME for item in first):

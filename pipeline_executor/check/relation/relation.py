@@ -1,6 +1,6 @@
-"""How the question whether one type is assignable to another is put, also of the parts of types, and bounded.
+"""`Relation`: decide whether one type is assignable to another by a table of rules, within limits on time and depth.
 
-The rules that answer it are in `rules`, and the table of when each applies in `assignable`.
+The rules are in `rules`. They ask the relation about the parts of types. The table is in `assignable`.
 """
 
 from __future__ import annotations
@@ -9,58 +9,59 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from pipeline_executor.check.relation.bases import Variance
-from pipeline_executor.check.relation.forms import Form, Variable
+from pipeline_executor.check.relation.base_classes import Variance
+from pipeline_executor.check.relation.type_forms import Form, Variable
 
-__all__ = ["Binder", "Case", "Relation", "TooLargeError"]
+__all__ = ["Case", "Relation", "TooLargeError", "VariableLimits"]
 
-# Bounds the time that types which refer to themselves can cost; annotations that people write need a few dozen.
+# Maximum number of comparisons, so that types which refer to themselves do not hang the check. Annotations that people
+# write need a few dozen.
 _MAX_STEPS = 20_000
-# Bounds the depth of the recursion, well below what the interpreter allows.
+# Maximum depth of the recursion, well below the interpreter's own limit.
 _MAX_DEPTH = 100
 
 
 class TooLargeError(Exception):
-    """The two types are too large to be compared in reasonable time."""
+    """The comparison of two types exceeded the limits on time or depth."""
 
 
-class Binder(Protocol):
-    """What is told of the types that variables are compared with."""
+class VariableLimits(Protocol):
+    """Records the types that type variables are compared with."""
 
     def at_least(self, variable: Variable, form: Form) -> bool:
-        """Note that the variable must stand for `form` or more; returns whether it may."""
+        """Note that `form` must be assignable to the variable; return whether that is possible."""
 
     def at_most(self, variable: Variable, form: Form) -> bool:
-        """Note that the variable must stand for `form` or less; returns whether it may."""
+        """Note that the variable must be assignable to `form`; return whether that is possible."""
 
     def attempt(self, question: Callable[[], bool]) -> bool:
-        """Answer a question, and forget what was noted on the way if the answer is no."""
+        """Answer a question. If the answer is no, forget everything that was noted on the way."""
 
 
 class Relation:
-    """One question, with the steps that are left to answer it.
+    """The relation for one question, with the number of comparisons that are left to answer it.
 
     Arguments:
-        cases: the table. The first case that fits and can tell decides.
-        binder: None where type variables are taken for types that nothing is known of.
+        cases: the table. The first line that matches both types, and whose rule gives an answer, decides.
+        limits: records what type variables are compared with. None: a type variable is an unknown type.
     """
 
-    def __init__(self, cases: Sequence[Case], binder: Binder | None = None) -> None:
+    def __init__(self, cases: Sequence[Case], limits: VariableLimits | None = None) -> None:
         self._cases = cases
-        self._binder = binder
+        self._limits = limits
         self._steps_left = _MAX_STEPS
         self._depth = 0
         self._assumed: set[tuple[Form, Form]] = set()
         self._verdicts: dict[tuple[Form, Form], bool] = {}
 
     def holds(self, produced: Form, accepted: Form) -> bool:
-        """Whether `produced` is assignable to `accepted`."""
+        """Tell whether `produced` is assignable to `accepted`."""
         self._steps_left -= 1
         if self._steps_left < 0 or self._depth > _MAX_DEPTH:
-            raise TooLargeError("the types are too large to be compared")
-        # Invariance asks in both directions, so that without this each layer of a type would double the work. What is
-        # found while something is assumed, or noted, holds only then.
-        pair = (produced, accepted) if self._binder is None and not self._assumed else None
+            raise TooLargeError("the types are too large to be compared; simplify the annotations")
+        # Remember the verdict. An invariant type argument is compared in both directions, so each layer of a type would
+        # double the work otherwise. A verdict that depends on an assumption or on type variables cannot be reused.
+        pair = (produced, accepted) if self._limits is None and not self._assumed else None
         known = None if pair is None else self._verdicts.get(pair)
         if known is not None:
             return known
@@ -82,11 +83,11 @@ class Relation:
         return False
 
     def holds_both_ways(self, left: Form, right: Form) -> bool:
-        """Whether two types are equivalent, as an invariant type argument asks for."""
+        """Tell whether two types are equivalent, as an invariant type argument requires."""
         return self.holds(left, right) and self.holds(right, left)
 
     def holds_for(self, variance: Variance, mine: Form, theirs: Form) -> bool:
-        """Whether one type argument may stand where another is asked for."""
+        """Tell whether a type argument fits another one, given the variance of the type parameter."""
         match variance:
             case Variance.COVARIANT:
                 return self.holds(mine, theirs)
@@ -98,7 +99,9 @@ class Relation:
                 return self.holds(mine, theirs) or self.holds(theirs, mine)
 
     def assuming(self, produced: Form, accepted: Form, question: Callable[[], bool]) -> bool:
-        """Answer a question about types that may lead back to themselves: there, the answer is taken to be yes.
+        """Answer a question about two types that may refer to themselves.
+
+        If the same question comes up again on the way, its answer is assumed to be yes.
 
         https://typing.python.org/en/latest/spec/protocol.html#recursive-protocols
         """
@@ -112,29 +115,29 @@ class Relation:
             self._assumed.discard(pair)
 
     def any_holds(self, produced: Form, accepted: Iterable[Form]) -> bool:
-        """Whether one of several types accepts."""
+        """Tell whether `produced` is assignable to at least one of several types."""
         for form in accepted:
             question = functools.partial(self.holds, produced, form)
-            if question() if self._binder is None else self._binder.attempt(question):
+            if question() if self._limits is None else self._limits.attempt(question):
                 return True
         return False
 
     def at_least(self, variable: Variable, form: Form) -> bool:
-        """A variable is asked for, and a type is there."""
-        return self._binder is None or self._binder.at_least(variable, form)
+        """Tell whether a type may be assigned to a type variable."""
+        return self._limits is None or self._limits.at_least(variable, form)
 
     def at_most(self, variable: Variable, form: Form) -> bool:
-        """A type is asked for, and a variable is there."""
-        return self._binder is None or self._binder.at_most(variable, form)
+        """Tell whether a type variable may be assigned to a type."""
+        return self._limits is None or self._limits.at_most(variable, form)
 
 
 class Case(NamedTuple):
-    """One line of the table: the kinds of type that a rule is for.
+    """One line of the table: two kinds of type and the rule that compares them.
 
     Attributes:
-        produced: the kind of what is produced.
-        accepted: the kind of what is accepted.
-        rule: returns None where it cannot tell, for the next line that fits.
+        produced: the kind of the type that is produced.
+        accepted: the kind of the type that is accepted.
+        rule: tells whether the types are assignable. If it returns None, the next matching line decides.
     """
 
     produced: type[Form]

@@ -1,7 +1,8 @@
-"""The rules of the relation, one for each pair of kinds of type; `assignable` has the table of when each applies.
+"""The rules of the relation, one for each pair of kinds of type. The table in `assignable` says when each applies.
 
-Every rule is given the relation, to ask it of the parts, and returns whether it holds; None leaves the question to the
-next line of the table. Each names the section of the typing specification that it implements.
+A rule tells whether `produced` is assignable to `accepted`. It asks the relation about the parts of the two types. None
+leaves the decision to the next line of the table. Each rule names the section of the typing specification that it
+implements.
 """
 
 from __future__ import annotations
@@ -10,50 +11,50 @@ import collections.abc as abc
 import enum
 import types
 
-from pipeline_executor.check.relation.bases import as_instance_of, class_of, variances_of
+from pipeline_executor.check.relation.base_classes import as_instance_of, class_of, variances_of
 from pipeline_executor.check.relation.callables import can_be_called_as
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.class_members import constructor_of, is_protocol, member_of, members_of_protocol
+from pipeline_executor.check.relation.read_annotation import expand
+from pipeline_executor.check.relation.relation import Relation
+from pipeline_executor.check.relation.stdlib_stubs import is_described_by_stubs, stub_of
+from pipeline_executor.check.relation.tuples import is_tuple_assignable
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     OBJECT,
     Alias,
     AnyClass,
+    AnyForm,
     ClassObject,
-    Distinct,
-    Dynamic,
     Form,
     Function,
     Instance,
     LiteralValue,
     NeverForm,
+    NewTypeForm,
     Parameters,
-    Record,
     Tuple,
+    TypedDictForm,
     UnionForm,
     Variable,
     union_of,
     variables_in,
 )
-from pipeline_executor.check.relation.members import constructor_of, is_protocol, member_of, members_of_protocol
-from pipeline_executor.check.relation.reading import expand
-from pipeline_executor.check.relation.relation import Relation
-from pipeline_executor.check.relation.stubs import is_of_stubs, stub_of
-from pipeline_executor.check.relation.tuples import is_tuple_assignable
-from pipeline_executor.check.relation.typed_dicts import is_record_assignable
+from pipeline_executor.check.relation.typed_dicts import is_typed_dict_assignable
 
 __all__ = [
+    "any_type",
     "between_class_objects",
-    "between_distinct",
     "between_functions",
     "between_literals",
+    "between_new_types",
     "between_parameters",
-    "between_records",
     "between_tuples",
-    "dynamic",
+    "between_typed_dicts",
     "equal",
     "from_alias",
     "from_class_object",
-    "from_distinct",
     "from_literal",
+    "from_new_type",
     "from_union",
     "from_variable",
     "function_to_protocol",
@@ -62,9 +63,9 @@ __all__ = [
     "promoted",
     "to_alias",
     "to_class_object",
-    "to_distinct",
     "to_function",
     "to_literal",
+    "to_new_type",
     "to_object",
     "to_protocol",
     "to_tuple",
@@ -82,7 +83,7 @@ def equal(relation: Relation, produced: Form, accepted: Form) -> bool | None:
 
 
 def to_variable(relation: Relation, produced: Form, accepted: Variable) -> bool:
-    """A variable of what accepts stands for at least what is produced.
+    """A type variable in the accepted type must stand for a type that includes the produced type.
 
     https://typing.python.org/en/latest/spec/generics.html#introduction
     """
@@ -90,23 +91,25 @@ def to_variable(relation: Relation, produced: Form, accepted: Variable) -> bool:
 
 
 def from_variable(relation: Relation, produced: Variable, accepted: Form) -> bool:
-    """In the parameters of a function the directions are reversed, so that a variable may be on this side.
+    """A type variable on the produced side must stand for a type that the accepted type includes.
+
+    That happens in the parameters of a function, where the two sides are exchanged.
 
     https://typing.python.org/en/latest/spec/generics.html#introduction
     """
     return relation.at_most(produced, accepted)
 
 
-def dynamic(relation: Relation, produced: Form, accepted: Form) -> bool:
-    """`Any` is assignable to every type, and every type to it; a variable that is given it stands for it.
+def any_type(relation: Relation, produced: Form, accepted: Form) -> bool:
+    """`Any` is assignable to every type, and every type to `Any`. A type variable that is given `Any` stands for `Any`.
 
     https://typing.python.org/en/latest/spec/special-types.html#any
     """
-    return all(relation.at_least(variable, DYNAMIC) for variable in variables_in(accepted))
+    return all(relation.at_least(variable, ANY) for variable in variables_in(accepted))
 
 
 def never(relation: Relation, produced: NeverForm, accepted: Form) -> bool:
-    """`Never` has no values, so all of them are of every type.
+    """`Never` has no values, so it is assignable to every type.
 
     https://typing.python.org/en/latest/spec/special-types.html#never
     """
@@ -114,7 +117,7 @@ def never(relation: Relation, produced: NeverForm, accepted: Form) -> bool:
 
 
 def from_alias(relation: Relation, produced: Alias, accepted: Form) -> bool:
-    """A type alias means what it was defined as.
+    """A type alias is equivalent to the type that it was defined as.
 
     https://typing.python.org/en/latest/spec/aliases.html#type-statement
     """
@@ -122,7 +125,7 @@ def from_alias(relation: Relation, produced: Alias, accepted: Form) -> bool:
 
 
 def to_alias(relation: Relation, produced: Form, accepted: Alias) -> bool:
-    """A type alias means what it was defined as.
+    """A type alias is equivalent to the type that it was defined as.
 
     https://typing.python.org/en/latest/spec/aliases.html#type-statement
     """
@@ -130,7 +133,7 @@ def to_alias(relation: Relation, produced: Form, accepted: Alias) -> bool:
 
 
 def from_union(relation: Relation, produced: UnionForm, accepted: Form) -> bool:
-    """Every member of what is produced must be accepted.
+    """Every member of the produced union must be assignable to the accepted type.
 
     https://typing.python.org/en/latest/spec/concepts.html#union-types
     """
@@ -138,18 +141,18 @@ def from_union(relation: Relation, produced: UnionForm, accepted: Form) -> bool:
     variables = [member for member in alternatives if isinstance(member, Variable)]
     if not variables:
         return all(relation.holds(member, accepted) for member in produced.members)
-    # What `T | None` does not have of its own is for T, as a whole.
+    # With `T | None`, the produced members that None does not accept go to T together, as one union.
     own = [member for member in alternatives if member not in variables]
     rest = union_of(tuple(member for member in produced.members if not relation.any_holds(member, own)))
     return relation.any_holds(rest, variables)
 
 
 def to_union(relation: Relation, produced: Form, accepted: UnionForm) -> bool:
-    """One member of what is accepted suffices.
+    """The produced type must be assignable to one member of the accepted union.
 
     https://typing.python.org/en/latest/spec/concepts.html#union-types
     """
-    # What needs no variable is asked first: None is no hint of what T is in `T | None`.
+    # Members without type variables are tried first. With `T | None`, a produced None says nothing about T.
     members = sorted(accepted.members, key=lambda member: isinstance(member, Variable))
     if relation.any_holds(produced, members):
         return True
@@ -158,31 +161,31 @@ def to_union(relation: Relation, produced: Form, accepted: UnionForm) -> bool:
 
 
 def to_object(relation: Relation, produced: Form, accepted: Instance) -> bool | None:
-    """Everything is an object.
+    """Every type is assignable to `object`.
 
     https://typing.python.org/en/latest/spec/concepts.html#summary-of-type-relations
     """
     return True if accepted.class_ is object else None
 
 
-def between_distinct(relation: Relation, produced: Distinct, accepted: Distinct) -> bool | None:
-    """A `NewType` is a subclass of what it was made from, of which nothing else is an instance.
+def between_new_types(relation: Relation, produced: NewTypeForm, accepted: NewTypeForm) -> bool | None:
+    """A `NewType` is a subtype of its base, and only of its base.
 
     https://typing.python.org/en/latest/spec/aliases.html#newtype
     """
     return True if produced == accepted else relation.holds(produced.base, accepted)
 
 
-def from_distinct(relation: Relation, produced: Distinct, accepted: Form) -> bool:
-    """A `NewType` is a subclass of what it was made from.
+def from_new_type(relation: Relation, produced: NewTypeForm, accepted: Form) -> bool:
+    """A `NewType` is a subtype of its base.
 
     https://typing.python.org/en/latest/spec/aliases.html#newtype
     """
     return relation.holds(produced.base, accepted)
 
 
-def to_distinct(relation: Relation, produced: Form, accepted: Distinct) -> bool:
-    """Nothing but itself is an instance of a `NewType`.
+def to_new_type(relation: Relation, produced: Form, accepted: NewTypeForm) -> bool:
+    """No other type is assignable to a `NewType`.
 
     https://typing.python.org/en/latest/spec/aliases.html#newtype
     """
@@ -190,7 +193,7 @@ def to_distinct(relation: Relation, produced: Form, accepted: Distinct) -> bool:
 
 
 def between_literals(relation: Relation, produced: LiteralValue, accepted: LiteralValue) -> bool:
-    """Literals agree by type and value.
+    """Two literals must have the same type and the same value.
 
     https://typing.python.org/en/latest/spec/literal.html
     """
@@ -198,7 +201,7 @@ def between_literals(relation: Relation, produced: LiteralValue, accepted: Liter
 
 
 def from_literal(relation: Relation, produced: LiteralValue, accepted: Form) -> bool:
-    """A literal is a value of its type.
+    """A literal is assignable to what the class of its value is assignable to.
 
     https://typing.python.org/en/latest/spec/literal.html
     """
@@ -206,7 +209,7 @@ def from_literal(relation: Relation, produced: LiteralValue, accepted: Form) -> 
 
 
 def to_literal(relation: Relation, produced: Form, accepted: LiteralValue) -> bool:
-    """An enumeration of one member is that member.
+    """An enum or `bool` is the union of its literals, so an enum with one member is assignable to that literal.
 
     https://typing.python.org/en/latest/spec/enums.html#enum-literal-expansion
     """
@@ -215,7 +218,9 @@ def to_literal(relation: Relation, produced: Form, accepted: LiteralValue) -> bo
 
 
 def _values_of(form: Form) -> Form | None:
-    """A type as the union of its literals, or of its classes, where it is one.
+    """Expand `bool` and enums into the union of their literals, and `type[A | B]` into `type[A] | type[B]`.
+
+    Return None for other types.
 
     https://typing.python.org/en/latest/spec/enums.html#enum-literal-expansion
     """
@@ -229,18 +234,20 @@ def _values_of(form: Form) -> Form | None:
     return None
 
 
-def between_records(relation: Relation, produced: Record, accepted: Record) -> bool:
-    """Typed dictionaries are compared by their keys.
+def between_typed_dicts(relation: Relation, produced: TypedDictForm, accepted: TypedDictForm) -> bool:
+    """Two TypedDicts are compared key by key.
 
     https://typing.python.org/en/latest/spec/typeddict.html#assignability
     """
     return relation.assuming(
-        produced, accepted, lambda: is_record_assignable(produced, accepted, relation.holds, relation.holds_both_ways)
+        produced,
+        accepted,
+        lambda: is_typed_dict_assignable(produced, accepted, relation.holds, relation.holds_both_ways),
     )
 
 
 def between_tuples(relation: Relation, produced: Tuple, accepted: Tuple) -> bool:
-    """Tuples are compared item by item.
+    """Two tuples are compared item by item.
 
     https://typing.python.org/en/latest/spec/tuples.html#type-compatibility-rules
     """
@@ -248,7 +255,7 @@ def between_tuples(relation: Relation, produced: Tuple, accepted: Tuple) -> bool
 
 
 def to_tuple(relation: Relation, produced: Instance, accepted: Tuple) -> bool:
-    """A subclass of a tuple, a named one for example, is one.
+    """A subclass of `tuple`, such as a named tuple, is assignable to what its base is assignable to.
 
     https://typing.python.org/en/latest/spec/namedtuples.html#type-compatibility-rules
     """
@@ -257,7 +264,7 @@ def to_tuple(relation: Relation, produced: Instance, accepted: Tuple) -> bool:
 
 
 def between_functions(relation: Relation, produced: Function, accepted: Function) -> bool:
-    """A function takes at least the arguments, and returns at most the values.
+    """The produced function must take every argument of the accepted one, and its result must be assignable.
 
     https://typing.python.org/en/latest/spec/callables.html#assignability-rules-for-callables
     """
@@ -265,7 +272,7 @@ def between_functions(relation: Relation, produced: Function, accepted: Function
 
 
 def between_parameters(relation: Relation, produced: Parameters, accepted: Parameters) -> bool:
-    """As part of a function: `produced` takes every call that `accepted` allows.
+    """The produced parameters must allow every call that the accepted parameters allow.
 
     https://typing.python.org/en/latest/spec/callables.html#assignability-rules-for-callables
     """
@@ -273,12 +280,12 @@ def between_parameters(relation: Relation, produced: Parameters, accepted: Param
 
 
 def to_function(relation: Relation, produced: Form, accepted: Function) -> bool:
-    """Classes are called to make instances, and instances by their `__call__`.
+    """A class is a function that returns its instances. Any other type is a function if it has `__call__`.
 
     https://typing.python.org/en/latest/spec/constructors.html#converting-a-constructor-to-callable
     """
     if isinstance(produced, ClassObject):
-        return isinstance(produced.of, (Dynamic, Variable)) or relation.holds(constructor_of(produced.of), accepted)
+        return isinstance(produced.of, (AnyForm, Variable)) or relation.holds(constructor_of(produced.of), accepted)
     if isinstance(produced, Instance) and issubclass(produced.class_, type):
         return True
     call = member_of(produced, "__call__")
@@ -286,7 +293,7 @@ def to_function(relation: Relation, produced: Form, accepted: Function) -> bool:
 
 
 def between_class_objects(relation: Relation, produced: ClassObject, accepted: ClassObject) -> bool:
-    """`type` is covariant.
+    """`type[A]` is assignable to `type[B]` if A is assignable to B.
 
     https://typing.python.org/en/latest/spec/special-types.html#type
     """
@@ -294,15 +301,15 @@ def between_class_objects(relation: Relation, produced: ClassObject, accepted: C
 
 
 def to_class_object(relation: Relation, produced: Instance, accepted: ClassObject) -> bool:
-    """Instances of a metaclass are classes, nobody knows which.
+    """An instance of a metaclass is some class, so only `type[object]` and `type[Any]` accept it.
 
     https://typing.python.org/en/latest/spec/special-types.html#type
     """
-    return issubclass(produced.class_, type) and accepted.of in (OBJECT, DYNAMIC)
+    return issubclass(produced.class_, type) and accepted.of in (OBJECT, ANY)
 
 
 def from_class_object(relation: Relation, produced: ClassObject, accepted: Form) -> bool:
-    """A class object is an instance of its metaclass, and has the attributes of its class.
+    """A class object is an instance of its metaclass, and it has the attributes of the class.
 
     https://typing.python.org/en/latest/spec/protocol.html#type-and-class-objects-vs-protocols
     """
@@ -317,14 +324,14 @@ def from_class_object(relation: Relation, produced: ClassObject, accepted: Form)
             if as_instance_of(stream, to_class) is not None:
                 return relation.holds(stream, accepted)
     if is_protocol(to_class):
-        # Special methods are looked up on the class of an object; that of a class is its metaclass.
+        # Python looks up special methods on the type of an object. The type of a class is its metaclass.
         names = members_of_protocol(to_class)
         return all(hasattr(type(class_) if name.startswith("__") else class_, name) for name in names)
     return relation.holds(Instance(type(class_)), accepted)
 
 
 def to_protocol(relation: Relation, produced: Form, accepted: Instance) -> bool | None:
-    """A class implements a protocol by its members, whatever it derives from.
+    """A class implements a protocol if it has its members, whatever its base classes are.
 
     https://typing.python.org/en/latest/spec/protocol.html#assignability-relationships-with-protocols
     """
@@ -353,7 +360,7 @@ def _has_members(relation: Relation, produced: Form, accepted: Instance) -> bool
 
 
 def function_to_protocol(relation: Relation, produced: Function, accepted: Instance) -> bool:
-    """A function implements a protocol that asks for a `__call__` alone.
+    """A function implements a protocol that requires `__call__` and otherwise only attributes that functions have.
 
     https://typing.python.org/en/latest/spec/callables.html#callback-protocols
     """
@@ -370,7 +377,7 @@ def function_to_protocol(relation: Relation, produced: Function, accepted: Insta
 
 
 def promoted(relation: Relation, produced: Instance, accepted: Instance) -> bool | None:
-    """`float` means `float | int` in an annotation, and `complex` means `complex | float | int`.
+    """In an annotation, `float` means `float | int`, and `complex` means `complex | float | int`.
 
     https://typing.python.org/en/latest/spec/special-types.html#special-cases-for-float-and-complex
     """
@@ -378,31 +385,31 @@ def promoted(relation: Relation, produced: Instance, accepted: Instance) -> bool
     return True if issubclass(produced.class_, promoted) else None
 
 
-def nominal(relation: Relation, produced: Form, accepted: Instance | Record) -> bool:
-    """A class is a subclass of its bases, with the type arguments that follow from them.
+def nominal(relation: Relation, produced: Form, accepted: Instance | TypedDictForm) -> bool:
+    """A class is assignable to its base classes, if their type arguments fit by variance.
 
     https://typing.python.org/en/latest/spec/generics.html#variance
     """
     base = as_instance_of(produced, accepted.class_)
     if base is None:
-        return _is_beyond(class_of(produced), accepted.class_)
-    if not isinstance(base, (Instance, Record)):
+        return _stubs_may_derive(class_of(produced), accepted.class_)
+    if not isinstance(base, (Instance, TypedDictForm)):
         return relation.holds(base, accepted)
-    if len(base.arguments) != len(accepted.arguments):  # one of the two is bare
+    if len(base.arguments) != len(accepted.arguments):  # one of the two was written without type arguments
         return True
     variances = variances_of(accepted.class_, len(accepted.arguments))
     return all(map(relation.holds_for, variances, base.arguments, accepted.arguments))
 
 
-def _is_beyond(from_class: AnyClass | None, to_class: AnyClass) -> bool:
-    """True where only stubs that are not at hand could tell that one class derives from the other."""
+def _stubs_may_derive(from_class: AnyClass | None, to_class: AnyClass) -> bool:
+    """Tell whether one class may derive from another according to type stubs that are not available here."""
     if from_class is None:
         return False
-    # In its stubs numpy's sized numbers are aliases of the abstract ones: floating[Any] may be float32.
+    # In numpy's stubs, float32 is an alias of floating[_32Bit]. So a value annotated `floating` may be a float32.
     if from_class.__module__ == "numpy" and from_class in to_class.__mro__[1:]:
         return from_class.__name__ in ("floating", "signedinteger", "unsignedinteger", "complexfloating")
-    # A compiled class that is registered as a sequence is declared as one in its stubs, if it has any.
-    if is_of_stubs(from_class) or stub_of(from_class) is not None or to_class.__module__ != "collections.abc":
+    # A compiled class that is registered as a Sequence, for example, has that base class in its stubs.
+    if is_described_by_stubs(from_class) or stub_of(from_class) is not None or to_class.__module__ != "collections.abc":
         return False
     is_compiled = "__dict__" not in vars(from_class) and types.FunctionType not in map(type, vars(from_class).values())
     return is_compiled and issubclass(from_class, to_class)

@@ -1,4 +1,4 @@
-"""Whether one tuple may stand where another is asked for.
+"""The rule for two tuples: is one assignable to the other?
 
 Source: https://typing.python.org/en/latest/spec/tuples.html#type-compatibility-rules
 """
@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline_executor.check.relation.forms import Dynamic, Form, Tuple
+from pipeline_executor.check.relation.type_forms import AnyForm, Form, Tuple
 
 __all__ = ["is_tuple_assignable"]
 
 
 def is_tuple_assignable(produced: Tuple, accepted: Tuple, holds: Callable[[Form, Form], bool]) -> bool:
-    """Compare two tuples item by item.
+    """Tell whether one tuple is assignable to another, by comparing their items.
 
     Arguments:
-        produced: the tuple at hand.
-        accepted: the one that is asked for.
-        holds: the relation between their items.
+        produced: the tuple that is handed over.
+        accepted: the tuple that is required.
+        holds: tells whether one item type is assignable to another.
     """
     if accepted.rest is None:
         if produced.rest is None:
@@ -34,9 +34,9 @@ def _all(holds: Callable[[Form, Form], bool], mine: tuple[Form, ...], theirs: tu
 
 
 def _of_unknown_length(produced: Tuple, accepted: tuple[Form, ...], holds: Callable[[Form, Form], bool]) -> bool:
-    # Any number of Any may also be the right number.
+    # `tuple[Any, ...]` may have any length, so it is assignable to a tuple of fixed length.
     missing = len(accepted) - len(produced.before) - len(produced.after)
-    if not isinstance(produced.rest, Dynamic) or missing < 0:
+    if not isinstance(produced.rest, AnyForm) or missing < 0:
         return False
     return _all(holds, (*produced.before, *(produced.rest,) * missing, *produced.after), accepted)
 
@@ -53,7 +53,7 @@ def _both_of_unknown_length(
 ) -> bool:
     missing_before = max(0, len(accepted.before) - len(produced.before))
     missing_after = max(0, len(accepted.after) - len(produced.after))
-    if (missing_before or missing_after) and not isinstance(rest, Dynamic):
+    if (missing_before or missing_after) and not isinstance(rest, AnyForm):
         return False
     before = (*produced.before, *(rest,) * missing_before)
     after = (*(rest,) * missing_after, *produced.after)

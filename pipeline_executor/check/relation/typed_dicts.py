@@ -1,4 +1,4 @@
-"""Typed dictionaries: their keys, and whether one may stand where another is asked for.
+"""TypedDicts: read their keys, and the rule for two of them: is one assignable to the other?
 
 Source: https://typing.python.org/en/latest/spec/typeddict.html
 """
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
 from pipeline_executor.check.relation.annotations import class_scope, own_annotations, resolve
-from pipeline_executor.check.relation.forms import Form, Record
-from pipeline_executor.check.relation.reading import parameters_of, read
+from pipeline_executor.check.relation.read_annotation import parameters_of, read
+from pipeline_executor.check.relation.type_forms import Form, TypedDictForm
 
-__all__ = ["Key", "is_record_assignable", "keys_of"]
+__all__ = ["Key", "is_typed_dict_assignable", "keys_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a typed dictionary.
+    """One key of a TypedDict.
 
     Attributes:
         form: the type of its value.
-        is_required: whether every such dictionary has it.
-        is_read_only: whether nobody may assign to it.
+        is_required: whether every such dictionary has the key.
+        is_read_only: whether the key may not be assigned to.
     """
 
     form: Form
@@ -31,8 +31,8 @@ class Key:
     is_read_only: bool
 
 
-def keys_of(record: Record) -> dict[str, Key]:
-    """The keys of a typed dictionary, those of its bases included."""
+def keys_of(record: TypedDictForm) -> dict[str, Key]:
+    """Return the keys of a TypedDict, including those of its base classes."""
     class_: Any = record.class_
     variables = dict(zip(parameters_of(class_), record.arguments, strict=False))
     scope = class_scope(class_)
@@ -40,7 +40,8 @@ def keys_of(record: Record) -> dict[str, Key]:
     for name, annotation in own_annotations(class_).items():
         qualifiers, inner = _without_qualifiers(resolve(annotation, scope))
         is_required = name in class_.__required_keys__
-        # Where annotations are postponed, the class was made without a look into them.
+        # With `from __future__ import annotations`, the class was created without evaluating these qualifiers, so its
+        # __required_keys__ may be wrong.
         if qualifiers & {"Required", "NotRequired"}:
             is_required = "Required" in qualifiers
         is_read_only = name in getattr(class_, "__readonly_keys__", ()) or "ReadOnly" in qualifiers
@@ -60,21 +61,21 @@ def _without_qualifiers(annotation: object) -> tuple[set[str], object]:
         annotation = get_args(annotation)[0]
 
 
-def is_record_assignable(
-    produced: Record,
-    accepted: Record,
+def is_typed_dict_assignable(
+    produced: TypedDictForm,
+    accepted: TypedDictForm,
     holds: Callable[[Form, Form], bool],
     holds_both_ways: Callable[[Form, Form], bool],
 ) -> bool:
-    """Compare two typed dictionaries key by key.
+    """Tell whether one TypedDict is assignable to another, by comparing their keys.
 
     https://typing.python.org/en/latest/spec/typeddict.html#assignability
 
     Arguments:
-        produced: the dictionary at hand; it may have keys that nobody asks for.
-        accepted: the one that is asked for.
-        holds: the relation between the values of read-only keys.
-        holds_both_ways: that between the values of keys which may be assigned to.
+        produced: the TypedDict that is handed over. It may have further keys.
+        accepted: the TypedDict that is required.
+        holds: tells whether one type is assignable to another; for the values of read-only keys.
+        holds_both_ways: tells whether two types are equivalent; for the values of keys that may be assigned to.
     """
     keys = keys_of(produced)
     for name, theirs in keys_of(accepted).items():

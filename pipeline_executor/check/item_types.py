@@ -1,4 +1,4 @@
-"""Which annotations denote a stream, and what its items are."""
+"""The types of the items that a step takes and yields, from its annotations."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Self
 
 from pipeline_executor.check.relation.annotations import Absent
 from pipeline_executor.check.relation.assignable import new_relation
-from pipeline_executor.check.relation.bases import as_instance_of
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.base_classes import as_instance_of
+from pipeline_executor.check.relation.read_annotation import expand, parameters_of, read
+from pipeline_executor.check.relation.stdlib_stubs import T_co
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     NEVER,
     OBJECT,
     Alias,
-    Distinct,
-    Dynamic,
+    AnyForm,
     Form,
     Instance,
+    NewTypeForm,
     UnionForm,
     Variable,
     Variables,
     union_of,
 )
-from pipeline_executor.check.relation.reading import expand, parameters_of, read
-from pipeline_executor.check.relation.solve import solve
-from pipeline_executor.check.relation.stubs import T_co
+from pipeline_executor.check.relation.type_variables import solve
 from pipeline_executor.check.signature import StepSignature
 
 __all__ = ["accepted_item", "input_item", "item_of", "output_item", "produced_item", "stream_of", "variables_of"]
 
 
 def variables_of(signature: StepSignature) -> Variables:
-    """What the object that a method is bound to tells of `Self` and of its class's parameters.
+    """Find what `Self` and the class's type parameters stand for, if the step is a method of an object.
 
     https://typing.python.org/en/latest/spec/generics.html#self
     """
@@ -45,7 +45,7 @@ def variables_of(signature: StepSignature) -> Variables:
     )
     if not isinstance(function, types.FunctionType) or owner is function or isinstance(owner, types.FunctionType):
         return {}
-    # An object made by `Resizer[int]()` remembers that.
+    # An object that was made by `Resizer[int]()` has `Resizer[int]` as its __orig_class__.
     annotation = owner if isinstance(owner, type) else inspect.getattr_static(owner, "__orig_class__", type(owner))
     form = read(annotation)
     variables: dict[object, Form] = {Self: form}
@@ -59,29 +59,30 @@ def variables_of(signature: StepSignature) -> Variables:
 
 
 def input_item(signature: StepSignature) -> Form | Absent:
-    """Type of the items that a step takes: see `accepted_item`."""
+    """Return the type of the items that a step takes; see `accepted_item`."""
     return accepted_item(signature.stream_annotation, variables_of(signature), is_async=signature.is_async)
 
 
 def output_item(signature: StepSignature) -> Form | Absent:
-    """Type of the items that a step yields: see `produced_item`."""
+    """Return the type of the items that a step yields; see `produced_item`."""
     return produced_item(signature.return_annotation, variables_of(signature), is_async=signature.is_async)
 
 
 def stream_of(item: Form, *, is_async: bool = False) -> Form:
-    """What a step is handed: an iterator over the items, and nothing more."""
+    """Return the type of the stream that a step is given: an iterator over the items."""
     return Instance(abc.AsyncIterator if is_async else abc.Iterator, (item,))
 
 
 def produced_item(annotation: object, variables: Variables, *, is_async: bool = False) -> Form | Absent:
-    """The type of the items that a step with this return annotation yields.
+    """Return the type of the items that a step with this return annotation yields.
 
     Arguments:
-        annotation: resolved, or `Absent.ANNOTATION`.
-        variables: what type variables stand for; others stay.
+        annotation: the resolved annotation, or `Absent.ANNOTATION`.
+        variables: what type variables stand for. Variables that are not among them remain in the result.
+        is_async: whether the step yields asynchronously.
 
     Returns:
-        `Absent.STREAM` where the annotation denotes no stream, `Absent.ANNOTATION` where there is none.
+        The type; `Absent.STREAM` if the annotation is not a stream; `Absent.ANNOTATION` if there is no annotation.
     """
     if annotation is Absent.ANNOTATION:
         return Absent.ANNOTATION
@@ -90,14 +91,14 @@ def produced_item(annotation: object, variables: Variables, *, is_async: bool = 
 
 
 def item_of(form: Form, *, is_async: bool = False) -> Form | None:
-    """What iterating over a type gives, by `async for` if `is_async`; None for what cannot be iterated over."""
-    if isinstance(form, (Dynamic, Variable)):
-        return DYNAMIC
+    """Return the type of the items of an iterable type (by `async for` if `is_async`); None if it is not iterable."""
+    if isinstance(form, (AnyForm, Variable)):
+        return ANY
     if form == NEVER:
         return NEVER
     if isinstance(form, Alias):
         return item_of(expand(form), is_async=is_async)
-    if isinstance(form, Distinct):
+    if isinstance(form, NewTypeForm):
         return item_of(form.base, is_async=is_async)
     if isinstance(form, UnionForm):
         items = [item_of(member, is_async=is_async) for member in form.members]
@@ -105,27 +106,31 @@ def item_of(form: Form, *, is_async: bool = False) -> Form | None:
         return union_of(known) if len(known) == len(items) else None
     base = as_instance_of(form, abc.AsyncIterable if is_async else abc.Iterable)
     if isinstance(base, Instance):
-        return base.arguments[0]  # with its variables, which solving would lose
+        return base.arguments[0]  # keeps its type variables; `solve` below replaces them by Any
     solution = solve(form, read(abc.AsyncIterable[T_co] if is_async else abc.Iterable[T_co]))  # type: ignore[valid-type]
     return solution.variables[T_co] if solution.fits else None
 
 
 def accepted_item(annotation: object, variables: Variables, *, is_async: bool = False) -> Form | Absent:
-    """The type of the items that a step with this annotation on its first argument takes.
+    """Return the type of the items that a step with this annotation on its first argument takes.
+
+    An annotation is a stream if any iterator is assignable to it, because a step is given a plain iterator. So
+    `Iterable[int]` is one, and `list[int]` is not.
 
     Arguments:
-        annotation: resolved, or `Absent.ANNOTATION`.
-        variables: what type variables stand for; others stay.
+        annotation: see `produced_item`.
+        variables: see `produced_item`.
+        is_async: whether the step reads asynchronously.
 
     Returns:
-        As `produced_item`. Only what every iterator fulfils is a stream here: a step is handed nothing more.
+        See `produced_item`.
     """
     if annotation is Absent.ANNOTATION:
         return Absent.ANNOTATION
     form = read(annotation, variables)
-    given = stream_of(DYNAMIC, is_async=is_async)
+    given = stream_of(ANY, is_async=is_async)
     if isinstance(form, Instance) and form.class_ in _STREAMS[is_async]:
-        return form.arguments[0]  # the most frequent answer
+        return form.arguments[0]  # most annotations end here
     return _accepted(form, given, is_async) if new_relation().holds(given, form) else Absent.STREAM
 
 
@@ -140,4 +145,4 @@ def _accepted(form: Form, given: Form, is_async: bool) -> Form:
         return union_of(tuple(_accepted(member, given, is_async) for member in streams))
     if isinstance(form, Instance) and form.class_ in _STREAMS[is_async]:
         return form.arguments[0]
-    return OBJECT if form == OBJECT else DYNAMIC
+    return OBJECT if form == OBJECT else ANY

@@ -1,4 +1,4 @@
-"""Names that exist for the type checker alone: found where their module is loaded, else let pass with a warning."""
+"""Names under `if TYPE_CHECKING:`: found if their module is loaded, else accepted with a warning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline_executor.check import check_definition
-from pipeline_executor.check.relation.checker_imports import checker_import
+from pipeline_executor.check.relation.type_checking_imports import type_checking_import
 from pipeline_executor.errors import PipelineTypeError
 from pipeline_executor.task import PipelineTask
 
@@ -94,18 +94,18 @@ def test_guarded_name_of_a_module_that_is_not_loaded_warns_and_passes(
 
 def test_checker_import_finds_nothing_else(make: Callable[[str], types.ModuleType]) -> None:
     names = vars(make(GUARDED))
-    assert checker_import("Decimal", names) is __import__("decimal").Decimal
-    assert checker_import("email", names) is __import__("email")
-    assert checker_import("module_that_nobody_has", names) is None
-    assert checker_import("sibling", names) is None
-    assert checker_import("Iterable", names) is None
-    assert checker_import("nowhere", names) is None
-    assert checker_import("Decimal", {}) is None
-    assert checker_import("Decimal", {"__file__": "no_such_file.py"}) is None
+    assert type_checking_import("Decimal", names) is __import__("decimal").Decimal
+    assert type_checking_import("email", names) is __import__("email")
+    assert type_checking_import("module_that_nobody_has", names) is None
+    assert type_checking_import("sibling", names) is None
+    assert type_checking_import("Iterable", names) is None
+    assert type_checking_import("nowhere", names) is None
+    assert type_checking_import("Decimal", {}) is None
+    assert type_checking_import("Decimal", {"__file__": "no_such_file.py"}) is None
 
 
 def test_checker_import_of_a_file_that_changed_to_something_else(make: Callable[[str], types.ModuleType]) -> None:
     module = make("TYPE_CHECKING = 1")
     assert module.__file__ is not None
     Path(module.__file__).write_text("if TYPE_CHECKING: ((")
-    assert checker_import("Decimal", vars(module)) is None
+    assert type_checking_import("Decimal", vars(module)) is None

@@ -1,13 +1,13 @@
-"""What type checkers know of the standard library from its stubs, and its classes do not tell.
+"""What type stubs say about the classes of the standard library, and the classes themselves do not.
 
-`list` has no bases but `object` when it runs, and no annotations; for a type checker it is a `MutableSequence[T]`. The
-tables here say so in the words of the stubs. The variance of a parameter is that of the `TypeVar` it is written with.
+At run time, `list` has no base class but `object` and no annotations. For a type checker it is a `MutableSequence[T]`.
+The tables here state that as the stubs do. The variance of a type parameter is that of its `TypeVar`.
 
 Source: https://github.com/python/typeshed/tree/main/stdlib
 """
 
 # mypy: disable-error-code="valid-type, misc"
-# The tables hold type variables outside of any class or function, where a type checker sees no use for them.
+# The tables use type variables outside of any class or function, which mypy reports as errors.
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline_executor.check.relation.forms import AnyClass
+from pipeline_executor.check.relation.type_forms import AnyClass
 
-__all__ = ["BUILTIN_MEMBERS", "PROTOCOL_MEMBERS", "Stub", "class_path", "is_of_stubs", "stub_of"]
+__all__ = ["BUILTIN_MEMBERS", "PROTOCOL_MEMBERS", "Stub", "class_path", "is_described_by_stubs", "stub_of"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -38,11 +38,11 @@ Return_co = TypeVar("Return_co", covariant=True)
 
 
 class Stub(NamedTuple):
-    """What the stubs say of a class.
+    """What the stubs say about a class.
 
     Attributes:
-        parameters: its type variables.
-        bases: what it derives from, as annotations that may use those variables.
+        parameters: its type parameters.
+        bases: its base classes, as annotations that may use these parameters.
     """
 
     parameters: tuple[Any, ...] = ()
@@ -50,17 +50,17 @@ class Stub(NamedTuple):
 
 
 def stub_of(class_: AnyClass) -> Stub | None:
-    """What the stubs say of a class where the class itself does not tell; None for all others."""
+    """Return what the stubs say about a class; None if it is not in the tables."""
     return _STUBS.get(class_) or _STUBS_BY_PATH.get(class_path(class_))
 
 
 def class_path(class_: AnyClass) -> str:
-    """A class's module and name: "numpy.ndarray"."""
+    """Return the module and name of a class: "numpy.ndarray"."""
     return f"{class_.__module__}.{class_.__qualname__}"
 
 
-def is_of_stubs(class_: AnyClass) -> bool:
-    """True for the classes of the interpreter itself, whose methods tell nothing of their types."""
+def is_described_by_stubs(class_: AnyClass) -> bool:
+    """Tell whether only stubs have the types of a class's methods, as for the interpreter's own classes."""
     return class_.__module__ in _INTERPRETER_MODULES or class_ in _STUBS
 
 
@@ -120,7 +120,7 @@ _STUBS: dict[object, Stub] = {
     types.CoroutineType: Stub((T_co, Send_contra, Return_co), (abc.Coroutine[T_co, Send_contra, Return_co],)),
     types.GeneratorType: Stub((T_co, Send_contra, Return_co), (abc.Generator[T_co, Send_contra, Return_co],)),
     types.MappingProxyType: Stub((K_co, V_co), (abc.Mapping[K_co, V_co],)),
-    # others that are loaded anyway
+    # other modules that are always loaded
     contextlib.AbstractAsyncContextManager: Stub((T_co,)),
     contextlib.AbstractContextManager: Stub((T_co,)),
     io.BufferedRandom: Stub((), (io.BufferedIOBase, typing.BinaryIO)),
@@ -140,7 +140,7 @@ _STUBS: dict[object, Stub] = {
     typing.IO: Stub((T,), (abc.Iterator[T],)),
 }
 
-# Not imported for their sake: what is not loaded is in no annotation either.
+# Found by name, so that their modules need not be imported: an annotation can use a class only if its module is loaded.
 _STUBS_BY_PATH: dict[str, Stub] = {
     "_asyncio.Task": Stub((T_co,), (abc.Awaitable[T_co],)),
     "_asyncio.Future": Stub((T,), (abc.Awaitable[T],)),
@@ -158,7 +158,7 @@ _STUBS_BY_PATH: dict[str, Stub] = {
     "tempfile._TemporaryFileWrapper": Stub((T,), (typing.IO[T],)),
 }
 
-#: The members of what the stubs declare as protocols, and the running classes do not annotate.
+#: The members of the classes that are protocols in the stubs. The classes themselves have no annotations.
 PROTOCOL_MEMBERS: dict[object, dict[str, Any]] = {
     abc.AsyncIterable: {"__aiter__": Callable[[], abc.AsyncIterator[T_co]]},
     abc.AsyncIterator: {
@@ -193,7 +193,7 @@ PROTOCOL_MEMBERS: dict[object, dict[str, Any]] = {
 if hasattr(abc, "Buffer"):
     PROTOCOL_MEMBERS[abc.Buffer] = {"__buffer__": Callable[[int], memoryview]}
 
-#: What some methods of builtin classes return, for the protocols that ask: `SupportsAbs[int]` and their like.
+#: The types of some methods of builtin classes, for protocols that require them, such as `SupportsAbs[int]`.
 BUILTIN_MEMBERS: dict[tuple[object, str], Any] = {
     (int, "__abs__"): Callable[[], int],
     (int, "__round__"): Callable[[], int],

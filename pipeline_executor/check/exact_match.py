@@ -1,4 +1,7 @@
-"""Pipelines whose types agree at first sight: most small ones do, and are spared the rules and their import."""
+"""A fast path: recognise pipelines whose types match exactly, without the rules of the relation.
+
+Importing the rules takes longer than checking a small pipeline, and most small pipelines do not need them.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from pipeline_executor.check.relation.annotations import Absent
 from pipeline_executor.check.signature import Constant, StepSignature
 from pipeline_executor.task import PipelineTask
 
-__all__ = ["agree_at_first_sight"]
+__all__ = ["types_match_exactly"]
 
 
-def agree_at_first_sight(tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature | None]) -> bool:
-    """Tell whether it is plain that the types of a pipeline are right; False means no more than that it is not plain.
+def types_match_exactly(tasks: Sequence[PipelineTask[Any, Any]], signatures: Sequence[StepSignature | None]) -> bool:
+    """Tell whether the types of a pipeline match exactly, so that no further check of types is needed.
 
-    It is where each step takes an iterable of one class, the step before yields that very class, and each constant is
-    an instance of the very class that its argument is annotated with.
+    They do if each step takes an iterable of one class, the step before yields the same class, and the class of each
+    constant is the annotation of its argument. False does not mean that the types are wrong.
     """
     yielded: type[Any] | None = None
     for task, signature in zip(tasks, signatures, strict=True):
@@ -38,7 +41,7 @@ _TAKEN = {False: (abc.Iterable, abc.Iterator), True: (abc.AsyncIterable, abc.Asy
 _YIELDED = {False: (*_TAKEN[False], abc.Generator), True: (*_TAKEN[True], abc.AsyncGenerator)}
 
 
-# By identity throughout: annotations may define an equality of their own.
+# Annotations are compared by identity, because they may define an `__eq__` of their own.
 def _is_none(annotation: object) -> bool:
     return annotation is None or annotation is types.NoneType
 
@@ -59,6 +62,6 @@ def _are_plain(constants: object, signature: StepSignature) -> bool:
 
 
 def _is_plain(value: object, constant: Constant | None) -> bool:
-    if constant is None:  # which is for others to say
+    if constant is None:  # no such argument: `definition` reports that
         return True
     return constant.annotation is Absent.ANNOTATION or constant.annotation is type(value)

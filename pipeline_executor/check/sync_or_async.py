@@ -1,4 +1,4 @@
-"""Whether a step is plain or asynchronous: what it is made of tells, and behind a wrapper its annotations."""
+"""Tell whether a step is synchronous or asynchronous, from its code or, behind a wrapper, from its annotations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import types
 from collections.abc import Sequence
 from typing import NamedTuple, get_args, get_origin
 
-from pipeline_executor.check.relation.annotations import peel
+from pipeline_executor.check.relation.annotations import strip_qualifiers
 
 __all__ = ["StepKind", "call_method", "step_kind_of"]
 
@@ -16,9 +16,9 @@ class StepKind(NamedTuple):
     """How a step runs.
 
     Attributes:
-        is_async: on an event loop.
-        is_coroutine: calling it gives something to await, not a stream.
-        returned: the annotation of what it returns, or of what awaiting that gives.
+        is_async: whether it runs on an event loop.
+        is_coroutine: whether a call returns an awaitable instead of a stream.
+        returned: the annotation of what a call returns; for a coroutine, of what awaiting it returns.
     """
 
     is_async: bool
@@ -32,23 +32,26 @@ def step_kind_of(
     """Tell how a step runs.
 
     Arguments:
-        step: what is called.
-        layers: it, what it wraps, and so on; the innermost function last.
-        stream_annotation: that of the argument that takes the stream.
-        return_annotation: that of what the call returns; of an `async def` without `yield`, of what awaiting it gives.
+        step: the object that is called.
+        layers: the step, what it wraps, what that wraps, and so on; the innermost function last.
+        stream_annotation: annotation of the argument that takes the stream.
+        return_annotation: annotation of what a call returns. For an `async def` without `yield`, Python's annotation is
+            that of what awaiting it returns.
     """
     outermost = (step, call_method(step))
     if any(inspect.isasyncgenfunction(candidate) for candidate in outermost):
         return StepKind(True, False, return_annotation)
     if any(inspect.iscoroutinefunction(candidate) for candidate in outermost):
         return StepKind(True, True, return_annotation)
-    # An ordinary function may return something asynchronous, and a wrapper may turn a coroutine into plain items. What
-    # `functools.wraps` copies is the annotation of an `async def`, which leaves the coroutine out.
+    # The outermost callable is an ordinary function. It may still return an asynchronous iterable or an awaitable; only
+    # its annotation tells.
     if _has(return_annotation, "__aiter__", without="__iter__"):
         return StepKind(True, False, return_annotation)
     if _has(return_annotation, "__await__"):
-        arguments = get_args(peel(return_annotation))
+        arguments = get_args(strip_qualifiers(return_annotation))
         return StepKind(True, True, arguments[-1] if arguments else return_annotation)
+    # `functools.wraps` copies the return annotation of the wrapped `async def`, which does not mention the coroutine.
+    # So a wrapper of a coroutine counts as a coroutine if it takes an asynchronous stream.
     wraps_coroutine = any(inspect.iscoroutinefunction(layer) for layer in layers)
     if wraps_coroutine and _has(stream_annotation, "__aiter__", without="__iter__"):
         return StepKind(True, True, return_annotation)
@@ -56,7 +59,7 @@ def step_kind_of(
 
 
 def call_method(step: object) -> types.FunctionType | None:
-    """What runs when an object that is no function is called, where that is written in Python."""
+    """Return the `__call__` method of an object's class if it is written in Python, else None."""
     for class_ in type(step).__mro__:
         if "__call__" in vars(class_):
             method = vars(class_)["__call__"]
@@ -65,10 +68,10 @@ def call_method(step: object) -> types.FunctionType | None:
 
 
 def _has(annotation: object, method: str, *, without: str = "") -> bool:
-    """Whether an annotation is a class, bare or with arguments, that has the one method and not the other."""
+    """Tell whether an annotation is a class, with or without type arguments, that has `method` and not `without`."""
     try:
-        peeled = peel(annotation)
-        class_ = get_origin(peeled) or peeled
+        stripped = strip_qualifiers(annotation)
+        class_ = get_origin(stripped) or stripped
         return isinstance(class_, type) and hasattr(class_, method) and not (without and hasattr(class_, without))
     except Exception:  # an object that only looks like an annotation
         return False

@@ -1,4 +1,4 @@
-"""The classes that a type derives from, with their type arguments; how type arguments vary."""
+"""The base classes of a type, with their type arguments, and the variance of type parameters."""
 
 from __future__ import annotations
 
@@ -14,59 +14,63 @@ from typing import Any, Generic, ParamSpec, Protocol, get_origin
 
 from pipeline_executor.check.relation.annotations import class_scope, own_annotations, resolve
 from pipeline_executor.check.relation.callables import function_form
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.read_annotation import form_of_class, parameters_of, read
+from pipeline_executor.check.relation.stdlib_stubs import BUILTIN_MEMBERS, is_described_by_stubs, stub_of
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     AnyClass,
-    Dynamic,
+    AnyForm,
     Form,
     Function,
     Instance,
-    Record,
     Tuple,
+    TypedDictForm,
     Variable,
     substitute,
     union_of,
 )
-from pipeline_executor.check.relation.reading import own_form, parameters_of, read
-from pipeline_executor.check.relation.stubs import BUILTIN_MEMBERS, is_of_stubs, stub_of
 
 __all__ = ["Variance", "as_instance_of", "builtin_member", "class_of", "direct_bases", "variances_of"]
 
 
 def class_of(form: Form) -> AnyClass | None:
-    """The class whose methods a form has; None where that is not one class."""
-    if isinstance(form, (Instance, Record)):
+    """Return the class whose methods a type has; None if the type is not a single class."""
+    if isinstance(form, (Instance, TypedDictForm)):
         return form.class_
     return tuple if isinstance(form, Tuple) else None
 
 
 def as_instance_of(form: Form, class_: AnyClass) -> Form | None:
-    """See a type as one of a class that it derives from.
+    """Convert a type to one of its base classes.
+
+    Arguments:
+        form: the type.
+        class_: the base class.
 
     Returns:
-        The class with the type arguments that follow, `Sequence[int]` for `list[int]`; a `Dynamic` where one of the
-        bases may be anything; None where the class is no base.
+        The base class with its type arguments: `Sequence[int]` for `list[int]`. `AnyForm` if a base class is `Any`.
+        None if the class is not a base class.
     """
     own = class_of(form)
     if own is class_ or own is None:
         return form if own is class_ else None
     if class_ not in own.__mro__ and stub_of(class_) is None:
-        return None  # spares the walk
+        return None  # a fast path: no base class can be found
     for base in direct_bases(form):
-        found = base if isinstance(base, Dynamic) else as_instance_of(base, class_)
+        found = base if isinstance(base, AnyForm) else as_instance_of(base, class_)
         if found is not None:
             return found
     return None
 
 
 def direct_bases(form: Form) -> tuple[Form, ...]:
-    """What a type derives from by its class statement, or by the stubs of the standard library."""
+    """Return the direct base classes of a type, from its class statement or from the stubs of the standard library."""
     if isinstance(form, Tuple):
         return (Instance(abc.Sequence, (union_of(form.parts()),)),)
-    if not isinstance(form, (Instance, Record)):
+    if not isinstance(form, (Instance, TypedDictForm)):
         return ()
     class_ = form.class_
-    if isinstance(form, Record):
+    if isinstance(form, TypedDictForm):
         # https://typing.python.org/en/latest/spec/typeddict.html#assignability
         return (read(abc.Mapping[str, object]),)
     variables = dict(zip(parameters_of(class_), form.arguments, strict=False))
@@ -84,7 +88,7 @@ def direct_bases(form: Form) -> tuple[Form, ...]:
     return _read_bases((resolve(base, scope) for base in written), variables)
 
 
-@functools.cache  # of few classes, which are asked for all the time
+@functools.cache  # few classes have stubs, and they are needed all the time
 def _bases_by_stub(class_: AnyClass) -> tuple[Form, ...]:
     stub = stub_of(class_)
     bases: tuple[Any, ...] = (stub.bases if stub is not None else ()) or class_.__bases__
@@ -104,14 +108,12 @@ def _named_tuple(class_: AnyClass, fields: tuple[Any, ...], variables: dict[Any,
     annotations = own_annotations(class_)
     scope = class_scope(class_)
     return Tuple(
-        tuple(
-            read(resolve(annotations[field], scope), variables) if field in annotations else DYNAMIC for field in fields
-        )
+        tuple(read(resolve(annotations[field], scope), variables) if field in annotations else ANY for field in fields)
     )
 
 
 def builtin_member(form: Form, name: str) -> Form | None:
-    """The type of a method that a builtin class has and does not annotate, where the tables know it."""
+    """Return the type of a builtin class's method from the tables of `stdlib_stubs`; None if it is not there."""
     own = class_of(form)
     for (class_, member), annotation in BUILTIN_MEMBERS.items():
         if member != name or own is None or not isinstance(class_, type):
@@ -125,7 +127,7 @@ def builtin_member(form: Form, name: str) -> Form | None:
 
 
 class Variance(enum.Enum):
-    """How a generic class follows its type argument.
+    """How the assignability of a generic class depends on that of its type argument.
 
     https://typing.python.org/en/latest/spec/generics.html#variance
     """
@@ -133,21 +135,21 @@ class Variance(enum.Enum):
     COVARIANT = "covariant"
     CONTRAVARIANT = "contravariant"
     INVARIANT = "invariant"
-    #: The class does not tell, and no stub is known: either direction is let pass.
+    #: Neither the class nor a stub tells the variance. Both directions are accepted.
     UNKNOWN = "of unknown variance"
 
 
 def variances_of(class_: AnyClass, count: int, pending: frozenset[int] = frozenset()) -> tuple[Variance, ...]:
-    """The variance of each of a class's `count` type parameters.
+    """Return the variance of each type parameter of a class.
 
     Arguments:
         class_: the class.
-        count: how many type arguments it has been given.
-        pending: identities of the classes whose variance is just being inferred; they are taken as covariant.
+        count: the number of type arguments that the class was given.
+        pending: ids of the classes whose variance is being inferred by an outer call. They count as covariant.
     """
     parameters = parameters_of(class_)
     if len(parameters) != count:
-        default = Variance.INVARIANT if is_of_stubs(class_) or _is_standard(class_) else Variance.UNKNOWN
+        default = Variance.INVARIANT if is_described_by_stubs(class_) or _is_standard(class_) else Variance.UNKNOWN
         return (default,) * count
     return tuple(_variance(parameter, class_, pending) for parameter in parameters)
 
@@ -158,7 +160,7 @@ def _is_standard(class_: AnyClass) -> bool:
 
 def _variance(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Variance:
     if isinstance(parameter, ParamSpec):
-        return Variance.COVARIANT  # between parameters, the relation already looks at them the other way round
+        return Variance.COVARIANT  # the rule for parameters already exchanges the two sides
     if getattr(parameter, "__infer_variance__", False):
         return Variance.COVARIANT if id(class_) in pending else _inferred(parameter, class_, pending | {id(class_)})
     if getattr(parameter, "__covariant__", False):
@@ -167,7 +169,7 @@ def _variance(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Vari
 
 
 def _inferred(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Variance:
-    """The variance that follows from where a class uses its parameter.
+    """Infer the variance of a type parameter from the places where the class uses it.
 
     https://typing.python.org/en/latest/spec/generics.html#variance-inference
     """
@@ -180,7 +182,7 @@ def _inferred(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Vari
 
 
 def _uses_in_class(parameter: Any, class_: AnyClass, pending: frozenset[int]) -> Iterator[Variance]:
-    for base in direct_bases(own_form(class_)):
+    for base in direct_bases(form_of_class(class_)):
         yield from _uses(parameter, base, Variance.COVARIANT, pending)
     scope = class_scope(class_)
     frozen = _is_frozen(class_)
@@ -204,14 +206,17 @@ def _uses_in_class(parameter: Any, class_: AnyClass, pending: frozenset[int]) ->
 
 
 def _uses_in_init(method: types.FunctionType) -> Iterator[Variance]:
-    """What becomes of the arguments is in the body: `self.item = item` makes the class invariant in the item's type."""
+    """Yield the variance that follows from an `__init__` without annotated attributes.
+
+    `self.item = item` makes the class invariant in the type of `item`, since the attribute can be assigned to.
+    """
     public = {name for name in stored_attributes(method) if not name.startswith("_")}
     if public:
         yield Variance.INVARIANT if public & set(method.__code__.co_varnames) else Variance.UNKNOWN
 
 
 def stored_attributes(method: types.FunctionType) -> tuple[str, ...]:
-    """Names that a method uses as attributes: among them every `self.name = ...`."""
+    """Return the names that a method uses as attributes. Every `self.name = ...` is among them."""
     return method.__code__.co_names
 
 
@@ -221,6 +226,14 @@ def _is_frozen(class_: AnyClass) -> bool:
 
 
 def _uses(parameter: Any, form: Form, polarity: Variance, pending: frozenset[int]) -> Iterator[Variance]:
+    """Yield the variance of each use of a type parameter in a form.
+
+    Arguments:
+        parameter: the type parameter.
+        form: the form to search.
+        polarity: the variance of the place where the form itself is used.
+        pending: see `variances_of`.
+    """
     if isinstance(form, Variable):
         if form.of is parameter:
             yield polarity
@@ -231,13 +244,14 @@ def _uses(parameter: Any, form: Form, polarity: Variance, pending: frozenset[int
     else:
         parts = form.parts()
         own = class_of(form)
-        known = isinstance(form, (Instance, Record)) and own is not None
+        known = isinstance(form, (Instance, TypedDictForm)) and own is not None
         variances = variances_of(own, len(parts), pending) if known and own else (Variance.COVARIANT,) * len(parts)
         for part, variance in zip(parts, variances, strict=True):
             yield from _uses(parameter, part, _times(polarity, variance), pending)
 
 
 def _times(outer: Variance, inner: Variance) -> Variance:
+    """Return the variance of a place inside a place, like a product of signs."""
     if Variance.UNKNOWN in (outer, inner):
         return Variance.UNKNOWN
     if Variance.INVARIANT in (outer, inner):

@@ -1,8 +1,22 @@
-"""Annotations read into the few kinds of type between which the relation decides.
+"""`Form` and its subclasses: one class for each kind of type that the relation knows.
 
-`typing` has dozens of objects for some ten kinds of type. Each is read into one `Form` here, so that every rule of the
-relation is written once: `Optional[int]`, `Union[int, None]` and `int | None` are one `Union`, and a bare `list` is a
-`list[Any]`. A form is an immutable value, compared by what it means.
+`typing` has dozens of objects for some ten kinds of type. A form is the same for all annotations with the same meaning,
+so each rule of the relation is written once. `Optional[int]`, `Union[int, None]` and `int | None` have the same
+`UnionForm`, and a bare `list` is `list[Any]`. A form is an immutable value.
+
+    annotation                   form
+    Any, an unresolved name      AnyForm
+    Never, NoReturn              NeverForm
+    a class, list[int]           Instance
+    a TypedDict                  TypedDictForm
+    tuple[int, str]              Tuple
+    Literal[1]                   LiteralValue
+    int | str                    UnionForm
+    NewType("UserId", int)       NewTypeForm
+    type[int]                    ClassObject
+    a TypeVar, Self              Variable
+    Callable[[int], str]         Function, whose parameters are a Parameters
+    type Tree = list[Tree]       Alias
 
 Source: https://typing.python.org/en/latest/spec/type-system.html
 """
@@ -16,25 +30,25 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 __all__ = [
-    "DYNAMIC",
+    "ANY",
     "NEVER",
     "NONE",
     "OBJECT",
     "Alias",
     "AnyClass",
+    "AnyForm",
     "ClassObject",
-    "Distinct",
-    "Dynamic",
     "Form",
     "Function",
     "Instance",
     "LiteralValue",
     "NeverForm",
+    "NewTypeForm",
     "Parameter",
     "ParameterKind",
     "Parameters",
-    "Record",
     "Tuple",
+    "TypedDictForm",
     "UnionForm",
     "Variable",
     "Variables",
@@ -43,34 +57,34 @@ __all__ = [
     "variables_in",
 ]
 
-#: Any class at all; what it makes of its instances is of no interest here.
+#: Any class.
 AnyClass: TypeAlias = type[Any]
 
-#: What each type variable, by identity, stands for.
+#: The form that each type variable stands for.
 Variables: TypeAlias = Mapping[object, "Form"]
 
 
 class Form:
-    """One type, as the relation sees it."""
+    """Base class: one type."""
 
     __slots__ = ()
 
     def parts(self) -> tuple[Form, ...]:
-        """The forms that this one is made of."""
+        """Return the forms that this form consists of: for `list[int]`, that of `int`."""
         return ()
 
     def rebuilt(self, parts: tuple[Form, ...]) -> Form:
-        """The same form, made of other parts."""
+        """Return the same kind of form with other parts."""
         return self
 
 
 @final
 @dataclass(frozen=True)
-class Dynamic(Form):
-    """`Any`, and whatever is not known: it is assignable in both directions.
+class AnyForm(Form):
+    """`Any`, or a type that is not known. It is assignable to every type, and every type to it.
 
     Attributes:
-        name: how it was written; a name that could not be resolved, for one.
+        name: how the annotation was written, such as a name that could not be resolved.
     """
 
     name: str = "Any"
@@ -88,14 +102,14 @@ class Instance(Form):
     """The instances of a class.
 
     Attributes:
-        class_: any class but `tuple` and typed dictionaries, which have forms of their own.
-        arguments: one form for each type parameter; `Dynamic` where none was written.
+        class_: any class except `tuple` and TypedDicts, which have forms of their own.
+        arguments: one form for each type parameter; `AnyForm` if no type argument was written.
     """
 
     class_: AnyClass
     arguments: tuple[Form, ...] = ()
 
-    # Classes by identity: a metaclass may define an equality of its own.
+    # Classes are compared by identity, because a metaclass may define an `__eq__` of its own.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Instance) and other.class_ is self.class_ and other.arguments == self.arguments
 
@@ -111,14 +125,14 @@ class Instance(Form):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Record(Form):
-    """The dictionaries of a `TypedDict`."""
+class TypedDictForm(Form):
+    """The dictionaries of a `TypedDict`; the attributes are those of `Instance`."""
 
     class_: AnyClass
     arguments: tuple[Form, ...] = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Record) and other.class_ is self.class_ and other.arguments == self.arguments
+        return isinstance(other, TypedDictForm) and other.class_ is self.class_ and other.arguments == self.arguments
 
     def __hash__(self) -> int:
         return hash((id(self.class_), self.arguments))
@@ -127,13 +141,13 @@ class Record(Form):
         return self.arguments
 
     def rebuilt(self, parts: tuple[Form, ...]) -> Form:
-        return Record(self.class_, parts)
+        return TypedDictForm(self.class_, parts)
 
 
 @final
 @dataclass(frozen=True)
 class Tuple(Form):
-    """`tuple[*before, *tuple[rest, ...], *after]`; without `rest`, a tuple of known length."""
+    """`tuple[*before, *tuple[rest, ...], *after]`. If `rest` is None, a tuple of fixed length."""
 
     before: tuple[Form, ...]
     rest: Form | None = None
@@ -152,11 +166,11 @@ class Tuple(Form):
 @final
 @dataclass(frozen=True, eq=False)
 class LiteralValue(Form):
-    """`Literal[value]`, of one value."""
+    """`Literal[value]` with a single value."""
 
     value: object
 
-    # By type and value: `Literal[1]` and `Literal[True]` differ.
+    # The type of the value counts as well: `Literal[1]` is not `Literal[True]`, although 1 == True.
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, LiteralValue)
@@ -171,7 +185,7 @@ class LiteralValue(Form):
 @final
 @dataclass(frozen=True)
 class UnionForm(Form):
-    """`A | B`: two members or more, none of them a union."""
+    """`A | B`: at least two members, none of which is a union."""
 
     members: tuple[Form, ...]
 
@@ -184,8 +198,8 @@ class UnionForm(Form):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Distinct(Form):
-    """What a `NewType` names.
+class NewTypeForm(Form):
+    """A type made by `NewType`.
 
     Attributes:
         marker: the object that `NewType()` returned.
@@ -196,7 +210,7 @@ class Distinct(Form):
     base: Form
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Distinct) and other.marker is self.marker
+        return isinstance(other, NewTypeForm) and other.marker is self.marker
 
     def __hash__(self) -> int:
         return id(self.marker)
@@ -205,7 +219,7 @@ class Distinct(Form):
 @final
 @dataclass(frozen=True)
 class ClassObject(Form):
-    """`type[of]`: the class itself, or a subclass of it."""
+    """`type[of]`: the class `of` itself, or a subclass of it."""
 
     of: Form
 
@@ -219,7 +233,7 @@ class ClassObject(Form):
 @final
 @dataclass(frozen=True, eq=False)
 class Variable(Form):
-    """A `TypeVar`, or `Self`, that stands for a type which is not known yet."""
+    """A `TypeVar` or `Self`: it stands for a type that is not known yet."""
 
     of: Any
 
@@ -231,7 +245,7 @@ class Variable(Form):
 
 
 class ParameterKind(enum.Enum):
-    """How an argument is passed."""
+    """How an argument can be passed."""
 
     BY_POSITION = enum.auto()
     EITHER = enum.auto()
@@ -245,9 +259,10 @@ class Parameter:
     """One parameter of a function.
 
     Attributes:
-        name: "" where a caller cannot use it.
-        form: the type of its values; for `*args` that of one.
-        has_default: whether a caller may leave it out.
+        name: the parameter's name; "" if no call can use it.
+        form: the type of the argument; for `*args`, of each argument.
+        kind: how the argument can be passed.
+        has_default: whether a call may leave the argument out.
     """
 
     name: str
@@ -262,12 +277,12 @@ class Parameters(Form):
     """The parameters of a function.
 
     Attributes:
-        items: those that are known, in their order.
-        tail: what follows them: None for nothing, a `Variable` for a `ParamSpec`, a `Dynamic` for "...".
+        items: the parameters that are known, in order.
+        tail: the parameters after them: None if there are none, a `Variable` for a `ParamSpec`, `AnyForm` for "...".
     """
 
     items: tuple[Parameter, ...] = ()
-    tail: Variable | Dynamic | None = None
+    tail: Variable | AnyForm | None = None
 
     def parts(self) -> tuple[Form, ...]:
         return (*(item.form for item in self.items), *(() if self.tail is None else (self.tail,)))
@@ -280,15 +295,15 @@ class Parameters(Form):
         if self.tail is None:
             return Parameters(items)
         tail = parts[-1]
-        if isinstance(tail, Parameters):  # what a ParamSpec was found to stand for
+        if isinstance(tail, Parameters):  # the parameters that a ParamSpec stands for
             return Parameters((*items, *tail.items), tail.tail)
-        return Parameters(items, tail if isinstance(tail, Variable) else DYNAMIC)
+        return Parameters(items, tail if isinstance(tail, Variable) else ANY)
 
 
 @final
 @dataclass(frozen=True)
 class Function(Form):
-    """`Callable[parameters, result]`, and every function."""
+    """`Callable[parameters, result]`, and the type of every function."""
 
     parameters: Form
     result: Form
@@ -303,7 +318,7 @@ class Function(Form):
 @final
 @dataclass(frozen=True, eq=False)
 class Alias(Form):
-    """A type alias that may refer to itself, so that it is looked into only where that is needed."""
+    """A type alias. It is expanded only when a rule needs that, because it may refer to itself."""
 
     of: Any
     arguments: tuple[Form, ...] = ()
@@ -321,14 +336,14 @@ class Alias(Form):
         return Alias(self.of, parts)
 
 
-DYNAMIC = Dynamic()
+ANY = AnyForm()
 NEVER = NeverForm()
 NONE = Instance(types.NoneType)
 OBJECT = Instance(object)
 
 
 def union_of(forms: tuple[Form, ...]) -> Form:
-    """The union of forms: flat, without repetition, `Never` left out."""
+    """Return the union of forms: nested unions are flattened, duplicates and `Never` are removed."""
     members: dict[Form, None] = {}
     for form in forms:
         for member in form.members if isinstance(form, UnionForm) else (form,):
@@ -340,7 +355,7 @@ def union_of(forms: tuple[Form, ...]) -> Form:
 
 
 def substitute(form: Form, variables: Variables) -> Form:
-    """The form with each variable replaced by what it stands for; others stay."""
+    """Replace each type variable by the form that it stands for. Variables that are not in `variables` remain."""
     if isinstance(form, Variable):
         return variables.get(form.of, form)
     parts = form.parts()
@@ -351,7 +366,7 @@ def substitute(form: Form, variables: Variables) -> Form:
 
 
 def variables_in(form: Form) -> Iterator[Variable]:
-    """Every variable of a form, as often as it occurs."""
+    """Yield every type variable of a form, as often as it occurs."""
     if isinstance(form, Variable):
         yield form
     for part in form.parts():

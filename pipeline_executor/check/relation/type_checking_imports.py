@@ -1,8 +1,7 @@
-"""Names that a module imports for the type checker alone.
+"""Find names that a module imports under `if TYPE_CHECKING:`.
 
-What stands under `if TYPE_CHECKING:` does not exist when the module runs, but it says where a name comes from. Where
-that module has been loaded by somebody else, which is the rule for the types of values that exist, the name can be had
-from there. Nothing is ever imported for it.
+Such a name does not exist when the module runs, but the import statement says where it comes from. Usually that module
+is loaded already, because values of its types exist, and the name is looked up there. Nothing is imported here.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["checker_import"]
+__all__ = ["type_checking_import"]
 
 
-def checker_import(name: str, module_names: Mapping[str, Any]) -> object | None:
-    """What a module would have under a name if it were the type checker.
+def type_checking_import(name: str, module_names: Mapping[str, Any]) -> object | None:
+    """Return the object that a module imports under `if TYPE_CHECKING:` by a name.
 
     Arguments:
-        name: the name that was not found.
-        module_names: the module's namespace.
+        name: the name.
+        module_names: the namespace of the module.
 
     Returns:
-        The object; None where the module does not import it so, or what it imports from is not loaded.
+        The object; None if there is no such import, or if the module to import from is not loaded.
     """
     path = module_names.get("__file__")
     if not isinstance(path, str):
@@ -34,7 +33,7 @@ def checker_import(name: str, module_names: Mapping[str, Any]) -> object | None:
         return None
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # another file by now, or none of Python's
+    except (SyntaxError, ValueError):  # the file has changed since, or it is not Python
         return None
     for statement in _checker_statements(tree):
         for alias in statement.names:

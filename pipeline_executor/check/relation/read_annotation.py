@@ -1,4 +1,4 @@
-"""How an annotation is read into a `Form`."""
+"""Read an annotation into a `Form`."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NewType, ParamSpec, TypeVar, TypeVarTuple, get_args, get_origin
 
-from pipeline_executor.check.relation.annotations import Absent, is_alias, peel, show
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.annotations import Absent, is_alias, show, strip_qualifiers
+from pipeline_executor.check.relation.stdlib_stubs import stub_of
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     NEVER,
     NONE,
     Alias,
     AnyClass,
+    AnyForm,
     ClassObject,
-    Distinct,
-    Dynamic,
     Form,
     Function,
     Instance,
     LiteralValue,
+    NewTypeForm,
     Parameter,
     Parameters,
-    Record,
     Tuple,
+    TypedDictForm,
     Variable,
     Variables,
     substitute,
     union_of,
 )
-from pipeline_executor.check.relation.stubs import stub_of
 
-__all__ = ["expand", "is_typed_dict", "own_form", "parameters_of", "read"]
+__all__ = ["expand", "form_of_class", "is_typed_dict", "parameters_of", "read"]
 
-#: A function with any parameters at all, of which nothing is known.
-_ANY_PARAMETERS = Parameters((), DYNAMIC)
+#: The parameters of a function about which nothing is known.
+_ANY_PARAMETERS = Parameters((), ANY)
 _NO_VARIABLES: Variables = types.MappingProxyType({})
 
 
 def read(annotation: object, variables: Variables = _NO_VARIABLES) -> Form:
-    """Read a resolved annotation.
+    """Read a resolved annotation into a form.
 
     Arguments:
-        annotation: as `resolve` returns it.
-        variables: what type variables stand for; the others stay variables.
+        annotation: the annotation, as `resolve` returns it.
+        variables: what type variables stand for. Others remain variables.
 
     Returns:
-        Its form; a `Dynamic` for what is no type, so that it passes.
+        The form. An object that is not a type becomes `AnyForm`, so that the check accepts it.
     """
-    annotation = peel(annotation)
+    annotation = strip_qualifiers(annotation)
     if isinstance(annotation, Form):
         return substitute(annotation, variables)
     if isinstance(annotation, (TypeVar, ParamSpec)) or annotation is typing.Self:
         return _variable(annotation, variables)
     if isinstance(annotation, NewType):
-        return Distinct(annotation, read(annotation.__supertype__))
+        return NewTypeForm(annotation, read(annotation.__supertype__))
     if is_alias(annotation):
         return Alias(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -69,12 +69,12 @@ def read(annotation: object, variables: Variables = _NO_VARIABLES) -> Form:
     class_ = annotation if origin is None else origin
     if isinstance(class_, type):
         return _of_class(class_, annotation, arguments, variables)
-    if isinstance(annotation, (list, tuple)):  # `typing` makes tuples of the lists that stand for a ParamSpec
+    if isinstance(annotation, (list, tuple)):  # the argument for a ParamSpec, a list that `typing` turns into a tuple
         items = (Parameter("", read(item, variables)) for item in annotation)
         return Parameters(tuple(items))
     if getattr(origin, "_name", None) in ("TypeGuard", "TypeIs"):
         return Instance(bool)
-    return Dynamic(show(annotation))
+    return AnyForm(show(annotation))
 
 
 def _variable(annotation: Any, variables: Variables) -> Form:
@@ -86,11 +86,11 @@ def _variable(annotation: Any, variables: Variables) -> Form:
 
 
 def _union(arguments: tuple[Any, ...], variables: Variables) -> Form:
-    return union_of(tuple(read(argument, variables) for argument in arguments)) if arguments else DYNAMIC
+    return union_of(tuple(read(argument, variables) for argument in arguments)) if arguments else ANY
 
 
 def _literal(arguments: tuple[Any, ...], _: Variables) -> Form:
-    return union_of(tuple(_one_literal(value) for value in arguments)) if arguments else DYNAMIC
+    return union_of(tuple(_one_literal(value) for value in arguments)) if arguments else ANY
 
 
 def _one_literal(value: object) -> Form:
@@ -99,7 +99,7 @@ def _one_literal(value: object) -> Form:
     # https://typing.python.org/en/latest/spec/literal.html#legal-and-illegal-parameterizations
     if type(value) in (int, bool, str, bytes) or isinstance(value, enum.Enum):
         return LiteralValue(value)
-    return DYNAMIC
+    return ANY
 
 
 def _concatenate(arguments: tuple[Any, ...], variables: Variables) -> Form:
@@ -115,24 +115,24 @@ def _parameters(annotation: object, variables: Variables) -> Form:
 
 def _callable(arguments: tuple[Any, ...], variables: Variables) -> Form:
     if len(arguments) != 2:
-        return Function(_ANY_PARAMETERS, DYNAMIC)
+        return Function(_ANY_PARAMETERS, ANY)
     return Function(_parameters(arguments[0], variables), read(arguments[1], variables))
 
 
 def _type(arguments: tuple[Any, ...], variables: Variables) -> Form:
-    return ClassObject(read(arguments[0], variables) if arguments else DYNAMIC)
+    return ClassObject(read(arguments[0], variables) if arguments else ANY)
 
 
-# What stands for a type by itself, or when it is subscripted. By identity: annotations may define an equality.
+# Special forms of `typing`, alone or with arguments. The keys are ids, because annotations may define an `__eq__`.
 _SPECIAL: dict[int, Callable[[tuple[Any, ...], Variables], Form]] = {
     id(special): read_special
     for special, read_special in (
-        (Any, lambda _, __: DYNAMIC),
-        (Absent.ANNOTATION, lambda _, __: DYNAMIC),
+        (Any, lambda _, __: ANY),
+        (Absent.ANNOTATION, lambda _, __: ANY),
         (typing.Never, lambda _, __: NEVER),
         (typing.NoReturn, lambda _, __: NEVER),
         (types.NoneType, lambda _, __: NONE),
-        # Type checkers let any str pass for it, mypy for one.
+        # mypy accepts any str for it.
         (typing.LiteralString, lambda _, __: Instance(str)),
         (typing.Union, _union),
         (types.UnionType, _union),
@@ -147,14 +147,14 @@ _SPECIAL: dict[int, Callable[[tuple[Any, ...], Variables], Form]] = {
 
 def _of_class(class_: AnyClass, annotation: object, arguments: tuple[Any, ...], variables: Variables) -> Form:
     if Any in class_.__mro__ or class_ in (typing.Generic, typing.Protocol):
-        # A class with Any among its bases may be anything.
-        return DYNAMIC
+        # A class with Any among its base classes may have any type.
+        return ANY
     if class_ is tuple:
         bare = annotation is tuple or annotation is typing.Tuple  # noqa: UP006
-        return Tuple((), DYNAMIC) if bare else _tuple(arguments, variables)
-    kind = Record if is_typed_dict(class_) else Instance
+        return Tuple((), ANY) if bare else _tuple(arguments, variables)
+    kind = TypedDictForm if is_typed_dict(class_) else Instance
     if class_.__module__ == "numpy" and stub_of(class_) is None:
-        return kind(class_)  # its numbers: the argument says how many bits, and the classes do not tell
+        return kind(class_)  # a numpy scalar: its type argument is the number of bits, which the class does not know
     parameters = parameters_of(class_)
     given = tuple(read(argument, variables) for argument in arguments)
     if any(isinstance(parameter, TypeVarTuple) for parameter in parameters):
@@ -171,11 +171,14 @@ def _of_class(class_: AnyClass, annotation: object, arguments: tuple[Any, ...], 
 
 
 def _unwritten(parameter: object) -> Form:
-    return _ANY_PARAMETERS if isinstance(parameter, ParamSpec) else DYNAMIC
+    return _ANY_PARAMETERS if isinstance(parameter, ParamSpec) else ANY
 
 
 def _tuple(arguments: tuple[Any, ...], variables: Variables) -> Form:
-    """https://typing.python.org/en/latest/spec/tuples.html"""
+    """Read the arguments of `tuple[...]`.
+
+    https://typing.python.org/en/latest/spec/tuples.html
+    """
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return Tuple((), read(arguments[0], variables))
     before: list[Form] = []
@@ -186,9 +189,9 @@ def _tuple(arguments: tuple[Any, ...], variables: Variables) -> Form:
         if inner is None:
             (before if rest is None else after).append(read(argument, variables))
             continue
-        form = read(inner, variables) if get_origin(inner) is tuple else Tuple((), DYNAMIC)
+        form = read(inner, variables) if get_origin(inner) is tuple else Tuple((), ANY)
         if not isinstance(form, Tuple) or (rest is not None and form.rest is not None):
-            return Tuple((), DYNAMIC)
+            return Tuple((), ANY)
         (before if rest is None else after).extend(form.before)
         if form.rest is not None:
             rest = form.rest
@@ -197,7 +200,7 @@ def _tuple(arguments: tuple[Any, ...], variables: Variables) -> Form:
 
 
 def _unpacked(argument: Any) -> object:
-    """What stands behind the star of `*X` or in `Unpack[X]`."""
+    """Return X for `*X` and for `Unpack[X]`; None for anything else."""
     if getattr(argument, "__unpacked__", False) and get_origin(argument) is tuple:
         return tuple[get_args(argument)]  # type: ignore[misc]
     if get_origin(argument) is typing.Unpack:
@@ -206,36 +209,36 @@ def _unpacked(argument: Any) -> object:
 
 
 def is_typed_dict(class_: AnyClass) -> bool:
-    """True for a class that `TypedDict` made, be it that of `typing` or that of typing_extensions."""
+    """Tell whether a class was made by `TypedDict`, that of `typing` or that of typing_extensions."""
     return issubclass(class_, dict) and hasattr(class_, "__required_keys__")
 
 
 def parameters_of(class_: AnyClass) -> tuple[Any, ...]:
-    """The type variables of a generic class, in the order in which it is subscripted."""
+    """Return the type parameters of a generic class, in the order of its type arguments."""
     stub = stub_of(class_)
     if stub is not None:
         return stub.parameters
     declared = vars(class_).get("__parameters__")
     if isinstance(declared, tuple):
         return declared
-    # What derives from `Sequence[T]` alone is generic without saying so.
+    # A class that derives from `Sequence[T]` is generic, but has no __parameters__ of its own.
     found: dict[object, None] = {}
     for base in vars(class_).get("__orig_bases__", ()):
         found |= dict.fromkeys(getattr(base, "__parameters__", ()))
     return tuple(found)
 
 
-def own_form(class_: AnyClass) -> Instance | Record:
-    """A class as its own body sees it: each parameter is the variable that it is called by."""
-    kind = Record if is_typed_dict(class_) else Instance
+def form_of_class(class_: AnyClass) -> Instance | TypedDictForm:
+    """Return the type of a generic class inside its own body: each type argument is the class's own type variable."""
+    kind = TypedDictForm if is_typed_dict(class_) else Instance
     return kind(class_, tuple(_variable(parameter, {}) for parameter in parameters_of(class_)))
 
 
 def expand(alias: Alias) -> Form:
-    """What a type alias stands for.
+    """Return the type that a type alias stands for.
 
     https://typing.python.org/en/latest/spec/aliases.html#type-statement
     """
     given: Mapping[object, Form] = dict(zip(alias.of.__type_params__, alias.arguments, strict=False))
-    unknown = {parameter: DYNAMIC for parameter in alias.of.__type_params__ if parameter not in given}
+    unknown = {parameter: ANY for parameter in alias.of.__type_params__ if parameter not in given}
     return read(alias.of.__value__, {**unknown, **given})

@@ -1,7 +1,7 @@
-"""What the type variables of a step stand for, found from what it is given.
+"""Find what the type variables of a step stand for, from the items that the step is given.
 
-A pipeline is solved from left to right: what a step is given settles its variables, and with them what it yields. Where
-a variable is given several types, their join is taken, as mypy does.
+A pipeline is solved from left to right: the items that a step is given decide its type variables, and those decide what
+the step yields. A variable that is given several types stands for their join, as in mypy.
 
 Source: https://typing.python.org/en/latest/spec/generics.html
 """
@@ -14,12 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline_executor.check.relation.annotations import module_scope, resolve
 from pipeline_executor.check.relation.assignable import new_relation
-from pipeline_executor.check.relation.bases import Variance, as_instance_of, class_of, direct_bases, variances_of
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.base_classes import Variance, as_instance_of, class_of, direct_bases, variances_of
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     NONE,
     OBJECT,
-    Dynamic,
+    AnyForm,
     Form,
     Instance,
     LiteralValue,
@@ -31,18 +32,18 @@ from pipeline_executor.check.relation.forms import (
     union_of,
     variables_in,
 )
-from pipeline_executor.check.relation.reading import read
 
 __all__ = ["Solution", "bound_of", "constraints_of", "join", "solve"]
 
 
 class Solution(NamedTuple):
-    """What was found.
+    """What the type variables stand for.
 
     Attributes:
-        fits: whether what is produced is assignable to what is accepted, for these types.
-        variables: what each variable stands for.
-        unfit: a variable and what it would have to stand for against its bound or constraints, where that is why.
+        fits: whether the produced type is assignable to the accepted type with these variables.
+        variables: the type that each variable stands for.
+        unfit: a variable, and the type that it would have to stand for but that its bound or constraints exclude. None
+            if there is no such variable.
     """
 
     fits: bool
@@ -51,13 +52,13 @@ class Solution(NamedTuple):
 
 
 def solve(produced: Form, accepted: Form) -> Solution:
-    """Find what the variables of `accepted` stand for when it is given `produced`.
+    """Find what the type variables of `accepted` stand for if it is given `produced`.
 
     Arguments:
-        produced: a type without variables; any that it has are taken for `Any`.
+        produced: a type. Variables in it count as `Any`.
         accepted: a type that may have variables.
 
-    Shown by tests/check/test_solve.py.
+    Shown by tests/check/test_type_variables.py.
     """
     produced = without_variables(produced)
     wanted = dict.fromkeys(variables_in(accepted))
@@ -72,18 +73,18 @@ def solve(produced: Form, accepted: Form) -> Solution:
         found = _within_declaration(variable.of, candidate)
         if found is None:
             unfit = unfit or (variable, candidate)
-        variables[variable.of] = DYNAMIC if found is None else found
+        variables[variable.of] = ANY if found is None else found
     fits = fits and unfit is None and new_relation().holds(produced, substitute(accepted, variables))
     return Solution(fits, variables, unfit)
 
 
 def without_variables(form: Form) -> Form:
-    """The form with every variable that nothing settled replaced by `Any`."""
-    return substitute(form, {variable.of: DYNAMIC for variable in variables_in(form)})
+    """Replace every type variable of a form by `Any`."""
+    return substitute(form, {variable.of: ANY for variable in variables_in(form)})
 
 
 class _Limits:
-    """Between which types each variable must lie; told by the relation."""
+    """The `VariableLimits` of `solve`: the types below and above each variable that the relation has noted."""
 
     def __init__(self) -> None:
         self._lower: dict[Variable, list[Form]] = {}
@@ -107,7 +108,7 @@ class _Limits:
         return False
 
     def candidate(self, variable: Variable) -> Form:
-        """What lies between the limits; a `Dynamic` without any."""
+        """Return a type between the limits of a variable; `Any` if it has no limits."""
         lower = self._lower.get(variable, ())
         if lower:
             found = lower[0]
@@ -115,15 +116,15 @@ class _Limits:
                 found = join(found, form)
             return found
         upper = self._upper.get(variable, ())
-        return upper[0] if upper else DYNAMIC
+        return upper[0] if upper else ANY
 
 
 def _within_declaration(variable: Any, candidate: Form) -> Form | None:
-    """What a variable stands for, given its bound or constraints; None where they rule the candidate out.
+    """Return what a variable stands for, given its bound or constraints; None if they exclude the candidate.
 
     https://typing.python.org/en/latest/spec/generics.html#type-variables-with-an-upper-bound
     """
-    if not isinstance(variable, TypeVar) or isinstance(candidate, (Dynamic, Parameters)):
+    if not isinstance(variable, TypeVar) or isinstance(candidate, (AnyForm, Parameters)):
         return candidate
     bound = bound_of(variable)
     if bound is not None and not solve(candidate, bound).fits:
@@ -132,29 +133,29 @@ def _within_declaration(variable: Any, candidate: Form) -> Form | None:
     if not constraints:
         return candidate
     fitting = [form for form in constraints if new_relation().holds(candidate, form)]
-    # The most specific one: that which all the others accept.
+    # The narrowest of the fitting constraints is assignable to all the others.
     narrowest = [form for form in fitting if all(new_relation().holds(form, other) for other in fitting)]
     return next(iter(narrowest or fitting), None)
 
 
 def bound_of(variable: TypeVar) -> Form | None:
-    """The upper bound of a type variable; None without one."""
+    """Return the upper bound of a type variable; None if it has no bound."""
     bound = variable.__bound__
     return None if bound is None else read(resolve(bound, module_scope(variable.__module__)))
 
 
 def constraints_of(variable: TypeVar) -> list[Form]:
-    """The types that a type variable is constrained to."""
+    """Return the types that a type variable is constrained to."""
     return [read(resolve(constraint, module_scope(variable.__module__))) for constraint in variable.__constraints__]
 
 
 def join(left: Form, right: Form) -> Form:
-    """The narrowest type that both are assignable to, by mypy's reckoning: a common base rather than a union.
+    """Return the narrowest type that both types are assignable to. As in mypy, that is a common base, not a union.
 
     https://typing.python.org/en/latest/spec/glossary.html, "join"
     """
-    if isinstance(left, Dynamic) or isinstance(right, Dynamic):
-        return DYNAMIC
+    if isinstance(left, AnyForm) or isinstance(right, AnyForm):
+        return ANY
     for narrow, wide in ((left, right), (right, left)):
         if new_relation().holds(narrow, wide):
             return wide

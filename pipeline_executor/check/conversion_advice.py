@@ -1,4 +1,4 @@
-"""How one class of values is converted into another, in words, for the advice where the one stands for the other."""
+"""Advice how to convert a value of one class into another, such as "int()", for messages about a wrong type."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 __all__ = ["advice_for_value", "call_that_converts"]
 
-#: Items of a collection that are looked at to tell what is wrong with them.
+#: Maximum number of items of a collection that are searched for numpy scalars.
 _MAX_ITEMS_SEEN = 1000
 
 _SCALARS = (int, float, complex, bool, str)
@@ -33,18 +33,18 @@ _CALLS: dict[tuple[str, str], str] = {
 
 
 def call_that_converts(given: type, wanted: type) -> str | None:
-    """What to write to get one class from another: "int()", ".decode()"; None where that is not known."""
+    """Return the call that converts one class into another, such as "int()" or ".decode()"; None if none is known."""
     if _is_of_numpy(given) and hasattr(given, "item") and given.__name__ != "ndarray" and wanted in _SCALARS:
         return f"{wanted.__name__}()"
     return _CALLS.get((_public_path(given), _public_path(wanted)))
 
 
 def advice_for_value(value: object, wanted: object) -> str | None:
-    """How to convert a constant into what is asked for; None where that is not known.
+    """Return the advice how to convert a constant to the annotated class; None if no conversion is known.
 
     Arguments:
-        value: it is not of the class.
-        wanted: the annotation. Only classes are known, and collections whatever their items.
+        value: the constant.
+        wanted: the annotation: a class, or a generic class, whose type arguments are ignored.
     """
     class_ = getattr(wanted, "__origin__", wanted)
     if not isinstance(class_, type):
@@ -56,8 +56,8 @@ def advice_for_value(value: object, wanted: object) -> str | None:
 
 
 def _public_path(class_: type) -> str:
-    # Without the private module that it may lie in: pathlib._local.Path is pathlib.Path. On this system a path is of
-    # a class of the system's own.
+    # Only the top-level package counts, because a class may come from a private module: pathlib._local.Path. The paths
+    # of a system have a class of their own, PosixPath or WindowsPath.
     name = "Path" if class_.__qualname__ in ("PosixPath", "WindowsPath") else class_.__qualname__
     return f"{class_.__module__.partition('.')[0]}.{name}"
 

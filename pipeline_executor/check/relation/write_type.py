@@ -1,41 +1,41 @@
-"""How a type is written in a message."""
+"""Write a `Form` in a message."""
 
 from __future__ import annotations
 
 import enum
 import types
 
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.stdlib_stubs import class_path
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     Alias,
     AnyClass,
+    AnyForm,
     ClassObject,
-    Distinct,
-    Dynamic,
     Form,
     Function,
     Instance,
     LiteralValue,
+    NewTypeForm,
     Parameter,
     ParameterKind,
     Parameters,
-    Record,
     Tuple,
+    TypedDictForm,
     UnionForm,
     Variable,
 )
-from pipeline_executor.check.relation.stubs import class_path
 
 __all__ = ["write"]
 
 
 def write(form: Form, *, qualified: bool = False, max_chars: int = 200) -> str:
-    """Write a type the way an annotation does.
+    """Write a type as an annotation.
 
     Arguments:
         form: the type.
-        qualified: put the module before the name of each class, to tell two of the same name apart.
-        max_chars: longer texts are cut.
+        qualified: whether to write classes with their modules, to distinguish two classes of the same name.
+        max_chars: maximum length of the text; a longer one is cut.
     """
     text = _text(form, qualified)
     return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
@@ -43,11 +43,11 @@ def write(form: Form, *, qualified: bool = False, max_chars: int = 200) -> str:
 
 def _text(form: Form, qualified: bool) -> str:
     match form:
-        case Dynamic():
+        case AnyForm():
             return form.name
         case Instance(class_=types.NoneType):
             return "None"
-        case Instance() | Record():
+        case Instance() | TypedDictForm():
             return _subscripted(_class(form.class_, qualified), form, qualified)
         case Tuple():
             return _tuple(form, qualified)
@@ -55,7 +55,7 @@ def _text(form: Form, qualified: bool) -> str:
             return f"Literal[{_literal(form.value)}]"
         case UnionForm():
             return _union(form, qualified)
-        case Distinct():
+        case NewTypeForm():
             return str(getattr(form.marker, "__name__", "NewType"))
         case ClassObject():
             return f"type[{_text(form.of, qualified)}]"
@@ -76,7 +76,7 @@ def _class(class_: AnyClass, qualified: bool) -> str:
 
 def _subscripted(name: str, form: Form, qualified: bool) -> str:
     parts = form.parts()
-    if all(part == DYNAMIC for part in parts):
+    if all(part == ANY for part in parts):
         return name
     if isinstance(form, Instance) and class_path(form.class_) == "numpy.ndarray" and parts[1].parts():
         return f"NDArray[{_text(parts[1].parts()[0], qualified)}]"
@@ -94,7 +94,7 @@ def _tuple(form: Tuple, qualified: bool) -> str:
     rest = f"{_text(form.rest, qualified)}, ..."
     if before or after:
         rest = f"*tuple[{rest}]"
-    return "tuple" if form == Tuple((), DYNAMIC) else f"tuple[{', '.join([*before, rest, *after])}]"
+    return "tuple" if form == Tuple((), ANY) else f"tuple[{', '.join([*before, rest, *after])}]"
 
 
 def _union(form: UnionForm, qualified: bool) -> str:
@@ -106,7 +106,7 @@ def _union(form: UnionForm, qualified: bool) -> str:
 
 
 def _parameters(form: Parameters, qualified: bool) -> str:
-    if isinstance(form.tail, Dynamic) and not form.items:
+    if isinstance(form.tail, AnyForm) and not form.items:
         return "..."
     texts = [_parameter(item, qualified) for item in form.items]
     if form.tail is not None:

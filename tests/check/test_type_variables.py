@@ -1,7 +1,7 @@
-"""Type variables: what they stand for, given what a step is handed."""
+"""Finding what type variables stand for, from the items that a step is given."""
 
 # mypy: disable-error-code="valid-type"
-# The tables hold type variables outside of any class or function.
+# The tables use type variables outside of any class or function.
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import pytest
 
-from pipeline_executor.check.relation.forms import Form, substitute
-from pipeline_executor.check.relation.reading import read
-from pipeline_executor.check.relation.solve import join, solve
-from pipeline_executor.check.relation.writing import write
+from pipeline_executor.check.relation.read_annotation import read
+from pipeline_executor.check.relation.type_forms import Form, substitute
+from pipeline_executor.check.relation.type_variables import join, solve
+from pipeline_executor.check.relation.write_type import write
 
 T = TypeVar("T")
 K = TypeVar("K")

@@ -1,4 +1,4 @@
-"""The attributes and methods of a type, for what is compared by its structure.
+"""The attributes and methods of a type, for protocols.
 
 Source: https://typing.python.org/en/latest/spec/protocol.html
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, get_origin
 
 from pipeline_executor.check.relation.annotations import class_scope, own_annotations, resolve
-from pipeline_executor.check.relation.bases import (
+from pipeline_executor.check.relation.base_classes import (
     as_instance_of,
     builtin_member,
     class_of,
@@ -22,18 +22,18 @@ from pipeline_executor.check.relation.bases import (
     stored_attributes,
 )
 from pipeline_executor.check.relation.callables import ANY_FUNCTION, function_form, signature_form
-from pipeline_executor.check.relation.forms import (
-    DYNAMIC,
+from pipeline_executor.check.relation.read_annotation import parameters_of, read
+from pipeline_executor.check.relation.stdlib_stubs import PROTOCOL_MEMBERS, is_described_by_stubs, stub_of
+from pipeline_executor.check.relation.type_forms import (
+    ANY,
     AnyClass,
     Form,
     Function,
     Instance,
     Parameters,
-    Record,
+    TypedDictForm,
     substitute,
 )
-from pipeline_executor.check.relation.reading import parameters_of, read
-from pipeline_executor.check.relation.stubs import PROTOCOL_MEMBERS, is_of_stubs, stub_of
 
 __all__ = ["Member", "constructor_of", "is_protocol", "member_of", "members_of_protocol"]
 
@@ -43,8 +43,8 @@ class Member:
     """One attribute or method.
 
     Attributes:
-        form: its type; that of a method is without `self`.
-        is_settable: whether it may be assigned to.
+        form: its type. The type of a method does not include `self`.
+        is_settable: whether the attribute may be assigned to.
         is_method: whether it is a function of the class.
     """
 
@@ -53,7 +53,7 @@ class Member:
     is_method: bool = False
 
 
-#: What every protocol class has in its namespace, and no protocol asks for.
+#: Names in the namespace of a protocol class that are not members of the protocol.
 _NEVER_MEMBERS = frozenset(
     {
         *vars(types.new_class("_", (Protocol,))),
@@ -81,12 +81,12 @@ _NEVER_MEMBERS = frozenset(
 
 
 def is_protocol(class_: AnyClass) -> bool:
-    """True for a class that is compared by its structure."""
+    """Tell whether a class is a protocol, so that it is compared by its members."""
     return class_ in PROTOCOL_MEMBERS or bool(getattr(class_, "_is_protocol", False))
 
 
 def members_of_protocol(class_: AnyClass) -> tuple[str, ...]:
-    """The names that a protocol asks for."""
+    """Return the names of the members that a protocol requires."""
     if class_ in PROTOCOL_MEMBERS:
         return tuple(PROTOCOL_MEMBERS[class_])
     names: dict[str, None] = {}
@@ -104,14 +104,14 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
 
     Arguments:
         form: the type.
-        name: the attribute.
-        self_form: what `Self` means there; the type itself unless given.
+        name: name of the attribute.
+        self_form: the type that `Self` stands for. Default: `form`.
 
     Returns:
-        None where the type has no such attribute, as far as its class tells.
+        The member; None if the class has no such attribute.
     """
-    if isinstance(form, Record):
-        (form,) = direct_bases(form)  # it has the methods of a mapping, not those of a dict
+    if isinstance(form, TypedDictForm):
+        (form,) = direct_bases(form)  # a TypedDict has the methods of a Mapping, not those of a dict
     own = class_of(form)
     if own is None:
         return None
@@ -119,26 +119,29 @@ def member_of(form: Form, name: str, *, self_form: Form | None = None) -> Member
         declared = PROTOCOL_MEMBERS.get(class_, {})
         if name not in declared and name not in vars(class_) and name not in own_annotations(class_):
             continue
-        if name.startswith("__") and vars(class_).get(name, ...) is None and not _is_overseen(name, class_):
-            return None  # a special method that a class takes back from its bases
+        if name.startswith("__") and vars(class_).get(name, ...) is None and not _keeps_hash(name, class_):
+            return None  # a class sets a special method to None to say that it does not have it
         variables: dict[object, Form] = {typing.Self: form if self_form is None else self_form}
         base = as_instance_of(form, class_)
-        if isinstance(base, (Instance, Record)):
+        if isinstance(base, (Instance, TypedDictForm)):
             variables |= zip(parameters_of(class_), base.arguments, strict=False)
         if name in declared:
             return Member(read(declared[name], variables), is_method=True)
-        if is_of_stubs(class_) or class_ is object:
+        if is_described_by_stubs(class_) or class_ is object:
             found = _builtin(form, class_, name)
         else:
             found = _own_member(class_, name)
         if found is None:
             return None
         return Member(substitute(found.form, variables), found.is_settable, found.is_method)
-    return Member(DYNAMIC, is_settable=True) if _is_made_at_run_time(own, name) else None
+    return Member(ANY, is_settable=True) if _is_made_at_run_time(own, name) else None
 
 
-def _is_overseen(name: str, class_: AnyClass) -> bool:
-    # Python takes the hash from a class that defines an equality; type checkers oversee that, but where stubs say so.
+def _keeps_hash(name: str, class_: AnyClass) -> bool:
+    """Tell whether type checkers treat a class as hashable although Python set its `__hash__` to None.
+
+    Python does that for a class that defines `__eq__`. Type checkers ignore it, except where a stub says so.
+    """
     equality = vars(class_).get("__eq__")
     is_told = stub_of(class_) is not None and not isinstance(equality, types.FunctionType)
     return name == "__hash__" and equality is not None and not is_told
@@ -149,11 +152,11 @@ def _builtin(form: Form, class_: AnyClass, name: str) -> Member | None:
     known = builtin_member(form, name)
     if known is None and callable(value) and not isinstance(value, type):
         known = _signature_of(value, class_)
-    return Member(DYNAMIC if known is None else known, is_settable=True, is_method=known is not None)
+    return Member(ANY if known is None else known, is_settable=True, is_method=known is not None)
 
 
 def _signature_of(method: Callable[..., Any], class_: AnyClass) -> Form | None:
-    """How a builtin method is called, which is mostly all that it tells."""
+    """Return the type of a builtin method from its signature, which has parameters but mostly no annotations."""
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
@@ -168,10 +171,10 @@ def _own_member(class_: AnyClass, name: str) -> Member:
         annotation = resolve(annotations[name], scope)
         is_final = annotation is Final or get_origin(annotation) is Final or _is_read_only(class_)
         bare = annotation is Final or annotation is ClassVar
-        return Member(DYNAMIC if bare else read(annotation), is_settable=not is_final)
+        return Member(ANY if bare else read(annotation), is_settable=not is_final)
     if isinstance(value, property):
         getter = value.fget
-        form = function_form(getter, scope).result if isinstance(getter, types.FunctionType) else DYNAMIC
+        form = function_form(getter, scope).result if isinstance(getter, types.FunctionType) else ANY
         return Member(form, is_settable=value.fset is not None)
     if isinstance(value, functools.cached_property) and isinstance(value.func, types.FunctionType):
         return Member(function_form(value.func, scope).result, is_settable=True)
@@ -182,7 +185,7 @@ def _own_member(class_: AnyClass, name: str) -> Member:
         return Member(function_form(value, scope, skip_first=True), is_method=True)
     if type(value) in (bool, bytes, float, int, str):
         return Member(Instance(type(value)), is_settable=True)
-    return Member(DYNAMIC, is_settable=True)
+    return Member(ANY, is_settable=True)
 
 
 def _is_read_only(class_: AnyClass) -> bool:
@@ -190,7 +193,7 @@ def _is_read_only(class_: AnyClass) -> bool:
 
 
 def _is_made_at_run_time(own: AnyClass, name: str) -> bool:
-    """True for what `__init__` or another method may set, and where `__getattr__` answers."""
+    """Tell whether an attribute may exist only at run time: set by a method, or provided by `__getattr__`."""
     for class_ in own.__mro__:
         if class_ is object:
             continue
@@ -203,12 +206,12 @@ def _is_made_at_run_time(own: AnyClass, name: str) -> bool:
 
 
 def constructor_of(form: Form) -> Function:
-    """A class as the function that makes its instances.
+    """Return the type of a class as the function that creates its instances.
 
     https://typing.python.org/en/latest/spec/constructors.html#converting-a-constructor-to-callable
     """
     own = class_of(form)
-    if own is None or isinstance(form, Record) or type(own).__call__ is not type.__call__:
+    if own is None or isinstance(form, TypedDictForm) or type(own).__call__ is not type.__call__:
         return Function(ANY_FUNCTION.parameters, form)
     for class_ in own.__mro__:
         for name in ("__init__", "__new__"):
@@ -217,7 +220,7 @@ def constructor_of(form: Form) -> Function:
                 method = method.__func__
             if isinstance(method, types.FunctionType):
                 parameters = function_form(method, class_scope(class_), skip_first=True).parameters
-                variables = dict.fromkeys(parameters_of(class_), DYNAMIC)
+                variables = dict.fromkeys(parameters_of(class_), ANY)
                 return Function(substitute(parameters, variables), form)
             if method is not None and class_ is not object:
                 return Function(ANY_FUNCTION.parameters, form)

@@ -1,6 +1,6 @@
-"""What somebody probably meant who gave something that is not a step: the advice for frequent mistakes.
+"""Advice for two common mistakes: a decorator that hides a step's annotations, and a step that takes a single item.
 
-Only a definition that is wrong already comes here, so nothing of this costs a correct pipeline anything.
+These functions are called only for a step that has a defect, so they cost a correct pipeline nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pipeline_executor.check.relation.annotations import Absent, show
 from pipeline_executor.check.signature import StepSignature
 from pipeline_executor.task import callable_name
 
-__all__ = ["hidden_by_wrapper", "step_around"]
+__all__ = ["advice_to_wrap", "hidden_by_wrapper"]
 
 
 def hidden_by_wrapper(signature: StepSignature) -> Finding | None:
-    """The finding for a decorated step whose decorator does not use `functools.wraps`; None for any other step.
+    """Find a decorator without `functools.wraps`; return None if the step has none.
 
-    Such a step is the wrapper as far as anybody can see: the annotations of the function inside do not show.
+    Without `functools.wraps` the step is the wrapper, and the annotations of the function inside cannot be read.
     """
     for outer in signature.layers:
         for variable, function in _steps_among(_held_by(outer)):
@@ -46,7 +46,7 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
-        except ValueError:  # not assigned yet
+        except ValueError:  # the enclosing function has not assigned this variable yet
             continue
 
 
@@ -58,7 +58,10 @@ def _steps_among(held: Iterable[tuple[str, object]]) -> Iterator[tuple[str, Call
 
 
 def _looks_like_a_step(function: types.FunctionType | types.MethodType) -> bool:
-    """Whether it yields, or has the annotation of a stream. A function for one item may be held for another reason."""
+    """Tell whether a function yields or has the annotation of a stream.
+
+    Other functions do not count: a step may hold a function for one item for its own use.
+    """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         return True
     annotations = dict(getattr(function, "__annotations__", None) or {}).values()
@@ -70,11 +73,12 @@ def _defined_at(function: Callable[..., Any]) -> str:
     return f" ({os.path.basename(code.co_filename)}:{code.co_firstlineno})" if code is not None else ""
 
 
-def step_around(signature: StepSignature, item: str) -> str:
-    """How to make a step of a function that handles one item; empty for a function that does not look like one.
+def advice_to_wrap(signature: StepSignature, item: str) -> str:
+    """Advise how to make a step of a function that handles one item; return "" if the step does not look like one.
 
     Arguments:
-        item: the type of the items that the step before yields, as an annotation.
+        signature: the signature of the presumed step.
+        item: the annotation of one item that the step before yields.
     """
     if signature.is_generator or signature.is_async or isinstance(signature.layers[0], type):
         return ""

@@ -1,7 +1,7 @@
-"""The three lines of a mismatch: what, why, and what to write instead."""
+"""The message about two steps that do not fit: what was found, why it does not fit, and what to write instead."""
 
 # mypy: disable-error-code="valid-type"
-# The table holds type variables outside of any class or function.
+# The table uses type variables outside of any class or function.
 
 from __future__ import annotations
 
@@ -90,42 +90,50 @@ AGREE = "Make the two agree: let 'first' yield {}, or write xs: Iterable[{}] in 
 
 CASES: list[tuple[Any, Any, str]] = [
     # invariance
-    (list[bool], list[int], "list is invariant: bool is not int here. Accept Sequence[int] instead."),
-    (dict[str, int], dict[str, float], "dict is invariant: int is not float here. Accept Mapping[str, float] instead."),
-    (set[bool], set[int], "set is invariant: bool is not int here. Accept Set[int] instead."),
+    (
+        list[bool],
+        list[int],
+        "list is invariant: its type argument must be int, not bool. Accept Sequence[int] instead.",
+    ),
+    (
+        dict[str, int],
+        dict[str, float],
+        "dict is invariant: its type argument must be float, not int. Accept Mapping[str, float] instead.",
+    ),
+    (set[bool], set[int], "set is invariant: its type argument must be int, not bool. Accept Set[int] instead."),
     (
         list[dict[str, bool]],
         list[dict[str, int]],
-        "dict is invariant: bool is not int here. Accept Sequence[Mapping[str, int]] instead.",
+        "dict is invariant: its type argument must be int, not bool. Accept Sequence[Mapping[str, int]] instead.",
     ),
     (
         dict[str, list[bool]],
         abc.Mapping[str, list[int]],
-        "list is invariant: bool is not int here. Accept Mapping[str, Sequence[int]] instead.",
+        "list is invariant: its type argument must be int, not bool. Accept Mapping[str, Sequence[int]] instead.",
     ),
     (list[str], list[int], "str is not int. " + AGREE.format("list[int]", "list[str]")),
     # unions, None
-    (int | None, int, "None is not int. Leave None out of what is yielded, or accept int | None."),
-    (int | str, int, "str is not int. Yield int alone, or accept int | str."),
-    (int | str, bytes, "None of int | str is bytes. " + AGREE.format("bytes", "int | str")),
-    (bytes, int | str, "bytes is none of int | str. " + AGREE.format("int | str", "bytes")),
+    (int | None, int, "None is not int. Do not yield None, or accept int | None."),
+    (int | str, int, "str is not int. Yield only int, or accept int | str."),
+    (int | str, bytes, "No member of int | str is bytes. " + AGREE.format("bytes", "int | str")),
+    (bytes, int | str, "bytes is not assignable to any member of int | str. " + AGREE.format("int | str", "bytes")),
     # classes
     (int, str, "int is not str. Convert each item with str(), or accept int."),
     (float, int, "float is not int. Convert each item with int() or round(), or accept float."),
     (str, bytes, "str is not bytes. Convert each item with .encode(), or accept str."),
     (Path, str, "Path is not str. Convert each item with str(), or accept Path."),
-    (Base, Child, "Child is a subtype of Base, not the other way round. Yield Child, or accept Base."),
+    (Base, Child, "Base is a supertype of Child, not a subtype. Yield Child, or accept Base."),
     (int, Decimal, "int is not Decimal. " + AGREE.format("Decimal", "int")),
     (list[int], int, "Each item is a collection of int. Yield its members one by one, or accept list[int]."),
     (int, list[int], "Each item is one int, not a collection of them. Yield collections, or accept int."),
     (type[Base], type[Child], "type[Base] is not type[Child]. " + AGREE.format("type[Child]", "type[Base]")),
     # NewType, literals
-    (int, UserId, "UserId is a type of its own, made by NewType. Make each item one: yield UserId(item)."),
-    (str, Literal["a"], "str may have other values than Literal['a']. " + AGREE.format("Literal['a']", "str")),
+    (int, UserId, "UserId is a NewType, a type of its own. Convert each item: yield UserId(item)."),
+    (str, Literal["a"], "str has other values than Literal['a']. " + AGREE.format("Literal['a']", "str")),
     (
         Color,
         Literal[Color.RED],
-        "Color may have other values than Literal[Color.RED]. " + AGREE.format("Literal[Color.RED]", "Color"),
+        "Color has other values than Literal[Color.RED]. " + AGREE.format("Literal[Color.RED]", "Color"),
     ),
     # tuples
     (
@@ -133,11 +141,15 @@ CASES: list[tuple[Any, Any, str]] = [
         tuple[int, int],
         "Item 1 of the tuple: str is not int. " + AGREE.format("tuple[int, int]", "tuple[int, str]"),
     ),
-    (tuple[int], tuple[int, int], "A tuple of 1 is not a tuple of 2. " + AGREE.format("tuple[int, int]", "tuple[int]")),
+    (
+        tuple[int],
+        tuple[int, int],
+        "A tuple of length 1 is not a tuple of length 2. " + AGREE.format("tuple[int, int]", "tuple[int]"),
+    ),
     (
         tuple[int, ...],
         tuple[int],
-        "The length of tuple[int, ...] is not known, and tuple[int] has one. "
+        "tuple[int, ...] may have any length, but tuple[int] has a fixed one. "
         + AGREE.format("tuple[int]", "tuple[int, ...]"),
     ),
     # typed dictionaries
@@ -147,28 +159,28 @@ CASES: list[tuple[Any, Any, str]] = [
         BoolYear,
         Movie,
         (
-            "Key 'year' may be assigned to, so bool has to be int exactly. "
+            "Key 'year' may be assigned to, so its type must be exactly int, not bool. "
             "Make it ReadOnly[int] in Movie, or make both the same."
         ),
     ),
-    (dict[str, Any], Movie, "A dict is no TypedDict, whatever its keys. Let the items be made as Movie(...)."),
+    (dict[str, Any], Movie, "A dict is not a TypedDict, whatever its keys. Create each item as Movie(...)."),
     # protocols
-    (Base, Closes, "Base has no close, which Closes asks for. Give it one: def close(self, ...) -> None."),
+    (Base, Closes, "Base has no close, which Closes requires. Add it: def close(self, ...) -> None."),
     (
         ClosesAnyhow,
         Closes,
-        "ClosesAnyhow.close: It takes other arguments than it will be called with. "
+        "ClosesAnyhow.close: The function takes other arguments than it will be called with. "
         + AGREE.format("Closes", "ClosesAnyhow"),
     ),
     (
         IntSource,
         Source[str],
-        "IntSource.get: What it returns: int is not str. " + AGREE.format("Source[str]", "IntSource"),
+        "IntSource.get: The function's result: int is not str. " + AGREE.format("Source[str]", "IntSource"),
     ),
     (
         ReadOnlyName,
         Named,
-        "name is read-only in ReadOnlyName, and Named lets it be assigned to. " + AGREE.format("Named", "ReadOnlyName"),
+        "name is read-only in ReadOnlyName, but may be assigned to in Named. " + AGREE.format("Named", "ReadOnlyName"),
     ),
     (
         SpecialName,
@@ -179,13 +191,28 @@ CASES: list[tuple[Any, Any, str]] = [
     (
         Callable[[int], str],
         Callable[[str], str],
-        "It will be called with str, and takes int as argument 1. "
+        "The function will be called with str as argument 1, but it takes int. "
         + AGREE.format("Callable[[str], str]", "Callable[[int], str]"),
     ),
     # variables
-    (str, Number, "Number is bound to float, which str is not. Let it be float, or change Number."),
-    (list[str], list[Number], "Number is bound to float, which str is not. Let it be float, or change Number."),
-    (int, Text, "Text stands for str or bytes, which int is not. Let it be str or bytes, or change Text."),
+    (
+        str,
+        Number,
+        "Number is bound to float, but str is not assignable to float. Use float, or change the bound of Number.",
+    ),
+    (
+        list[str],
+        list[Number],
+        "Number is bound to float, but str is not assignable to float. Use float, or change the bound of Number.",
+    ),
+    (
+        int,
+        Text,
+        (
+            "Text is constrained to str or bytes, and int is not one of them. "
+            "Use str or bytes, or change the constraints of Text."
+        ),
+    ),
 ]
 
 

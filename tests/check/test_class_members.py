@@ -1,4 +1,4 @@
-"""Types that are compared by their structure: protocols, typed dictionaries, functions, and inferred variance."""
+"""Types that are compared by their structure: protocols, TypedDicts, functions; and inferred variance."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ PROTOCOLS: list[tuple[Any, Any, bool]] = [
     (type[object], Callable[[], object], True),
     (AsyncFetch, Fetches, True),
     (SyncFetch, Fetches, False),
-    # what the stubs declare as protocols
+    # classes that are protocols in the stubs
     (Counts, Sized, True),
     (Counts, Iterable[int], True),
     (Counts, Iterable[str], False),
