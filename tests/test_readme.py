@@ -1,14 +1,17 @@
-"""README.md keeps what it says: its example runs, its rules have tests, its links and commands are in order."""
+"""README.md and the pages in docs/ keep what they say: examples run, rules have tests, links and commands are in order."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
+import inspect
 import os
 import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -16,14 +19,25 @@ from urllib.parse import unquote
 import pytest
 
 import pipeline_executor
-from pipeline_executor import errors
+from pipeline_executor import PipelineTask, errors, execute, stream
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGE_PARENT = str(Path(pipeline_executor.__file__).parents[1])
 
 RULES = [f"R{number}" for number in range(1, 9)]
+
+
+#: What a reader sees of README.md before scrolling.
+FIRST_SCREEN_LINES = 45
+
+
+@functools.cache
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+README = page("README.md")
 
 
 class Block(NamedTuple):
@@ -32,13 +46,13 @@ class Block(NamedTuple):
     text: str
 
 
-def fenced_blocks() -> list[Block]:
+def fenced_blocks(text: str = README) -> list[Block]:
     """Every fenced block with the heading that it stands under."""
     blocks: list[Block] = []
     heading = ""
     language: str | None = None
     lines: list[str] = []
-    for line in README.splitlines(keepends=True):
+    for line in text.splitlines(keepends=True):
         if language is not None:
             if line.strip() == "```":
                 blocks.append(Block(heading, language, "".join(lines)))
@@ -101,16 +115,18 @@ def test_readme_command_is_what_the_gate_extracts(heading: str) -> None:
     assert [program.stdout] == [block.text for block in fenced_blocks() if block.heading == heading]
 
 
-# ---- the example
+# ---- the examples
 
 
-def example(heading: str = "An example") -> str:
-    (text,) = [block.text for block in fenced_blocks() if (block.heading, block.language) == (heading, "python")]
-    return text
+def example(name: str = "README.md") -> str:
+    """The one program of a page."""
+    blocks = [block.text for block in fenced_blocks(page(name)) if block.language == "python"]
+    (program,) = [text for text in blocks if "if __name__" in text]
+    return program
 
 
-def printed_by_example(words: str = "It prints") -> str:
-    found = re.search(rf"{words} `(.*?)`", README)
+def printed_by_example(name: str = "README.md", words: str = "It prints") -> str:
+    found = re.search(rf"{words} `(.*?)`", page(name))
     assert found is not None
     return found[1]
 
@@ -143,14 +159,26 @@ def test_readme_example_runs_under_every_start_method(start_method: str, tmp_pat
     assert program.stdout.strip() == printed_by_example()
 
 
-def test_readme_example_of_an_asynchronous_step_runs_as_it_stands(core: str, tmp_path: Path) -> None:
-    program = run_script(tmp_path, example("Asynchronous steps"))
+def test_readme_example_fails_as_shown(tmp_path: Path) -> None:
+    (shown,) = [block.text for block in fenced_blocks() if block.language == "text"]
+    program = run_script(tmp_path, example().replace("range(2, stop)", "range(-1, stop)"))
+    assert program.returncode == 1
+    assert without_replica(program.stderr).endswith(without_replica(shown))
+
+
+def without_replica(error: str) -> str:
+    """The text without what differs between two runs: which replica took the item, and its process id."""
+    return re.sub(r"replica \d of 2, pid \d+", "replica", error)
+
+
+def test_example_of_an_asynchronous_step_runs_as_it_stands(core: str, tmp_path: Path) -> None:
+    program = run_script(tmp_path, example("docs/async-steps.md"))
     assert (program.returncode, program.stderr) == (0, "")
-    assert program.stdout.strip() == printed_by_example("Its output is")
+    assert program.stdout.strip() == printed_by_example("docs/async-steps.md", "Its output is")
 
 
-def test_readme_command_that_shows_the_core_works(core: str) -> None:
-    (command,) = [block.text for block in fenced_blocks() if block.heading == "The two cores"]
+def test_command_that_shows_the_core_works(core: str) -> None:
+    (command,) = [block.text for block in fenced_blocks(page("docs/cores.md"))]
     found = re.fullmatch(r'python -c "(.*)"\n', command)
     assert found is not None
     environment = {**os.environ, "PYTHONPATH": PACKAGE_PARENT}
@@ -160,13 +188,26 @@ def test_readme_command_that_shows_the_core_works(core: str) -> None:
     assert program.stdout == f"{core} - PIPELINE_EXECUTOR_CORE asks for it\n"
 
 
+def test_readme_shows_on_its_first_screen_what_the_library_is() -> None:
+    screen = "\n".join(README.splitlines()[:FIRST_SCREEN_LINES])
+    assert "`pip install" in screen
+    assert example() in screen
+    assert [block.language for block in fenced_blocks(screen)] == ["python", "text"]
+    assert len(re.findall(r"^- ", screen, flags=re.MULTILINE)) == 4
+    assert re.search(r"!\[[^\]]+\]\(docs/benchmarks/\w+\.svg\)", screen)
+    peers = re.findall(r"^\| (.*?) \|", screen.partition("|---|---|---|\n")[2], flags=re.MULTILINE)
+    assert len(peers) == 6
+
+
 # ---- the rules
 
 
-def rules_in_readme() -> dict[str, str]:
-    """The list item of each rule, in the order of the README."""
-    section = README.partition("## The rules\n")[2].partition("\n## ")[0]
-    items = re.findall(r"^- \*\*(R\d+)\*\* (.*?)(?=^- |\Z)", section, flags=re.MULTILINE | re.DOTALL)
+RULES_PAGE = "docs/rules.md"
+
+
+def rules_on_the_page() -> dict[str, str]:
+    """The list item of each rule, in the order of the page."""
+    items = re.findall(r"^- \*\*(R\d+)\*\* (.*?)(?=^- |\Z)", page(RULES_PAGE), flags=re.MULTILINE | re.DOTALL)
     return dict(items)
 
 
@@ -195,19 +236,19 @@ def links_of(text: str) -> list[str]:
     return re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text)
 
 
-def test_readme_states_every_rule_once_and_in_order() -> None:
-    assert list(rules_in_readme()) == RULES
-    assert len(re.findall(r"^- \*\*R\d+\*\*", README, flags=re.MULTILINE)) == len(RULES)
+def test_page_states_every_rule_once_and_in_order() -> None:
+    assert list(rules_on_the_page()) == RULES
+    assert len(re.findall(r"^- \*\*R\d+\*\*", page(RULES_PAGE), flags=re.MULTILINE)) == len(RULES)
 
 
-def test_rules_of_the_tests_are_those_of_the_readme() -> None:
+def test_rules_of_the_tests_are_those_of_the_page() -> None:
     assert sorted(rules_in_tests()) == RULES
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_readme_links_each_rule_to_tests_that_are_marked_with_it(rule: str) -> None:
-    text, marked = rules_in_readme()[rule], rules_in_tests()[rule]
-    links = links_of(text)
+def test_page_links_each_rule_to_tests_that_are_marked_with_it(rule: str) -> None:
+    text, marked = rules_on_the_page()[rule], rules_in_tests()[rule]
+    links = [link.removeprefix("../") for link in links_of(text) if link.startswith("../tests/")]
     assert links
     for link in links:
         assert marked.get(link), f"{link} has no test that is marked with {rule}"
@@ -237,40 +278,79 @@ def anchor_of(heading: str) -> str:
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 
 
+def anchors_of(text: str) -> set[str]:
+    return {anchor_of(heading) for heading in re.findall(r"^#+\s+(.*?)\s*$", text, flags=re.MULTILINE)}
+
+
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *PAGES])
 def test_every_relative_link_resolves(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    anchors = {anchor_of(heading) for heading in re.findall(r"^#+\s+(.*?)\s*$", text, flags=re.MULTILINE)}
-    for link in links_of(text):
+    for link in links_of(page(name)):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
-        if path:
-            assert ((ROOT / name).parent / unquote(path)).exists(), f"{name} links to {link}, which does not exist"
-        else:
-            assert anchor in anchors, f"{name} links to {link}, and has no such heading"
+        target = (ROOT / name).parent / unquote(path) if path else ROOT / name
+        assert target.exists(), f"{name} links to {link}, which does not exist"
+        if anchor:
+            anchors = anchors_of(target.read_text(encoding="utf-8"))
+            assert anchor in anchors, f"{name} links to {link}, and there is no such heading"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_can_be_reached_from_the_readme(name: str) -> None:
+    assert name in links_of(README), f"README.md does not link to {name}"
 
 
 def test_readme_links_somewhere() -> None:
     assert len(links_of(README)) > len(RULES)
 
 
-def test_readme_lists_every_error_with_its_bases() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", README, flags=re.MULTILINE)
+def test_page_lists_every_error_with_its_bases() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", page("docs/errors.md"), flags=re.MULTILINE)
     listed = {name: re.findall(r"`(\w+)`", bases) for name, bases in rows}
     exceptions = [name for name in errors.__all__ if issubclass(getattr(errors, name), Exception)]
     assert listed == {name: [base.__name__ for base in getattr(errors, name).__bases__] for name in exceptions}
 
 
-def test_readme_names_the_defaults_of_the_bounds() -> None:
-    from pipeline_executor.interfaces import DEFAULT_BUFFER_BYTES, DEFAULT_PACKETS_IN_FLIGHT
+COMPUTE_MODEL = "docs/compute-model.md"
 
-    assert f"`packets_in_flight`, {DEFAULT_PACKETS_IN_FLIGHT} unless given" in README
-    assert f"`max_buffer_bytes`, {DEFAULT_BUFFER_BYTES // 2**20} MiB unless given" in README
+
+def options_under(heading: str) -> dict[str, str]:
+    """The options that a table lists, each with its default as it is written there."""
+    section = page(COMPUTE_MODEL).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", section, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("heading", "function"), [("Options of a run", execute), ("Options of a run", stream), ("Options of a task", None)]
+)
+def test_page_lists_every_option_with_its_default(heading: str, function: Callable[..., object] | None) -> None:
+    if function is None:
+        defaults = {field.name: field.default for field in dataclasses.fields(PipelineTask)}
+    else:
+        parameters = inspect.signature(function).parameters.values()
+        defaults = {found.name: found.default for found in parameters if found.name != "tasks"}
+    listed = options_under(heading)
+    assert list(listed) == list(defaults)
+    for name, default in defaults.items():
+        if default is not None and default is not dataclasses.MISSING:
+            assert listed[name] == f"`{default!r}`".replace("'", '"'), name
+
+
+def test_page_names_the_defaults_of_the_bounds() -> None:
+    from pipeline_executor.interfaces import (
+        DEFAULT_BUFFER_BYTES,
+        DEFAULT_PACKETS_IN_FLIGHT,
+        DEFAULT_REFERENCES_IN_FLIGHT,
+    )
+
+    listed = options_under("Options of a task")
+    assert listed["packets_in_flight"] == f"{DEFAULT_PACKETS_IN_FLIGHT} items"
+    assert listed["max_buffer_bytes"] == f"{DEFAULT_BUFFER_BYTES // 2**20} MiB"
+    assert f"`packets_in_flight` is {DEFAULT_REFERENCES_IN_FLIGHT} unless given" in page(COMPUTE_MODEL)
 
 
 def test_changelog_has_an_unreleased_section() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    text = page("CHANGELOG.md")
     assert re.search(r"^## \[Unreleased\]$", text, flags=re.MULTILINE)
     kinds = re.findall(r"^### (.*)$", text.partition("## [Unreleased]")[2].partition("\n## ")[0], flags=re.MULTILINE)
     assert "Added" in kinds
