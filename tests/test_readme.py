@@ -1,4 +1,4 @@
-"""README.md and the pages in docs/ keep what they say: examples run, rules have tests, links and commands are in order."""
+"""README.md and the pages in docs/ are true: examples run, rules have tests, links and commands are in order."""
 
 from __future__ import annotations
 
