@@ -23,6 +23,7 @@ from pipeline_executor import PipelineTask, errors, execute, stream
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+PACKAGE = "pipeline_executor"
 PACKAGE_PARENT = str(Path(pipeline_executor.__file__).parents[1])
 
 RULES = [f"R{number}" for number in range(1, 9)]
@@ -298,6 +299,17 @@ def test_every_relative_link_resolves(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_can_be_reached_from_the_readme(name: str) -> None:
     assert name in links_of(README), f"README.md does not link to {name}"
+
+
+def test_contributing_names_files_that_exist() -> None:
+    """The paths in its tables; those of the package may be given from within it."""
+    if not (ROOT / "_core").is_dir():
+        pytest.skip("the sources are not beside the page")
+    rows = "\n".join(line for line in page("CONTRIBUTING.md").splitlines() if line.startswith("|"))
+    paths = [name for name in re.findall(r"`([\w./]+)`", rows) if re.search(r"/|\.(py|md|toml)$", name)]
+    assert len(paths) > 40
+    lacking = [path for path in paths if not ((ROOT / path).exists() or (ROOT / PACKAGE / path).exists())]
+    assert not lacking, "CONTRIBUTING.md names files that do not exist"
 
 
 def test_readme_links_somewhere() -> None:
