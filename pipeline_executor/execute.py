@@ -35,7 +35,7 @@ def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
     Raises:
         PipelineTypeError: with all defects; each names the step, where it is defined, and what to write instead.
 
-    Shown by tests/test_definition.py.
+    Shown by tests/check/test_definition.py.
     """
     from pipeline_executor.check.definition import check_definition
 
@@ -84,7 +84,7 @@ def execute(
         Exception: what a step raised, as it raised it, with a `TaskError` as its cause.
         TaskError: a step failed in another way; see the subclasses.
 
-    Shown by tests/test_rules.py (rules R1 to R8), tests/test_execute.py.
+    Shown by tests/rules/test_rules.py (rules R1 to R8), tests/execute/test_execute.py.
     """
     options = RunOptions(
         parallelism=parallelism,
@@ -150,7 +150,7 @@ def stream(
     Raises:
         PipelineTypeError: as `execute`, and where the last step consumes. Nothing was started.
 
-    Shown by tests/test_stream.py.
+    Shown by tests/execute/test_stream.py.
     """
     options = RunOptions(
         parallelism=parallelism,

@@ -37,7 +37,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     `async for` and `async with` do the same on an event loop, which is free while they wait. A result is not lost when
     the wait for it is cancelled: the next call gets it.
 
-    Shown by tests/test_execute.py and tests/test_async_results.py.
+    Shown by tests/execute/test_execute.py and tests/results/test_async_results.py.
     """
 
     def __init__(self, stream: ResultStream, steps: Sequence[str] = ()) -> None:

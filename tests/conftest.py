@@ -19,14 +19,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
-from typing import cast
 
 import pytest
 from left_behind import Belongings
 from pairwise import pairwise
-
-from pipeline_executor.options import Parallelism
+from ways import CORES, START_METHODS, WAYS
 
 #: Seconds until the watchdog dumps the stacks of all threads and ends the test run. Not a limit on speed: no test
 #: of this suite takes a tenth of it on a slow machine.
@@ -35,16 +32,7 @@ WATCHDOG_S = 120
 #: Likewise for a test that is marked as slow.
 SLOW_WATCHDOG_S = 1800
 
-CORES = ["compiled", "pure"]
-START_METHODS = multiprocessing.get_all_start_methods()
-PROCESS_PARALLELISMS = [f"process-{method}" for method in START_METHODS]
-
 _uncaptured_stderr: int = -1
-
-
-def by_method(start_method: str) -> Parallelism:
-    """The parallelism of processes that are started by this method."""
-    return cast(Parallelism, f"process-{start_method}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -140,16 +128,6 @@ def core(request: pytest.FixtureRequest, set_core: Callable[[str], None]) -> str
 def start_method(request: pytest.FixtureRequest) -> str:
     method: str = request.param
     return method
-
-
-#: Every `parallelism`, each for both cores.
-WAYS = [f"{way}/{core}" for way in ("sequential", "thread", *PROCESS_PARALLELISMS) for core in CORES]
-
-
-def context_of(parallelism: str) -> BaseContext:
-    """The context whose locks and queues go with this parallelism."""
-    _, _, method = parallelism.partition("process-")
-    return multiprocessing.get_context(method or None)
 
 
 @pytest.fixture

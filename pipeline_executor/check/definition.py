@@ -43,7 +43,7 @@ def check_definition(
         UserWarning: two steps could not be compared because names in their annotations do not exist at
             run time.
 
-    Shown by tests/test_definition.py and tests/check/.
+    Shown by tests/check/test_definition.py and tests/check/.
     """
     _require_list(tasks, others)
     checked = [_check_task(task, index, is_last=index == len(tasks) - 1) for index, task in enumerate(tasks)]

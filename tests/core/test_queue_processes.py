@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import START_METHODS
 from edge_rig import POSIX, QUICKEST, Children, children, open_run, put, wait_until_asleep
+from ways import START_METHODS
 
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, Run
 
