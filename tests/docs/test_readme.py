@@ -6,8 +6,10 @@ import ast
 import dataclasses
 import functools
 import inspect
+import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from collections import defaultdict
@@ -198,6 +200,29 @@ def test_readme_shows_on_its_first_screen_what_the_library_is() -> None:
     assert re.search(r"!\[[^\]]+\]\(docs/benchmarks/\w+\.svg\)", screen)
     peers = re.findall(r"^\| (.*?) \|", screen.partition("|---|---|---|\n")[2], flags=re.MULTILINE)
     assert len(peers) == 6
+
+
+def test_readme_figures_are_those_of_the_results() -> None:
+    found = json.loads(page("docs/benchmarks/results.json"))
+    measured = {
+        row["name"]: {each["contender"]: statistics.median(each["values"]) for each in row["results"] if each["values"]}
+        for row in found["rows"]
+    }
+    ours = {row: medians["compiled"] for row, medians in measured.items() if "compiled" in medians}
+    ints = measured["ints"]
+    arrays = ours["arrays-1mb"] / measured["arrays-1mb"]["copy-limit"]
+    figures = [
+        f"{ours['ints'] / 1e6:.1f} million ints a second",
+        f"{ours['ints'] / ints['pipeline-lib']:.0f} times pipeline-lib",
+        f"{ours['ints'] / ints['one-process']:.2f} times one process",
+        f"{ours['arrays-1mb']:.1f} GB/s with arrays of 1 MB, {arrays:.2f} times a bare copy",
+        f"a hop takes {ours['latency']:.2f} µs",
+        f"uses {ours['blocked']:.3f} % of one core",
+        f"in {ours['start-fork']:.1f} ms under fork, in {measured['start-spawn']['compiled-spawn']:.0f} ms under spawn",
+        f"the import takes {ours['import']:.0f} ms",
+    ]
+    lacking = [figure for figure in figures if figure not in README]
+    assert not lacking
 
 
 # ---- the rules
