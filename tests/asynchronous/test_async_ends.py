@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -15,13 +13,12 @@ from typing import Any
 import async_steps
 import pytest
 import steps
+from marks import needs_signals
 from ways import START_METHODS, by_method
 
 from pipeline_executor import PipelineResults, PipelineTask, StoppedEarlyError, TaskDied, TaskError, execute
 from pipeline_executor.options import Parallelism
 from pipeline_executor.replay import main as replay_main
-
-POSIX = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
 
 def needs_processes(parallelism: str) -> None:
@@ -212,7 +209,7 @@ async def fail_at_three(items: AsyncIterable[int]) -> AsyncIterator[int]:
 
 
 @pytest.mark.rule("R4")
-@POSIX
+@needs_signals
 @pytest.mark.parametrize("how", ["exit 0", "exit 3", "SIGKILL", "SIGTERM"])
 def test_r4_the_end_of_an_asynchronous_steps_process_is_told(engine: Parallelism, how: str) -> None:
     needs_processes(engine)
@@ -414,7 +411,7 @@ def fail_when(path: Path) -> Iterable[int]:
 
 
 @pytest.mark.rule("R8")
-@POSIX
+@needs_signals
 @pytest.mark.parametrize("doing", BUSY)
 def test_r8_an_abort_ends_an_asynchronous_step_whatever_it_does(core: str, doing: str, tmp_path: Path) -> None:
     """Its `finally` blocks run, also what they await; SIGKILL would leave no file."""
@@ -432,7 +429,7 @@ def test_r8_an_abort_ends_an_asynchronous_step_whatever_it_does(core: str, doing
 
 
 @pytest.mark.rule("R8")
-@POSIX
+@needs_signals
 @pytest.mark.parametrize("start_method", START_METHODS)
 def test_r8_a_step_that_awaits_is_cancelled_under_every_start_method(start_method: str, tmp_path: Path) -> None:
     started, closed = tmp_path / "started", tmp_path / "closed"
@@ -551,7 +548,7 @@ async def interrupt_sink(items: AsyncIterable[int], path: Path) -> None:
 # ---- what is printed
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
+@needs_signals
 @pytest.mark.parametrize("doing", ["leave_the_reading_to_a_task", "await_in_groups", "compute_in_a_task"])
 def test_an_aborted_step_prints_nothing(
     core: str, doing: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -8,7 +8,6 @@ of the moments, and each moment several of the faults.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 import fault_steps
 import pytest
 import steps
+from marks import needs_signals
 from ways import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, TaskFailure, execute, worker_info
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
+pytestmark = needs_signals
 
 
 @dataclass(frozen=True)

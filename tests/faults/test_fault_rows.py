@@ -16,12 +16,14 @@ from typing import Any
 import fault_steps
 import pytest
 import steps
+from capabilities import CAN_RESERVE_ADDRESSES
+from marks import needs_signals
 from ways import by_method
 
 from pipeline_executor import InactivityError, MessageError, PipelineTask, execute, worker_info
 from pipeline_executor.engines.process_handle import ProcessHandle
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
+pytestmark = needs_signals
 
 
 # ---- hangs
@@ -150,7 +152,7 @@ def swallow_anything(items: Iterable[Any], seen: Any) -> None:
 
 
 @pytest.mark.rule("R4")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's way to reserve addresses")
+@pytest.mark.skipif(not CAN_RESERVE_ADDRESSES, reason="needs Linux's way to reserve addresses")
 def test_r4_message_larger_than_memory_is_refused_and_nothing_of_it_is_seen(core: str) -> None:
     import multiprocessing
 

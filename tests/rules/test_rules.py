@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -19,12 +18,11 @@ import pytest
 import steps
 from conformance import execute
 from left_behind import still_alive
-from ways import CORES, WAYS, by_method, context_of
+from marks import needs_signals
+from ways import CORES, START_METHODS, WAYS, by_method, context_of
 
 from pipeline_executor import PipelineTask, StoppedEarlyError, TaskDied, TaskError
 from pipeline_executor.options import Parallelism
-
-PROCESSES_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
 
 
 @pytest.fixture(params=[*WAYS, *(f"mixed/{core}" for core in CORES)])
@@ -294,7 +292,7 @@ def test_r4_odd_exceptions_arrive_in_some_form(parallelism: Parallelism, how: st
     assert {"recursive": "recursive", "huge": "xxxxx"}[how] in str(caught.value)
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -447,12 +445,12 @@ def test_r6_replicas_and_small_bounds_lose_and_repeat_nothing(
 # ---- any process killed at any moment
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.thorough_where("pure", "forkserver")
 @pytest.mark.thorough_where("pure", "spawn")
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("core_name", CORES)
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize("method", START_METHODS)
 @pytest.mark.parametrize("series", [0, *(pytest.param(number, marks=pytest.mark.thorough) for number in (1, 2))])
 def test_r4_any_process_killed_at_any_moment(
     core_name: str, method: str, series: int, monkeypatch: pytest.MonkeyPatch
@@ -541,7 +539,7 @@ if __name__ == "__main__":
 """
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.thorough_where("pure", "process-forkserver")
 @pytest.mark.thorough_where("pure", "process-spawn")
 @pytest.mark.rule("R7")
@@ -571,7 +569,7 @@ def start_a_child_and_fail(items: Iterable[int], pid_file: Path) -> None:
     raise ValueError("bad item")
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R7")
 def test_r7_children_of_a_failed_step_go_with_it(core: str, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
@@ -652,7 +650,7 @@ def fail_when_started(items: Iterable[int], path: Path) -> None:
         raise ValueError("bad item")
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("how", ["loop", "wait"])
 def test_r8_step_that_is_busy_in_python_is_stopped_and_closed(
@@ -679,7 +677,7 @@ def never_ends(items: Iterable[int], path: Path) -> Iterator[int]:
             pass
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R8")
 def test_r8_step_that_does_not_stop_is_killed(parallelism: Parallelism, tmp_path: Path) -> None:
     needs_processes(parallelism)
@@ -693,7 +691,7 @@ def test_r8_step_that_does_not_stop_is_killed(parallelism: Parallelism, tmp_path
         execute(tasks, parallelism, shutdown_timeout=0.2)
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R8")
 def test_r8_interrupted_caller_stops_everything(parallelism: Parallelism, tmp_path: Path) -> None:
     closed = tmp_path / "closed"

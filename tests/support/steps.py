@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from capabilities import HAS_SIGNALS
+
 
 def count(n: int) -> Iterable[int]:
     yield from range(n)
@@ -81,7 +83,7 @@ ENDED: dict[str, str] = {
     "SIGABRT": "SIGABRT",
     "SIGTERM": "SIGTERM",
 }
-if sys.platform == "win32":
+if not HAS_SIGNALS:
     ENDED = {how: text for how, text in ENDED.items() if how.startswith("exit")}
 
 
