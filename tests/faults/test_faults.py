@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fault_steps
+import fault_kinds
 import psutil
 import pytest
 import steps
@@ -96,7 +96,7 @@ def test_r4_traceback_of_an_exception_with_a_huge_text_has_its_frames(parallelis
 
 def exhaust_memory(items: Iterable[int]) -> Iterable[int]:
     for item in items:
-        fault_steps.run_out_of_memory()
+        fault_kinds.run_out_of_memory()
         yield item
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import steps
 from conformance import execute
+from fault_kinds import ENDS, KINDS, RAISES, CustomInitError, shown_in
 from left_behind import still_alive
 from marks import needs_signals
 from ways import CORES, START_METHODS, WAYS, by_method, context_of
@@ -248,18 +249,18 @@ def failing_pipeline(how: str, moment: str) -> list[PipelineTask[Any, Any]]:
 @pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("how", steps.RAISED)
+@pytest.mark.parametrize("how", [kind.name for kind in shown_in("rules", RAISES)])
 def test_r4_step_that_raises_reaches_the_caller_as_itself(parallelism: Parallelism, how: str, moment: str) -> None:
-    kind, text = steps.RAISED[how]
-    with pytest.raises(kind) as caught:
+    kind = KINDS[how]
+    with pytest.raises(kind.raised) as caught:
         execute(failing_pipeline(how, moment), parallelism)
-    assert type(caught.value) is kind
-    assert text in str(caught.value)
+    assert type(caught.value) in kind.raised
+    assert all(text in str(caught.value) for text in kind.texts)
     assert any("step 1 'the culprit'" in note for note in caught.value.__notes__)
     cause = caught.value.__cause__
     assert isinstance(cause, TaskError)
     (failure,) = cause.failures
-    assert (failure.step, failure.task, failure.exception_type) == (1, "the culprit", kind.__name__)
+    assert (failure.step, failure.task, failure.exception_type) == (1, "the culprit", kind.type_name)
     assert failure.traceback is not None
     assert "in failing_worker" in failure.traceback
     if moment == "mid-item":
@@ -278,7 +279,7 @@ def test_r4_exception_that_cannot_be_carried_arrives_as_text(parallelism: Parall
 
 @pytest.mark.rule("R4")
 def test_r4_exception_whose_class_takes_other_arguments_arrives_as_itself(parallelism: Parallelism) -> None:
-    with pytest.raises(steps.CustomInitError) as caught:
+    with pytest.raises(CustomInitError) as caught:
         execute(failing_pipeline("custom", "mid-item"), parallelism)
     assert (str(caught.value), caught.value.args) == ("3: bad item", ("3: bad item",))
     assert "step 1 'the culprit'" in str(caught.value.__cause__)
@@ -296,12 +297,12 @@ def test_r4_odd_exceptions_arrive_in_some_form(parallelism: Parallelism, how: st
 @pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("how", steps.ENDED)
+@pytest.mark.parametrize("how", [kind.name for kind in shown_in("rules", ENDS)])
 def test_r4_process_that_ends_is_named(parallelism: Parallelism, how: str, moment: str) -> None:
     needs_processes(parallelism)
     with pytest.raises(TaskDied, match="step 1 'the culprit'") as caught:
         execute(failing_pipeline(how, moment), parallelism)
-    assert steps.ENDED[how] in str(caught.value)
+    assert all(text in str(caught.value) for text in KINDS[how].texts)
     (failure,) = caught.value.failures
     assert failure.pid is not None
     if how.startswith("exit"):
