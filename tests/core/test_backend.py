@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import steps
+from capabilities import HAS_COMPILED_CORE
 
 import pipeline_executor
 from pipeline_executor import PipelineError, PipelineTask, backend, execute
@@ -20,7 +21,6 @@ from pipeline_executor.interfaces import EdgeLayout, RunLayout
 PACKAGE_PARENT = str(Path(pipeline_executor.__file__).parents[1])
 
 #: Where the build makes the compiled core, and an install without it is a failed one.
-HAS_COMPILED_CORE = sys.platform.startswith("linux") and sys.implementation.name == "cpython"
 
 needs_compiled = pytest.mark.skipif(not HAS_COMPILED_CORE, reason="there is no compiled core for this system yet")
 

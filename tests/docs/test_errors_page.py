@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from marks import needs_signals
 
 import pipeline_executor
 from pipeline_executor import errors
@@ -22,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 PACKAGE = Path(pipeline_executor.__file__).parent
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows"),
+    needs_signals,
     pytest.mark.skipif(not PAGE.exists(), reason="the page is not part of this distribution"),
 ]
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from capabilities import CAN_FORK, HAS_PIDFDS
 
 from pipeline_executor.engines.process_handle import ProcessHandle
 
-if not hasattr(os, "fork"):
+if not CAN_FORK:
     pytest.skip("there is no fork on this system", allow_module_level=True)
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
@@ -27,7 +28,7 @@ SYSTEMS = ["group by pidfd", "pidfd", "numbers"]
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numbers":
         monkeypatch.delattr(os, "pidfd_open", raising=False)
-    elif not hasattr(os, "pidfd_open"):
+    elif not HAS_PIDFDS:
         pytest.skip("there are no pidfds on this system")
     elif request.param == "pidfd":
         send = signal.pidfd_send_signal

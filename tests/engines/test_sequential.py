@@ -21,15 +21,13 @@ from typing import Any
 
 import pytest
 import steps
-from ways import START_METHODS
+from marks import needs_fork
 
 import pipeline_executor
 from pipeline_executor import MessageError, PipelineResults, PipelineTask, backend, execute, worker_info
 from pipeline_executor.interfaces import WorkerInfo
 
 pytestmark = pytest.mark.usefixtures("core")
-
-needs_fork = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
 
 
 def task(generator: Callable[..., Any], **settings: Any) -> PipelineTask[Any, Any]:

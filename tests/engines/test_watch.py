@@ -20,14 +20,14 @@ from typing import Any
 import psutil
 import pytest
 import steps
+from capabilities import HAS_SIGNAL_MASKS
+from marks import needs_fork
 from ways import by_method
 
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, TaskDied, execute
 from pipeline_executor.engines import watch as watch_module
 from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.options import Parallelism
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 
 def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
@@ -341,7 +341,7 @@ def test_a_child_of_the_program_ends_although_its_parent_has_results_open(core: 
         next(results)
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="threads have no signal masks here")
+@pytest.mark.skipif(not HAS_SIGNAL_MASKS, reason="threads have no signal masks here")
 def test_the_watch_takes_no_signal(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[int]] = []
     attend = Supervision.attend

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import needs_fork
 
 for package in ("numpy", "PIL", "sklearn"):
     pytest.importorskip(package)
 
 import numpy as np
 from PIL import Image, ImageOps
-from ways import START_METHODS
 
 # At import, not in a fixture: a spawned process imports this module too, and unpickles the example's classes.
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -34,8 +34,6 @@ from pytorch_batcher import HUB, HUB_ENTRY, NamedPrediction, Prediction
 
 from pipeline_executor import PipelineResults, PipelineTask, execute
 from pipeline_executor.options import Parallelism
-
-needs_fork = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
 
 HELD_OUT = 1797 - digit_images.TRAINING_COUNT
 

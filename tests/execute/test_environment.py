@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ import constrained
 import numpy as np
 import psutil
 import pytest
+from capabilities import CAN_CHOOSE_PROCESSORS, CAN_DELETE_WHAT_IS_USED, CAN_FORK
 from ways import PROCESS_PARALLELISMS
 
 from pipeline_executor import PipelineTask, execute
@@ -29,7 +29,7 @@ from pipeline_executor.options import Parallelism
 
 SCRIPT = Path(constrained.__file__)
 
-FORK = "process-fork" if "fork" in multiprocessing.get_all_start_methods() else "process-spawn"
+FORK = "process-fork" if CAN_FORK else "process-spawn"
 
 
 def command_of(program: str, parallelism: str, constraint: str = "") -> list[str]:
@@ -98,7 +98,7 @@ def check_half_a_gigabyte(shared_memory: str, parallelism: str) -> None:
 
 # ---- one processor
 
-needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound here")
+needs_affinity = pytest.mark.skipif(not CAN_CHOOSE_PROCESSORS, reason="processes cannot be bound here")
 
 
 @needs_affinity
@@ -239,7 +239,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there, a directory that is used cannot be deleted")
+@pytest.mark.skipif(not CAN_DELETE_WHAT_IS_USED, reason="there, a directory that is used cannot be deleted")
 @pytest.mark.parametrize("way", ["sequential", "thread", *PROCESS_PARALLELISMS])
 def test_working_directory_that_was_deleted_is_named(way: str, tmp_path: Path) -> None:
     script = tmp_path / "app.py"

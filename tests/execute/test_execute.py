@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ import psutil
 import pytest
 import steps
 from left_behind import still_alive
+from marks import needs_fork, needs_signals
 from programs import Outcome, run_python
 from tasks import task
 from ways import START_METHODS, by_method, context_of
@@ -41,8 +41,6 @@ from pipeline_executor.options import Parallelism
 
 IMPORTING_METHODS = [method for method in START_METHODS if method != "fork"]
 PROCESS_CLASSES = {"fork": "ForkProcess", "forkserver": "ForkServerProcess", "spawn": "SpawnProcess"}
-
-needs_fork = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
 
 
 def has_processes(parallelism: str) -> bool:
@@ -1132,7 +1130,7 @@ def fail_after(items: Iterable[int], started: Any) -> None:
         raise ValueError("bad item")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a busy process cannot be asked to stop there")
+@needs_signals
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("how", ["loop", "sleep"])
 def test_r8_busy_step_is_gone_after_a_failure_and_its_finally_ran(start_method: str, how: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 import pytest
 import steps
+from marks import needs_fork
 from ways import by_method
 
 import pipeline_executor
@@ -90,7 +91,7 @@ def test_classes_of_the_main_script_stay_what_they_are(core: str, start_method: 
     assert "caught 3 later" in output_of(tmp_path, f"process-{start_method}")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@needs_fork
 @pytest.mark.parametrize("how", [("-m", "cProfile"), ("-m", "trace", "--count", "--coverdir", "/dev/null")])
 def test_classes_of_a_script_that_another_module_runs_stay_what_they_are(
     core: str, tmp_path: Path, how: tuple[str, ...]

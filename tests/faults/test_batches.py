@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import needs_signals
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, TaskFailure, execute
 from pipeline_executor.options import Parallelism
@@ -255,7 +256,7 @@ def test_a_sink_names_the_item_in_hand_and_keeps_the_last_ones(parallelism: Para
     assert pickle.loads(path.read_bytes())["items"] == list(range(476, 1501))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@needs_signals
 def test_of_a_process_that_was_killed_the_batch_is_named_by_index(core: str, tmp_path: Path) -> None:
     path = tmp_path / "kept.pkl"
     tasks = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import steps
+from fault_kinds import UnpicklableError
 from ways import by_method
 
 from pipeline_executor import PipelineTask, TaskError, execute
@@ -203,7 +204,7 @@ def test_chain_without_end_is_cut() -> None:
 
 def test_exception_is_carried_without_a_cause_that_cannot_be() -> None:
     error = ValueError("late")
-    error.__cause__ = steps.UnpicklableError()
+    error.__cause__ = UnpicklableError()
     data = carry(error)
     assert data is not None
     made = unpack(data)
@@ -212,7 +213,7 @@ def test_exception_is_carried_without_a_cause_that_cannot_be() -> None:
 
 
 def test_exception_with_an_attribute_that_cannot_be_carried_is_not() -> None:
-    assert carry(steps.UnpicklableError()) is None
+    assert carry(UnpicklableError()) is None
 
 
 # ---- through a run

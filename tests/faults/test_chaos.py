@@ -9,16 +9,16 @@ PIPELINE_EXECUTOR_CHAOS_SEED chooses another. chaos_soak.py runs as long as it i
 from __future__ import annotations
 
 import os
-import sys
 
 import pytest
+from capabilities import HAS_COMPILED_CORE
 
 pytest.importorskip("hypothesis")
 import chaos
 from chaos_steps import Fault, Pipeline, Step
 from left_behind import Belongings
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="three start methods and both cores")
+pytestmark = pytest.mark.skipif(not HAS_COMPILED_CORE, reason="three start methods and both cores")
 
 SEED = int(os.environ.get("PIPELINE_EXECUTOR_CHAOS_SEED", "20"))
 BATCHES, OF_THE_GATE, EXAMPLES = 20, 8, 25

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import steps
+from marks import needs_signals
 from tasks import task
 
 from pipeline_executor import PipelineTask, TaskError, execute
@@ -161,7 +162,7 @@ def fail_when_busy(items: Iterable[int], path: Path) -> None:
     raise ValueError("bad item")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a busy step cannot be interrupted on Windows")
+@needs_signals
 def test_r4_exit_by_the_steps_own_handler_of_sigterm_is_how_it_stops(core: str, tmp_path: Path) -> None:
     constants = {"path": tmp_path / "busy"}
     with pytest.raises(ValueError, match="bad item") as caught:

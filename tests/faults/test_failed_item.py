@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import steps
+from marks import needs_fork, needs_signals
 
 from pipeline_executor import InactivityError, PipelineTask, TaskDied, TaskError, execute
 from pipeline_executor.options import Parallelism
@@ -68,7 +69,7 @@ def test_the_item_of_a_step_that_raised_is_kept_and_can_be_replayed(
     assert "ZeroDivisionError" in told.err
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@needs_signals
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "hangs"])
 def test_the_item_of_a_process_that_can_no_longer_tell_is_kept(core: str, how: str, tmp_path: Path) -> None:
     path = tmp_path / "failed.pkl"
@@ -214,8 +215,6 @@ def sink(numbers: Iterable[float]) -> None:
 GUARD
     execute([PipelineTask(source), PipelineTask(STEP), PipelineTask(sink)], keep_failed_item="the failed item's.pkl")
 """
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a script without a guard needs fork")
 
 
 @pytest.mark.parametrize(

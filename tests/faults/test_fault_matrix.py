@@ -8,7 +8,6 @@ of the moments, and each moment several of the faults.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,54 +16,16 @@ from typing import Any
 import fault_steps
 import pytest
 import steps
+from fault_kinds import ENDS, RAISES, FaultKind, shown_in
+from marks import needs_signals
 from ways import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, TaskFailure, execute, worker_info
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
+pytestmark = needs_signals
 
 
-@dataclass(frozen=True)
-class Fault:
-    """How a step fails, and how the caller sees it.
-
-    Attributes:
-        how: what `fault_steps.fail` does.
-        kind: the type of the exception that the caller gets.
-        text: a part of its text.
-        type_name: the exception's type as the failure record has it; None if the process died.
-        ended: exit code or signal's name, if the process died.
-        has_stack: whether faulthandler tells where it died.
-    """
-
-    how: str
-    kind: type[BaseException] | tuple[type[BaseException], ...]
-    text: str
-    type_name: str | None = None
-    ended: int | str | None = None
-    has_stack: bool = False
-
-
-FAULTS = [
-    Fault("ValueError", ValueError, "bad item", "ValueError"),
-    Fault("KeyError", KeyError, "bad item", "KeyError"),
-    Fault("SystemExit", TaskError, "sys.exit(7)", "SystemExit"),
-    Fault("KeyboardInterrupt", KeyboardInterrupt, "bad item", "KeyboardInterrupt"),
-    Fault("GeneratorExit", GeneratorExit, "bad item", "GeneratorExit"),
-    Fault("custom", steps.CustomInitError, "3: bad item", "steps.CustomInitError"),
-    Fault("unpicklable", TaskError, "steps.UnpicklableError: holds a generator", "steps.UnpicklableError"),
-    Fault("recursive", (ValueError, TaskError), "recursive", "ValueError"),
-    Fault("huge", (ValueError, TaskError), "xxxxxxxx", "ValueError"),
-    Fault("runs out of memory", MemoryError, "", "MemoryError"),
-    Fault("exit 0", TaskDied, "exited with code 0", ended=0),
-    Fault("exit 3", TaskDied, "exited with code 3", ended=3),
-    Fault("SIGKILL", TaskDied, "was killed by SIGKILL", ended="SIGKILL"),
-    Fault("SIGTERM", TaskDied, "was killed by SIGTERM", ended="SIGTERM"),
-    Fault("SIGHUP", TaskDied, "was killed by SIGHUP", ended="SIGHUP"),
-    Fault("touches memory that is not there", TaskDied, "was killed by SIGSEGV", ended="SIGSEGV", has_stack=True),
-    Fault("calls abort", TaskDied, "was killed by SIGABRT", ended="SIGABRT", has_stack=True),
-    Fault("reads a file that was cut off", TaskDied, "was killed by SIGBUS", ended="SIGBUS", has_stack=True),
-]
+FAULTS = shown_in("matrix", [*RAISES, *ENDS])
 
 
 @dataclass(frozen=True)
@@ -108,11 +69,11 @@ def cases() -> Iterator[Any]:
         for fault_index, fault in enumerate(FAULTS):
             for place_index, place in enumerate(PLACES):
                 if method == "fork" or (fault_index + place_index) % 7 == 0:
-                    yield pytest.param(method, fault, place, id=f"{method}-{fault.how}-{place}")
+                    yield pytest.param(method, fault, place, id=f"{method}-{fault.name}-{place}")
 
 
-def pipeline(fault: Fault, place: Place, note: Path) -> list[PipelineTask[Any, Any]]:
-    constants = {"how": fault.how, "moment": place.moment, "note": note}
+def pipeline(fault: FaultKind, place: Place, note: Path) -> list[PipelineTask[Any, Any]]:
+    constants = {"how": fault.name, "moment": place.moment, "note": note}
     tasks: list[PipelineTask[Any, Any]] = [
         PipelineTask(steps.count, {"n": N}),
         PipelineTask(steps.pass_on),
@@ -127,13 +88,13 @@ def pipeline(fault: Fault, place: Place, note: Path) -> list[PipelineTask[Any, A
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize(("method", "fault", "place"), list(cases()))
 def test_r4_fault_of_a_step_is_told_in_full(
-    core: str, method: str, fault: Fault, place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    core: str, method: str, fault: FaultKind, place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     note = tmp_path / "note"
-    with pytest.raises(fault.kind) as caught:
+    with pytest.raises(fault.raised) as caught:
         execute(pipeline(fault, place, note), by_method(method))
     error = caught.value
-    assert fault.text in str(error)
+    assert all(text in str(error) for text in fault.texts)
     cause = error if isinstance(error, TaskError) else error.__cause__
     assert isinstance(cause, TaskError)
     (failure,) = cause.failures
@@ -146,7 +107,7 @@ def test_r4_fault_of_a_step_is_told_in_full(
     assert printed.out == ""
 
 
-def check(failure: TaskFailure, fault: Fault, place: Place, note: Path) -> None:
+def check(failure: TaskFailure, fault: FaultKind, place: Place, note: Path) -> None:
     pid, replica = map(int, note.read_text().split())
     assert (failure.step, failure.task, failure.num_replicas) == (place.step, "the culprit", place.replicas)
     assert (failure.pid, failure.replica) == (pid, replica)
@@ -161,7 +122,8 @@ def check(failure: TaskFailure, fault: Fault, place: Place, note: Path) -> None:
     if fault.type_name is not None:
         assert failure.traceback is not None
         assert "in fail\n" in failure.traceback
-        assert str(failure.exception_text) in fault.text or fault.text in str(failure.exception_text)
+        told = str(failure.exception_text)
+        assert all(told in text or text in told for text in fault.texts)
     assert (failure.stack is not None) is fault.has_stack
     if failure.stack is not None:
         assert "in fail\n" in failure.stack

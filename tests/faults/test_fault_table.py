@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from fault_kinds import KINDS
 
 TESTS = Path(__file__).parents[1]
 
@@ -133,6 +134,12 @@ def names_of_tests(module: str) -> set[str]:
     (path,) = TESTS.glob(f"**/{module}.py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def test_every_kind_of_fault_is_in_a_row_and_in_some_tests() -> None:
+    for kind in KINDS.values():
+        assert kind.row in ROWS, kind.name
+        assert kind.shown_in, kind.name
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -14,19 +14,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fault_steps
+import fault_kinds
 import psutil
 import pytest
 import steps
+from capabilities import HAS_PROC
 from left_behind import still_alive
+from marks import needs_fork, needs_signals
 from ways import by_method
 
 from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, TaskFailure, execute
 from pipeline_executor.engines.failures import raised
 from pipeline_executor.options import Parallelism
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-
 
 # ---- exceptions that resist
 
@@ -97,12 +96,12 @@ def test_r4_traceback_of_an_exception_with_a_huge_text_has_its_frames(parallelis
 
 def exhaust_memory(items: Iterable[int]) -> Iterable[int]:
     for item in items:
-        fault_steps.run_out_of_memory()
+        fault_kinds.run_out_of_memory()
         yield item
 
 
 @pytest.mark.rule("R4")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the step's use of memory is read from /proc")
+@pytest.mark.skipif(not HAS_PROC, reason="the step's use of memory is read from /proc")
 def test_r4_step_that_has_used_all_memory_can_still_tell_of_it(core: str, start_method: str) -> None:
     tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(exhaust_memory), PipelineTask(steps.swallow)]
     with pytest.raises(MemoryError) as caught:
@@ -242,7 +241,7 @@ def slow_until_told(path: Path) -> Iterator[int]:
         path.write_text("closed")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a busy step cannot be interrupted on Windows")
+@needs_signals
 @pytest.mark.rule("R3")
 def test_r3_busy_step_before_a_legal_stop_is_closed(core: str, tmp_path: Path) -> None:
     path = tmp_path / "closed"

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import steps
+from marks import needs_fork, needs_signals
 
 from pipeline_executor import InactivityError, PipelineTask, PipelineTypeError, TaskDied, execute
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
@@ -30,8 +31,6 @@ TIMEOUT_S = 1.0
 
 #: Long enough for a loaded machine to start an interpreter, for while it starts nothing moves either.
 START_TIMEOUT_S = 6.0
-
-posix_only = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
 
 def here_it_hangs(how: str) -> None:
@@ -59,7 +58,7 @@ def hang_at_the_fifth(items: Iterable[int], how: str) -> Iterable[int]:
         yield item
 
 
-@posix_only
+@needs_signals
 @pytest.mark.thorough_where("process-spawn", "loops")
 @pytest.mark.thorough_where("process-spawn", "waits for a lock")
 @pytest.mark.thorough_where("process-spawn", "is stopped")
@@ -97,7 +96,7 @@ def test_a_step_that_hangs_is_named_with_its_item_and_its_stack(core: str, metho
         assert "holding its item 4: 4" in text
 
 
-@posix_only
+@needs_signals
 def test_the_source_and_the_sink_are_named_when_they_hang(core: str) -> None:
     for step in range(3):
         tasks = [PipelineTask(steps.count, {"n": 100}), PipelineTask(steps.double), PipelineTask(steps.swallow)]
@@ -147,7 +146,7 @@ def test_a_caller_that_takes_its_time_is_not_inactivity(core: str) -> None:
     assert taken == [2 * number for number in range(20)]
 
 
-@posix_only
+@needs_signals
 def test_it_is_raised_to_a_caller_that_waits_for_a_result(core: str) -> None:
     results = execute(
         [PipelineTask(steps.count, {"n": 100}), PipelineTask(hang_at_the_fifth, {"how": "sleeps"})],
@@ -195,7 +194,7 @@ def here_it_crashes(how: str) -> None:
         os.kill(os.getpid(), getattr(signal, how))
 
 
-@posix_only
+@needs_signals
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("how", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"])
 @pytest.mark.parametrize("method", ["process-fork", "process-spawn"])
@@ -220,7 +219,7 @@ def test_r4_a_crash_is_shown_with_the_stack_of_the_dead_process(
     assert "Fatal Python error" not in capfd.readouterr().err
 
 
-@posix_only
+@needs_signals
 @pytest.mark.rule("R4")
 def test_r4_a_killed_process_is_not_said_to_have_lacked_memory_when_the_kernel_does_not_say_so(core: str) -> None:
     tasks = [
@@ -274,7 +273,7 @@ else:
 """
 
 
-@posix_only
+@needs_signals
 def test_a_process_that_does_not_reach_its_step_is_named_and_not_asked_for_its_stack(core: str, tmp_path: Path) -> None:
     # The signal that asks would end it, and the error would then be of a process that died.
     script = tmp_path / "script.py"
@@ -337,7 +336,7 @@ def wait_for_ever() -> None:
     threading.Event().wait()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="one of the steps forks")
+@needs_fork
 @pytest.mark.parametrize("source", [leave_a_thread, leave_a_child])
 def test_a_step_that_is_done_but_whose_process_stays_is_named(core: str, source: Callable[[], Iterable[int]]) -> None:
     with pytest.raises(InactivityError) as caught:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import steps
+from marks import needs_signals
 from ways import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, execute
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.options import Parallelism
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
+pytestmark = needs_signals
 
 
 @pytest.mark.rule("R4")

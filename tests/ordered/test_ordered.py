@@ -9,7 +9,6 @@ import os
 import queue
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,8 @@ from typing import Any
 
 import pytest
 import steps
+from capabilities import HAS_USAGE_OF_ENDED_PROCESSES
+from marks import needs_signals
 from ways import context_of
 
 from pipeline_executor import (
@@ -265,7 +266,8 @@ def take_slowly(items: Iterable[bytes]) -> None:
 
 
 @pytest.mark.skipif(
-    sys.platform == "win32", reason="the system does not count the switches of processes that have ended"
+    not HAS_USAGE_OF_ENDED_PROCESSES,
+    reason="the system does not count the switches of processes that have ended",
 )
 @pytest.mark.parametrize("bound", ["packets_in_flight", "max_buffer_bytes"])
 def test_ordered_replicas_that_wait_are_not_all_woken_for_each_item(core: str, bound: str) -> None:
@@ -407,7 +409,7 @@ def die_at(items: Iterable[int], n: int) -> Iterable[int]:
 
 
 @pytest.mark.rule("R4")
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@needs_signals
 def test_r4_death_of_the_replica_whose_turn_it_is_is_named(parallelism: Parallelism) -> None:
     needs_processes(parallelism)
     tasks = [task(steps.count_for_ever), ordered(die_at, {"n": 200}, name="mortal", packets_in_flight=8)]

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from capabilities import RUNS_BENCHMARKS
 
 pytest.importorskip("numpy")
 
@@ -48,7 +49,7 @@ OURS = [
 #: Seconds that a measurement may take here; no test comes near it unless it is meant to.
 PATIENCE_S = 60.0
 
-linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the contenders are run by fork")
+linux_only = pytest.mark.skipif(not RUNS_BENCHMARKS, reason="the contenders are run by fork")
 
 
 def some_results() -> dict[str, Any]:

@@ -7,16 +7,16 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from capabilities import HAS_PROC
 from left_behind import Belongings
 
 
 @pytest.mark.rule("R7")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="descriptors and shared memory are seen on Linux only")
+@pytest.mark.skipif(not HAS_PROC, reason="descriptors and shared memory are seen on Linux only")
 def test_r7_each_kind_of_thing_that_a_run_could_leave_is_seen() -> None:
     def seen() -> list[str]:
         return before.left_behind()

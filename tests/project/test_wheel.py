@@ -6,11 +6,11 @@ import importlib
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
+from capabilities import HAS_COMPILED_CORE
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no compiled core here yet")
+pytestmark = pytest.mark.skipif(not HAS_COMPILED_CORE, reason="there is no compiled core here yet")
 
 #: Libraries that are there wherever CPython runs with a C++ library; Python itself is already loaded.
 ALLOWED = re.compile(r"(libc|libm|libpthread|libstdc\+\+|libgcc_s|ld-linux[-\w]*|ld-musl-\w+|libc\.musl-\w+)\.so\.\d+")

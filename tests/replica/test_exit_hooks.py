@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import steps
+from marks import needs_fork
 from programs import run_python
 from tasks import task
 from ways import by_method
@@ -186,7 +187,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="this system cannot fork")
+@needs_fork
 def test_records_that_inherited_handlers_hold_back_are_written_once(core: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(INHERITED)
     assert run_python(tmp_path, "script.py", str(tmp_path / "log")).output == ""
@@ -202,7 +203,7 @@ def log_each(items: Iterable[int]) -> Iterable[int]:
         yield item
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="this system cannot fork")
+@needs_fork
 def test_a_step_logs_whatever_lock_of_logging_another_thread_held_at_the_fork(core: str, tmp_path: Path) -> None:
     handler = logging.FileHandler(tmp_path / "log")
     log = logging.getLogger("shared")

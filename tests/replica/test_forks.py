@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import steps
+from marks import needs_fork
 from programs import run_python
 from tasks import task
 from ways import START_METHODS, by_method
@@ -24,7 +25,7 @@ from ways import START_METHODS, by_method
 from pipeline_executor import PipelineError, PipelineTask, TaskDied, execute, worker_info
 from pipeline_executor.options import Parallelism
 
-pytestmark = pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
+pytestmark = needs_fork
 
 #: In processes by every start method, and in threads. In the calling thread see the programs below.
 PARALLEL = [f"process-{method}" for method in START_METHODS] + ["thread"]

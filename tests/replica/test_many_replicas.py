@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import pytest
 import steps
+from capabilities import COUNTS_DESCRIPTORS, HAS_PIDFDS
+from marks import needs_fork
 from ways import by_method
 
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, execute
@@ -19,7 +20,6 @@ from pipeline_executor.options import Parallelism
 
 resource = pytest.importorskip("resource")
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 counts_descriptors = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files cannot be listed")
 
 
@@ -88,7 +88,7 @@ def test_many_replicas_run_in_one_pipeline(core: str, replicas: int) -> None:
 
 
 @counts_descriptors
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="a process cannot be held by a descriptor here")
+@pytest.mark.skipif(not HAS_PIDFDS, reason="a process cannot be held by a descriptor here")
 def test_a_replica_takes_one_descriptor_of_the_caller_or_two_from_the_fork_server(core: str, start_method: str) -> None:
     taken = []
     for replicas in (2, 6):
@@ -101,7 +101,7 @@ def test_a_replica_takes_one_descriptor_of_the_caller_or_two_from_the_fork_serve
 
 
 @counts_descriptors
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="a process cannot be held by a descriptor here")
+@pytest.mark.skipif(not HAS_PIDFDS, reason="a process cannot be held by a descriptor here")
 def test_too_few_descriptors_are_an_error_before_the_start(core: str, start_method: str, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     tasks = [PipelineTask(touch, {"path": begun}), PipelineTask(pass_on, num_procs=39)]
@@ -174,5 +174,5 @@ def test_a_step_sees_that_its_parent_lives(core: str, start_method: str) -> None
     assert list(results_of(tasks, by_method(start_method))) == [True]
 
 
-if sys.platform == "win32":
+if not COUNTS_DESCRIPTORS:
     pytestmark = pytest.mark.skip(reason="Windows counts no descriptors")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from capabilities import HAS_PROC
 
 from pipeline_executor import PipelineResults, PipelineTask, execute
 from pipeline_executor.options import Parallelism
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="what a process maps is seen on Linux only"
-)
+pytestmark = pytest.mark.skipif(not HAS_PROC, reason="what a process maps is seen on Linux only")
 
 LARGE = 2**21
 

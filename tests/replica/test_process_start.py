@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from capabilities import HAS_PROCESS_GROUPS
 from left_behind import still_alive
 from ways import PROCESS_PARALLELISMS, context_of
 
@@ -317,7 +318,7 @@ def caller_beside_a_bystander(folder: Path, parallelism: str) -> Iterator[tuple[
 
 
 @pytest.mark.thorough_where("pure")  # the core has no part in it
-@pytest.mark.skipif(not hasattr(os, "setpgid"), reason="there are no process groups")
+@pytest.mark.skipif(not HAS_PROCESS_GROUPS, reason="there are no process groups")
 @pytest.mark.rule("R7")
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
 def test_r7_a_step_that_may_not_leave_the_callers_group_kills_only_itself(
@@ -331,7 +332,7 @@ def test_r7_a_step_that_may_not_leave_the_callers_group_kills_only_itself(
 
 
 @pytest.mark.thorough_where("pure")  # the core has no part in it
-@pytest.mark.skipif(not hasattr(os, "setpgid"), reason="there are no process groups")
+@pytest.mark.skipif(not HAS_PROCESS_GROUPS, reason="there are no process groups")
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("parallelism", PROCESS_PARALLELISMS)
 def test_r8_ctrl_c_is_the_callers_also_where_steps_are_in_its_group(

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import steps
+from marks import needs_fork
 from ways import by_method
 
 from pipeline_executor import PipelineResults, PipelineTask, execute, plan, worker_info
 from pipeline_executor.options import Parallelism
 from pipeline_executor.replica.seeds import seed_process
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 
 def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> PipelineResults[Any]:

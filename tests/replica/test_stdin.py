@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from capabilities import HAS_POSIX_TOOLS, HAS_PSEUDO_TERMINALS
+from marks import needs_fork
 from programs import run_python
 from tasks import task
 from ways import START_METHODS, by_method
@@ -76,7 +78,7 @@ def test_r4_step_that_reads_stdin_fails_in_place_of_reading_nothing(core: str) -
     assert "step 0 'read_lines'" in str(caught.value.__cause__)
 
 
-@pytest.mark.skipif("fork" not in START_METHODS, reason="this system cannot fork")
+@needs_fork
 def test_a_notebooks_questions_are_refused_too(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask_by_the_kernel(_prompt: str = "") -> str:
         raise AssertionError("the kernel was asked")
@@ -170,7 +172,7 @@ def test_a_step_in_the_calling_process_reads_stdin(core: str, way: str, tmp_path
     assert run_python(tmp_path, "script.py", way, "lines", stdin="a\nb\n").output == r"['a\n', 'b\n']"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no cat on Windows")
+@pytest.mark.skipif(not HAS_POSIX_TOOLS, reason="there is no cat on Windows")
 @pytest.mark.parametrize("method", START_METHODS)
 def test_a_subprocess_of_a_step_inherits_the_callers_stdin(core: str, method: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(IN_A_PROGRAM)
@@ -178,7 +180,7 @@ def test_a_subprocess_of_a_step_inherits_the_callers_stdin(core: str, method: st
     assert outcome.output == r"['a\nb\n']"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals on Windows")
+@pytest.mark.skipif(not HAS_PSEUDO_TERMINALS, reason="there are no such terminals on Windows")
 def test_a_subprocess_of_a_step_is_not_stopped_by_the_callers_terminal(core: str, tmp_path: Path) -> None:
     import pty
 

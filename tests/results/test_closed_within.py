@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import steps
+from capabilities import HAS_USER_SIGNALS
 
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, execute
 from pipeline_executor.engines.local import _LocalRun
 from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.options import Parallelism
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal is needed that a program may use")
+pytestmark = pytest.mark.skipif(not HAS_USER_SIGNALS, reason="a signal is needed that a program may use")
 
 
 def results_of(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 from typing import Any
 
 import psutil
 import pytest
 import steps
+from capabilities import HAS_PROC
 from ways import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, execute
 from pipeline_executor.options import Parallelism
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read as on Linux")
+pytestmark = pytest.mark.skipif(not HAS_PROC, reason="memory is read as on Linux")
 
 #: What the interpreter's allocator may take in between. A run that kept its queue's memory would take more in each run.
 MAX_GROWTH_BYTES = 8 * 2**20

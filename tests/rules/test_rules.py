@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -18,13 +17,13 @@ import psutil
 import pytest
 import steps
 from conformance import execute
+from fault_kinds import ENDS, KINDS, RAISES, CustomInitError, shown_in
 from left_behind import still_alive
-from ways import CORES, WAYS, by_method, context_of
+from marks import needs_signals
+from ways import CORES, START_METHODS, WAYS, by_method, context_of
 
 from pipeline_executor import PipelineTask, StoppedEarlyError, TaskDied, TaskError
 from pipeline_executor.options import Parallelism
-
-PROCESSES_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind do not exist on Windows")
 
 
 @pytest.fixture(params=[*WAYS, *(f"mixed/{core}" for core in CORES)])
@@ -250,18 +249,18 @@ def failing_pipeline(how: str, moment: str) -> list[PipelineTask[Any, Any]]:
 @pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("how", steps.RAISED)
+@pytest.mark.parametrize("how", [kind.name for kind in shown_in("rules", RAISES)])
 def test_r4_step_that_raises_reaches_the_caller_as_itself(parallelism: Parallelism, how: str, moment: str) -> None:
-    kind, text = steps.RAISED[how]
-    with pytest.raises(kind) as caught:
+    kind = KINDS[how]
+    with pytest.raises(kind.raised) as caught:
         execute(failing_pipeline(how, moment), parallelism)
-    assert type(caught.value) is kind
-    assert text in str(caught.value)
+    assert type(caught.value) in kind.raised
+    assert all(text in str(caught.value) for text in kind.texts)
     assert any("step 1 'the culprit'" in note for note in caught.value.__notes__)
     cause = caught.value.__cause__
     assert isinstance(cause, TaskError)
     (failure,) = cause.failures
-    assert (failure.step, failure.task, failure.exception_type) == (1, "the culprit", kind.__name__)
+    assert (failure.step, failure.task, failure.exception_type) == (1, "the culprit", kind.type_name)
     assert failure.traceback is not None
     assert "in failing_worker" in failure.traceback
     if moment == "mid-item":
@@ -280,7 +279,7 @@ def test_r4_exception_that_cannot_be_carried_arrives_as_text(parallelism: Parall
 
 @pytest.mark.rule("R4")
 def test_r4_exception_whose_class_takes_other_arguments_arrives_as_itself(parallelism: Parallelism) -> None:
-    with pytest.raises(steps.CustomInitError) as caught:
+    with pytest.raises(CustomInitError) as caught:
         execute(failing_pipeline("custom", "mid-item"), parallelism)
     assert (str(caught.value), caught.value.args) == ("3: bad item", ("3: bad item",))
     assert "step 1 'the culprit'" in str(caught.value.__cause__)
@@ -294,16 +293,16 @@ def test_r4_odd_exceptions_arrive_in_some_form(parallelism: Parallelism, how: st
     assert {"recursive": "recursive", "huge": "xxxxx"}[how] in str(caught.value)
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.pairwise
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("how", steps.ENDED)
+@pytest.mark.parametrize("how", [kind.name for kind in shown_in("rules", ENDS)])
 def test_r4_process_that_ends_is_named(parallelism: Parallelism, how: str, moment: str) -> None:
     needs_processes(parallelism)
     with pytest.raises(TaskDied, match="step 1 'the culprit'") as caught:
         execute(failing_pipeline(how, moment), parallelism)
-    assert steps.ENDED[how] in str(caught.value)
+    assert all(text in str(caught.value) for text in KINDS[how].texts)
     (failure,) = caught.value.failures
     assert failure.pid is not None
     if how.startswith("exit"):
@@ -447,12 +446,12 @@ def test_r6_replicas_and_small_bounds_lose_and_repeat_nothing(
 # ---- any process killed at any moment
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.thorough_where("pure", "forkserver")
 @pytest.mark.thorough_where("pure", "spawn")
 @pytest.mark.rule("R4")
 @pytest.mark.parametrize("core_name", CORES)
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize("method", START_METHODS)
 @pytest.mark.parametrize("series", [0, *(pytest.param(number, marks=pytest.mark.thorough) for number in (1, 2))])
 def test_r4_any_process_killed_at_any_moment(
     core_name: str, method: str, series: int, monkeypatch: pytest.MonkeyPatch
@@ -541,7 +540,7 @@ if __name__ == "__main__":
 """
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.thorough_where("pure", "process-forkserver")
 @pytest.mark.thorough_where("pure", "process-spawn")
 @pytest.mark.rule("R7")
@@ -571,7 +570,7 @@ def start_a_child_and_fail(items: Iterable[int], pid_file: Path) -> None:
     raise ValueError("bad item")
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R7")
 def test_r7_children_of_a_failed_step_go_with_it(core: str, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
@@ -652,7 +651,7 @@ def fail_when_started(items: Iterable[int], path: Path) -> None:
         raise ValueError("bad item")
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("how", ["loop", "wait"])
 def test_r8_step_that_is_busy_in_python_is_stopped_and_closed(
@@ -679,7 +678,7 @@ def never_ends(items: Iterable[int], path: Path) -> Iterator[int]:
             pass
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R8")
 def test_r8_step_that_does_not_stop_is_killed(parallelism: Parallelism, tmp_path: Path) -> None:
     needs_processes(parallelism)
@@ -693,7 +692,7 @@ def test_r8_step_that_does_not_stop_is_killed(parallelism: Parallelism, tmp_path
         execute(tasks, parallelism, shutdown_timeout=0.2)
 
 
-@PROCESSES_ONLY
+@needs_signals
 @pytest.mark.rule("R8")
 def test_r8_interrupted_caller_stops_everything(parallelism: Parallelism, tmp_path: Path) -> None:
     closed = tmp_path / "closed"

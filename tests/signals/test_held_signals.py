@@ -7,18 +7,18 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import steps
+from marks import needs_signals
 
 from pipeline_executor import PipelineTask, backend, execute
 from pipeline_executor.engines.signals import hold_signals, set_handlers_by
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+pytestmark = needs_signals
 
 
 @pytest.fixture

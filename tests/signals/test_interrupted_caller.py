@@ -19,10 +19,11 @@ import psutil
 import pytest
 import steps
 from left_behind import still_alive
+from marks import needs_signals
 
 from pipeline_executor import PipelineTask, execute
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals and process groups")
+pytestmark = needs_signals
 
 SCRIPT = """
 import os, signal, sys, time

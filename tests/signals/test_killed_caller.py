@@ -15,8 +15,9 @@ import psutil
 import pytest
 import steps
 from left_behind import still_alive
+from marks import needs_signals
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+pytestmark = needs_signals
 
 #: What rule R7 promises.
 GONE_WITHIN_S = 2.0

@@ -18,11 +18,12 @@ import psutil
 import pytest
 import steps
 from left_behind import still_alive
+from marks import needs_fork, needs_signals
 
 from pipeline_executor import PipelineTask, execute
 from pipeline_executor.options import Parallelism
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+pytestmark = needs_signals
 
 SCRIPT = """
 import os, signal, sys, threading, time
@@ -281,7 +282,7 @@ def test_r7_default_actions_are_back_when_an_event_loop_has_read_all_results(eng
 
 @pytest.mark.rule("R7")
 @pytest.mark.usefixtures("default_actions")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@needs_fork
 def test_r7_process_that_the_caller_forks_while_a_run_is_open_has_the_default_actions(engine: Parallelism) -> None:
     results = execute([PipelineTask(steps.count_for_ever)], engine)
     assert results is not None
@@ -296,7 +297,7 @@ def test_r7_process_that_the_caller_forks_while_a_run_is_open_has_the_default_ac
 
 @pytest.mark.rule("R7")
 @pytest.mark.usefixtures("default_actions")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@needs_fork
 def test_r7_step_has_the_callers_handlers_but_for_those_that_stop_it(core: str) -> None:
     before = signal.signal(signal.SIGUSR1, own_handler)
     try:

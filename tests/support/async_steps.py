@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import steps
+from fault_kinds import fail
 
 
 async def count(n: int) -> AsyncIterator[int]:
@@ -61,16 +61,16 @@ async def take(items: AsyncIterable[int], n: int) -> None:
 async def failing_worker(items: AsyncIterable[int], how: str, moment: str) -> AsyncIterator[int]:
     """Fails at the start, with item 3 in hand, after item 3 was passed on, or after the end."""
     if moment == "start":
-        steps.fail(how)
+        fail(how)
     async for item in items:
         if item == 3 and moment == "mid-item":
             await asyncio.sleep(0)
-            steps.fail(how)
+            fail(how)
         yield item
         if item == 3 and moment == "between items":
-            steps.fail(how)
+            fail(how)
     if moment == "end":
-        steps.fail(how)
+        fail(how)
 
 
 @contextlib.asynccontextmanager

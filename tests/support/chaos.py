@@ -20,10 +20,10 @@ from typing import Any
 
 import chaos_steps
 import psutil
-from chaos_steps import FROM_OUTSIDE, Fault, Pipeline, Step, numbers_after, numbers_at
+from chaos_steps import Fault, Pipeline, Step, numbers_after, numbers_at
+from fault_kinds import ENDS, FROM_OUTSIDE, HANGS, KINDS, RAISES, shown_in
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from steps import UnpicklableError
 from ways import by_method
 
 from pipeline_executor import (
@@ -32,7 +32,6 @@ from pipeline_executor import (
     PipelineResults,
     PipelineTask,
     RunReport,
-    StoppedEarlyError,
     TaskDied,
     TaskError,
     execute,
@@ -43,11 +42,11 @@ __all__ = ["Outcome", "judge", "pipelines", "reproducer", "run", "run_batch"]
 #: Only where a step hangs: elsewhere a machine under load must not make a difference.
 INACTIVITY_TIMEOUT_S = 1.5
 
-IN_STEP = ["ValueError", "SystemExit", "unpicklable", "exit 0", "exit 3", "SIGKILL", "SIGTERM", "crashes"]
-HANGS = ["hangs", "stops itself"]
-
 #: What a step in a thread of this process can do without ending this process.
-IN_THREAD = ["ValueError", "SystemExit", "unpicklable"]
+IN_THREAD = [kind.name for kind in shown_in("chaos", RAISES)]
+
+IN_STEP = IN_THREAD + [kind.name for kind in shown_in("chaos", ENDS)]
+HANGING = [kind.name for kind in shown_in("chaos", HANGS)]
 
 
 # ---- the generator
@@ -144,7 +143,7 @@ def _faults(draw: st.DrawFn, steps: int, items: int, method: str, *, has_sink: b
         wrong = draw(st.sampled_from(["yields what cannot be pickled", "yields what cannot be unpickled"]))
         return Fault(wrong, step, item=item)
     if kind == 9 and method == "fork" and draw(st.integers(0, 2)) == 0:
-        return Fault(draw(st.sampled_from(HANGS)), step, draw(st.sampled_from(["start", "item", "end"])), item)
+        return Fault(draw(st.sampled_from(HANGING)), step, draw(st.sampled_from(["start", "item", "end"])), item)
     return Fault(draw(st.sampled_from(IN_STEP)), step, draw(st.sampled_from(["start", "item", "item", "end"])), item)
 
 
@@ -203,7 +202,7 @@ def run(pipeline: Pipeline) -> Outcome:
 
 
 def _execute(pipeline: Pipeline, folder: Path, outcome: Outcome) -> None:
-    hangs = any(fault.how in HANGS for fault in pipeline.faults)
+    hangs = any(fault.how in HANGING for fault in pipeline.faults)
 
     def keep(report: RunReport) -> None:
         outcome.report = report
@@ -374,42 +373,28 @@ def _is_kill(outcome: Outcome) -> bool:
 
 def _differs(pipeline: Pipeline, fault: Fault, error: BaseException) -> str | None:
     """Why an error is not that of a fault; None if it is."""
-    step, kind, ended = fault.step, KIND_OF.get(fault.how, TaskDied), None
-    if fault.how == "unpicklable" and pipeline.is_in_threads(step):
-        kind = UnpicklableError
-    if fault.how == "yields what cannot be unpickled":
+    step, kind = fault.step, KINDS[fault.how]
+    raised = kind.raised
+    if kind.raised_by_a_thread is not None and pipeline.is_in_threads(step):
+        raised = (kind.raised_by_a_thread,)
+    if kind.is_failure_of_the_next:
         step += 1
         if not pipeline.has_sink and fault.step == len(pipeline.steps):
             is_it = isinstance(error, MessageError) and f"a result of step {fault.step} 's{fault.step}'" in str(error)
             return None if is_it else f"a result cannot be unpickled, and it is {error!r}"
-    if kind is TaskDied:
-        ended = int(fault.how[5:]) if fault.how.startswith("exit ") else ENDED.get(fault.how, fault.how)
-    if not isinstance(error, kind):
-        return f"{fault.how}: the type is not {kind.__name__} but {error!r}"
+    if not isinstance(error, raised):
+        return f"{fault.how}: the type is none of {[each.__name__ for each in raised]} but {error!r}"
     told = error if isinstance(error, (TaskError, InactivityError)) else error.__cause__
     if not isinstance(told, (TaskError, InactivityError)):
         return f"{fault.how}: its cause is {told!r}"
     if not told.failures:
         return f"{fault.how}: no step is named by {told!r}"
     first = told.failures[0]
-    if step not in ([each.step for each in told.failures] if kind is InactivityError else [first.step]):
+    if step not in ([each.step for each in told.failures] if isinstance(error, InactivityError) else [first.step]):
         return f"{fault.how}: step {first.step} is named, not {step}"
-    if ended is not None and ended not in (first.exit_code, first.signal_name):
+    if kind.ended is not None and kind.ended not in (first.exit_code, first.signal_name):
         return f"{fault.how}: it ended by {first.exit_code} or {first.signal_name}"
     return None
-
-
-KIND_OF: dict[str, type[BaseException]] = {
-    "ValueError": ValueError,
-    "SystemExit": TaskError,
-    "unpicklable": TaskError,
-    "returns": StoppedEarlyError,
-    "yields what cannot be pickled": MessageError,
-    "yields what cannot be unpickled": MessageError,
-    "hangs": InactivityError,
-    "stops itself": InactivityError,
-}
-ENDED = {"crashes": "SIGSEGV"}
 
 
 def _judge_received(pipeline: Pipeline, outcome: Outcome) -> list[str]:

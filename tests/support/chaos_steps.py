@@ -13,14 +13,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import AsyncIterable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import steps
+from fault_kinds import FROM_OUTSIDE, ReturnsError, fail
 
 from pipeline_executor import worker_info
 
@@ -36,10 +35,6 @@ SIDE_WORK = ["nothing", "fork", "fork that exits", "child that is terminated", "
 
 #: What a message is, around the item's number.
 MESSAGES = ["int", "bytes", "dict", "array", "object"]
-
-
-#: Faults that are done to a process, and the signal that does it.
-FROM_OUTSIDE = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM}
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class Fault:
     """What goes wrong.
 
     Attributes:
-        how: what `break_down` does; or "killed", "terminated": from outside, by SIGKILL or SIGTERM.
+        how: the name of a kind in fault_kinds.py; or, from outside, one of FROM_OUTSIDE.
         step: its index; the source is 0. Of a kill from outside: which process, in the order of their ids.
         moment: "start" or "end", in replica 0; or "item": in whichever replica has the item.
         item: index of that item among all that the step gets (the source: yields).
@@ -151,20 +146,6 @@ class Carrier:
         self.filling = filling
 
 
-class Unpicklable:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-
-class NotUnpicklable:
-    def __reduce__(self) -> Any:
-        return refuse, ()
-
-
-def refuse() -> None:
-    raise ValueError("refused")
-
-
 def filling(number: int, size_bytes: int) -> bytes:
     return bytes([number % 251]) * size_bytes
 
@@ -212,33 +193,6 @@ def number_of(kind: str, message: Any, size_bytes: int) -> int:
 # ---- steps
 
 
-class ReturnsError(Exception):
-    """Makes the step return without having read its input to the end."""
-
-
-def break_down(how: str) -> Any:
-    """Fail, or give what to yield instead of the message."""
-    match how:
-        case "returns":
-            raise ReturnsError
-        case "yields what cannot be pickled":
-            return Unpicklable()
-        case "yields what cannot be unpickled":
-            return NotUnpicklable()
-        case "hangs":
-            threading.Event().wait()
-        case "stops itself":
-            os.kill(os.getpid(), signal.SIGSTOP)
-            time.sleep(1000)
-        case "crashes":
-            import ctypes
-
-            ctypes.string_at(1)
-        case _:
-            steps.fail(how)
-    raise AssertionError(f"{how}: the step goes on")
-
-
 def start_beside(what: str) -> None:
     """Start something, and check that it is to the step what it is to a plain program."""
     fork = multiprocessing.get_context("fork")
@@ -279,9 +233,9 @@ class Trouble:
                 continue
             if number is None:
                 if worker_info().replica == 0:
-                    break_down(fault.how)
+                    fail(fault.how)
             elif fault.item < len(self._numbers) and self._numbers[fault.item] == number:
-                return break_down(fault.how)
+                return fail(fault.how)
         return None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from capabilities import HAS_SESSIONS
 
 import pipeline_executor
 
@@ -69,7 +70,7 @@ def run_python(folder: Path, *arguments: str, stdin: str = "", env: Mapping[str,
 def session_of(leader: int) -> list[psutil.Process]:
     """The living processes of a session, but for the interpreter's own, which end on their own when they notice, and
     those that are ending already and have no command line any more."""
-    if not hasattr(os, "getsid"):
+    if not HAS_SESSIONS:
         return []
     found = []
     for process in psutil.process_iter():

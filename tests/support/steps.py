@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from fault_kinds import fail
 
 
 def count(n: int) -> Iterable[int]:
@@ -51,59 +50,6 @@ def take(items: Iterable[int], n: int) -> None:
     """A sink that returns after n items without asking for another."""
     for _ in itertools.islice(items, n):
         pass
-
-
-class CustomInitError(Exception):
-    """Cannot be rebuilt from its args."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
-
-
-class UnpicklableError(Exception):
-    def __init__(self) -> None:
-        super().__init__("holds a generator")
-        self.held = (number for number in range(0))
-
-
-#: How a step can fail, and what the caller then sees of the exception: its type and a part of its text.
-RAISED: dict[str, tuple[type[BaseException], str]] = {
-    "ValueError": (ValueError, "bad item"),
-    "KeyError": (KeyError, "bad item"),
-    "KeyboardInterrupt": (KeyboardInterrupt, ""),
-    "GeneratorExit": (GeneratorExit, ""),
-}
-ENDED: dict[str, str] = {
-    "exit 0": "exit code 0",
-    "exit 3": "exited with code 3",
-    "SIGKILL": "SIGKILL",
-    "SIGSEGV": "SIGSEGV",
-    "SIGABRT": "SIGABRT",
-    "SIGTERM": "SIGTERM",
-}
-if sys.platform == "win32":
-    ENDED = {how: text for how, text in ENDED.items() if how.startswith("exit")}
-
-
-def fail(how: str) -> None:
-    if how.startswith("exit "):
-        os._exit(int(how[5:]))
-    if how.startswith("SIG"):
-        os.kill(os.getpid(), getattr(signal, how))
-        raise AssertionError("the signal did not end the process")
-    if how == "SystemExit":
-        sys.exit(7)
-    if how == "custom":
-        raise CustomInitError(3, "bad item")
-    if how == "unpicklable":
-        raise UnpicklableError
-    if how == "recursive":
-        error = ValueError("recursive")
-        error.args = ("recursive", error)
-        raise error
-    if how == "huge":
-        raise ValueError("x" * 3_000_000)
-    raise RAISED[how][0]("bad item")
 
 
 def failing_worker(items: Iterable[int], how: str, moment: str) -> Iterator[int]:
