@@ -38,7 +38,7 @@ def check_pipeline(tasks: Sequence[PipelineTask[Any, Any]]) -> None:
         PipelineTypeError: the definition is wrong. The error lists every defect: the step, where it is defined, and
             what to write instead.
 
-    Shown by tests/test_definition.py.
+    Shown by tests/check/test_definition.py.
     """
     from pipeline_executor.check.definition import check_definition
 
@@ -95,7 +95,7 @@ def execute(
         TaskError: a step failed in another way; see its subclasses.
         InactivityError: see `inactivity_timeout`.
 
-    Shown by tests/test_rules.py (rules R1 to R8) and tests/test_execute.py.
+    Shown by tests/rules/test_rules.py (rules R1 to R8) and tests/execute/test_execute.py.
     """
     options = RunOptions(
         parallelism=parallelism,
@@ -176,7 +176,7 @@ def stream(
             yielding. Nothing was started.
         NotImplementedError: an option is not implemented yet.
 
-    Shown by tests/test_stream.py.
+    Shown by tests/execute/test_stream.py.
     """
     options = RunOptions(
         parallelism=parallelism,

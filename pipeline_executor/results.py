@@ -41,7 +41,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     `async for` and `async with` do the same on an event loop, without blocking it. Cancelling the wait for a result
     does not lose the result: the next request gets it.
 
-    Shown by tests/test_execute.py and tests/test_async_results.py.
+    Shown by tests/execute/test_execute.py and tests/results/test_async_results.py.
     """
 
     def __init__(self, stream: ResultStream, steps: Sequence[str] = ()) -> None:

@@ -17,16 +17,13 @@ import gc
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
-from typing import cast
 
 import pytest
+from capabilities import CAN_CHOOSE_PROCESSORS, CAN_FORK, HAS_COMPILED_CORE, HAS_SIGHUP
 from left_behind import Belongings
 from pairwise import pairwise
-
-from pipeline_executor.options import Parallelism
+from ways import CORES, START_METHODS, WAYS
 
 #: Seconds until the watchdog dumps the stacks of all threads and ends the test run. Not a limit on speed: no test
 #: of this suite takes a tenth of it on a slow machine.
@@ -35,16 +32,7 @@ WATCHDOG_S = 120
 #: Likewise for a test that is marked as slow.
 SLOW_WATCHDOG_S = 1800
 
-CORES = ["compiled", "pure"]
-START_METHODS = multiprocessing.get_all_start_methods()
-PROCESS_PARALLELISMS = [f"process-{method}" for method in START_METHODS]
-
 _uncaptured_stderr: int = -1
-
-
-def by_method(start_method: str) -> Parallelism:
-    """The parallelism of processes that are started by this method."""
-    return cast(Parallelism, f"process-{start_method}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # The same of nohup and the hang-up of a terminal.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    if HAS_SIGHUP and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     capture = config.pluginmanager.getplugin("capturemanager")
     assert capture is not None
@@ -68,14 +56,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
     No more than eight: each of them imports all tests first.
     """
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if CAN_CHOOSE_PROCESSORS else os.cpu_count() or 1
     return min(2 * processors, 8)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves items out by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as thorough what is more of the same; see the marks in pyproject.toml."""
-    if not sys.platform.startswith("linux"):
+    if not HAS_COMPILED_CORE:
         return  # the pure core is all that there is
     for item in items:
         chosen = _words_of(item)
@@ -142,22 +130,12 @@ def start_method(request: pytest.FixtureRequest) -> str:
     return method
 
 
-#: Every `parallelism`, each for both cores.
-WAYS = [f"{way}/{core}" for way in ("sequential", "thread", *PROCESS_PARALLELISMS) for core in CORES]
-
-
-def context_of(parallelism: str) -> BaseContext:
-    """The context whose locks and queues go with this parallelism."""
-    _, _, method = parallelism.partition("process-")
-    return multiprocessing.get_context(method or None)
-
-
 @pytest.fixture
 def set_core(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Forces a core for the test; "" leaves the choice."""
 
     def force(core: str) -> None:
-        if core == "compiled" and not sys.platform.startswith("linux"):
+        if core == "compiled" and not HAS_COMPILED_CORE:
             pytest.skip("there is no compiled core for this system yet")
         if core:
             monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", core)
@@ -185,7 +163,7 @@ def nothing_left_behind() -> Iterator[None]:
     before."""
     # The fork server and the tracker are the interpreter's and start once: not the work of the test that needs them
     # first.
-    if "fork" in START_METHODS:
+    if CAN_FORK:
         from multiprocessing import forkserver, resource_tracker
 
         resource_tracker.ensure_running()

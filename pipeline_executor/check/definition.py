@@ -42,7 +42,7 @@ def check_definition(
     Warns:
         UserWarning: annotations could not be compared, for example because a name in them does not exist at run time.
 
-    Shown by tests/test_definition.py and tests/check/.
+    Shown by tests/check/test_definition.py and tests/check/.
     """
     _require_list(tasks, others)
     checked = [_check_task(task, index, is_last=index == len(tasks) - 1) for index, task in enumerate(tasks)]

@@ -42,7 +42,7 @@ class AsyncStep:
     Arguments:
         receiver, sender: the replica's ends of its edges.
 
-    Shown by tests/test_async_steps.py.
+    Shown by tests/asynchronous/test_async_steps.py.
     """
 
     def __init__(self, assignment: Assignment, receiver: Receiver | None, sender: Sender | None, run: Run) -> None:

@@ -8,22 +8,19 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.context
-import os
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import psutil
+from capabilities import CAN_FORK
 
 from pipeline_executor import backend
 from pipeline_executor.interfaces import EdgeLayout, Receiver, Run, RunLayout, Sender
 
 #: The quickest start method of this system, for tests in which the way does not matter.
-QUICKEST = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-
-#: Signals, process groups and /proc are not everywhere.
-POSIX = os.name == "posix"
+QUICKEST = "fork" if CAN_FORK else "spawn"
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edge_rig import children, open_edge, open_run, put
+from marks import needs_fork
 
 from pipeline_executor.interfaces import EdgeLayout, Receiver, Run
 
@@ -60,7 +61,7 @@ def test_a_replica_and_its_caller_dump_no_shared_memory(core: str, start_method:
         assert dumped([]) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@needs_fork
 def test_views_of_results_are_not_dumped_after_a_fork_either(compiled: None) -> None:
     with open_edge() as (_, [sender], [receiver]):
         put(sender, *[np.full(2**18, number) for number in range(3)])

@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from capabilities import HAS_FUTEX
 
 pytest.importorskip("fcntl")
 from made_once import made_once
@@ -25,9 +25,7 @@ HERE = Path(__file__).parent
 INCLUDE = HERE.parents[1] / "_core" / "include"
 
 pytestmark = [
-    pytest.mark.skipif(
-        not sys.platform.startswith("linux"), reason="the headers have no platform layer for this system yet"
-    ),
+    pytest.mark.skipif(not HAS_FUTEX, reason="the headers have no platform layer for this system yet"),
     pytest.mark.skipif(not INCLUDE.is_dir(), reason="the tests run without the sources of the core"),
 ]
 

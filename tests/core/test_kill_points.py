@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from capabilities import HAS_COMPILED_CORE
 
 pytest.importorskip("Cython")
 pytest.importorskip("fcntl")
 from made_once import made_once
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no compiled core here yet")
+pytestmark = pytest.mark.skipif(not HAS_COMPILED_CORE, reason="there is no compiled core here yet")
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import messages
 import pytest
-from edge_rig import POSIX, children, open_edge, open_run, put
+from capabilities import LIMITS_ADDRESS_SPACE
+from edge_rig import children, open_edge, open_run, put
+from marks import needs_signals
 
 from pipeline_executor import backend
 from pipeline_executor.interfaces import Cause, EdgeLayout, Run, RunLayout, State
@@ -107,7 +108,7 @@ def test_a_report_is_read_as_it_was_written(core: str, size: int) -> None:
         assert run.ledger.read_report(1) is None
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on the address space is Linux's")
+@pytest.mark.skipif(not LIMITS_ADDRESS_SPACE, reason="the limit on the address space is Linux's")
 def test_memory_error_when_a_report_is_too_large_and_a_smaller_one_can_follow(core: str) -> None:
     with children() as started:
         ours, theirs = started.pipe()
@@ -195,7 +196,7 @@ def hold_the_last(run: Run, count: int, answer: Any) -> None:
     answer.recv()  # for ever
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@needs_signals
 @pytest.mark.parametrize("name", ["none", "above 64 bit", "flat tuple", "big str", "dataclass", "large array of ints"])
 def test_books_and_item_in_hand_survive_when_their_process_is_killed(core: str, start_method: str, name: str) -> None:
     item = messages.SIMPLE[name]
@@ -216,7 +217,7 @@ def test_books_and_item_in_hand_survive_when_their_process_is_killed(core: str, 
         assert run.ledger.read_report(1) == b"my report"
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@needs_signals
 def test_an_item_that_kills_its_decoder_is_in_hand_and_not_decoded(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_run(EdgeLayout(1, 1)) as run, children() as started:
         put(run.sender(0, 0, None), "first", DiesWhenDecoded())

@@ -10,7 +10,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from edge_rig import POSIX, children, open_edge, put, wait_until_asleep
+from edge_rig import children, open_edge, put, wait_until_asleep
+from marks import needs_signals
 
 from pipeline_executor.interfaces import Aborted, Cause, Receiver, Run, Sender
 
@@ -134,7 +135,7 @@ def test_all_in_line_are_told_when_nobody_wants_anything(core: str, ended_by: st
         started.join()
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@needs_signals
 @pytest.mark.parametrize("place", [0, 1], ids=["first", "in the middle"])
 def test_those_behind_a_dead_one_are_told_by_the_abort_that_it_brings(core: str, place: int) -> None:
     with open_edge(4, limit_bytes=BOUND) as (run, [*_, first], [receiver]), children() as started:
@@ -193,7 +194,7 @@ def send_another_when_interrupted(run: Run, entry: int, answer: Any, size: int) 
     answer.send("ended")
 
 
-@pytest.mark.skipif(not POSIX, reason="no signal interrupts a wait here")
+@needs_signals
 def test_one_that_handles_a_signal_keeps_its_place(core: str) -> None:
     with open_edge(4, limit_bytes=BOUND) as (run, [*_, first], [receiver]), children() as started:
         put(first, (3, bytes(900)))
@@ -207,7 +208,7 @@ def test_one_that_handles_a_signal_keeps_its_place(core: str) -> None:
         started.join()
 
 
-@pytest.mark.skipif(not POSIX, reason="no signal interrupts a wait here")
+@needs_signals
 @pytest.mark.parametrize("place", [0, 1], ids=["first", "in the middle"])
 def test_the_others_go_on_when_one_ends_whose_wait_was_interrupted(core: str, place: int) -> None:
     with open_edge(4, limit_bytes=BOUND) as (run, [*_, first], [receiver]), children() as started:
@@ -222,7 +223,7 @@ def test_the_others_go_on_when_one_ends_whose_wait_was_interrupted(core: str, pl
         started.join()
 
 
-@pytest.mark.skipif(not POSIX, reason="no signal interrupts a wait here")
+@needs_signals
 def test_one_whose_wait_was_interrupted_sends_another_message(core: str) -> None:
     with open_edge(3, limit_bytes=BOUND) as (run, [*_, first], [receiver]), children() as started:
         put(first, (2, bytes(900)))

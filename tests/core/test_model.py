@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from capabilities import HAS_FUTEX
 
 pytest.importorskip("fcntl")
 from made_once import made_once
@@ -27,7 +27,7 @@ MODEL = Path(__file__).parent / "model"
 INCLUDE = Path(__file__).parents[2] / "_core" / "include"
 
 pytestmark = [
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the headers are for Linux only"),
+    pytest.mark.skipif(not HAS_FUTEX, reason="the headers are for Linux only"),
     pytest.mark.skipif(not INCLUDE.is_dir(), reason="the tests run without the sources of the core"),
 ]
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from capabilities import CAN_SIGNAL_THREADS
 from edge_rig import open_run, put
 
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, Receiver, Run, Sender, Waiting
@@ -253,7 +254,7 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="a signal cannot be sent to a thread")
+@pytest.mark.skipif(not CAN_SIGNAL_THREADS, reason="a signal cannot be sent to a thread")
 @pytest.mark.parametrize("bound", ["packets", "bytes"])
 def test_ordered_replica_that_is_interrupted_while_it_waits_is_in_nobodys_way(bound: str) -> None:
     def interrupt(*_: object) -> None:

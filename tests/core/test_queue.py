@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import messages
 import numpy as np
 import pytest
-from edge_rig import POSIX, carry, children, open_edge, open_run, put, wait_until_asleep
+from capabilities import COUNTS_DESCRIPTORS, HAS_PROC, LIMITS_ADDRESS_SPACE
+from edge_rig import carry, children, open_edge, open_run, put, wait_until_asleep
 
 from pipeline_executor import backend
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, MessageFault, Receiver, Run, Sender
@@ -471,7 +471,7 @@ def test_a_message_that_could_not_be_sent_does_not_pass_by_reference_where_it_is
     assert caught.value.reason == "encode"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on the address space is Linux's")
+@pytest.mark.skipif(not LIMITS_ADDRESS_SPACE, reason="the limit on the address space is Linux's")
 def test_memory_fault_when_a_message_does_not_fit(core: str) -> None:
     with children() as started:
         ours, theirs = started.pipe()
@@ -622,7 +622,7 @@ def shared_bytes_in_use() -> int:
     return total
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measured by means of /proc")
+@pytest.mark.skipif(not HAS_PROC, reason="measured by means of /proc")
 @pytest.mark.parametrize("layout", [
     EdgeLayout(1, 1, 2**20),
     EdgeLayout(1, 1, 2**20, by_reference=True),
@@ -633,7 +633,7 @@ def test_a_run_costs_no_memory_for_messages_that_have_not_come(core: str, layout
         assert shared_bytes_in_use() <= 2**16
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measured by means of /proc")
+@pytest.mark.skipif(not HAS_PROC, reason="measured by means of /proc")
 @pytest.mark.parametrize("queued", [1, 20])
 def test_memory_does_not_grow_over_many_messages(core: str, queued: int) -> None:
     item = b"x" * 100_000
@@ -651,7 +651,7 @@ def test_memory_does_not_grow_over_many_messages(core: str, queued: int) -> None
         assert go(10_000 // queued) == warm
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measured by means of /proc")
+@pytest.mark.skipif(not HAS_PROC, reason="measured by means of /proc")
 def test_memory_does_not_grow_when_consumers_alternate(core: str) -> None:
     item = b"x" * 100_000
     with open_edge(consumers=2) as (_, [sender], receivers):
@@ -772,7 +772,7 @@ def test_index_error_when_there_is_no_such_edge_or_entry(core: str, edge_and_ent
             run.receiver(edge, entry)
 
 
-@pytest.mark.skipif(not POSIX, reason="descriptors are counted by means of /proc or /dev/fd")
+@pytest.mark.skipif(not COUNTS_DESCRIPTORS, reason="descriptors are counted by means of /proc or /dev/fd")
 def test_nothing_is_left_when_many_runs_are_opened_and_closed(core: str) -> None:
     before = len(os.listdir("/dev/fd"))
     for _ in range(50):

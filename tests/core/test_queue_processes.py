@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import START_METHODS
-from edge_rig import POSIX, QUICKEST, Children, children, open_run, put, wait_until_asleep
+from edge_rig import QUICKEST, Children, children, open_run, put, wait_until_asleep
+from marks import needs_signals
+from ways import START_METHODS
 
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, Run
 
@@ -381,7 +382,7 @@ def with_handler(target: Callable[..., None], run: Run, entry: int, answer: Any)
     answer.send("done")
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no such signal on Windows")
+@needs_signals
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_signal_handler_runs_while_a_process_waits_and_the_wait_goes_on(core: str, wait: str) -> None:
     target, layout = WAITS[wait]
@@ -421,7 +422,7 @@ def raise_from_handler(target: Callable[..., None], run: Run, entry: int, answer
         answer.send("raised")
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no such signal on Windows")
+@needs_signals
 @pytest.mark.parametrize("wait", WAITS)
 def test_an_exception_of_a_signal_handler_ends_the_wait(core: str, wait: str) -> None:
     target, layout = WAITS[wait]
@@ -438,7 +439,7 @@ def test_an_exception_of_a_signal_handler_ends_the_wait(core: str, wait: str) ->
 # ---- death
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@needs_signals
 @pytest.mark.parametrize("seed", range(50))
 def test_everybody_ends_when_one_is_killed_at_any_moment_and_the_run_aborted(core: str, seed: int) -> None:
     dice = random.Random(seed)
@@ -470,7 +471,7 @@ def test_everybody_ends_when_one_is_killed_at_any_moment_and_the_run_aborted(cor
         assert run.aborted() == (Cause.DIED, victim)
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@needs_signals
 @pytest.mark.parametrize("seed", range(20))
 def test_the_item_in_hand_is_the_one_that_was_counted_last_when_its_holder_is_killed(core: str, seed: int) -> None:
     dice = random.Random(seed)
@@ -544,7 +545,7 @@ def test_everybody_ends_when_one_is_killed_at_each_line_and_the_run_aborted(
                 assert process.exitcode == 0
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@needs_signals
 @pytest.mark.parametrize("wait", ["items", "room"])
 def test_others_go_on_when_a_process_that_waits_is_killed(core: str, wait: str) -> None:
     """Nobody aborts here: a death while waiting for these breaks nothing by itself (for bytes, see test_line.py)."""
@@ -601,7 +602,7 @@ def test_items_pass_through_a_chain_of_edges_that_share_entries(core: str, start
         assert counters[3].items_in == 300
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="measured by exit codes of a kind that Windows has not")
+@needs_signals
 def test_a_step_downstream_that_stops_early_ends_the_chain(core: str) -> None:
     edges = (EdgeLayout(1, 1, 4), EdgeLayout(1, 1, 4, may_stop_early=True))
     with open_run(*edges, entries=3) as run, children() as started:

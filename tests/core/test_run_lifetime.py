@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_rig import POSIX, children, open_edge, open_run, put
+from edge_rig import children, open_edge, open_run, put
+from marks import needs_signals
 
 from pipeline_executor import backend
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, RunLayout
@@ -126,7 +127,7 @@ def test_a_run_can_be_closed_while_another_thread_sends(core: str) -> None:
         started.join()
 
 
-@pytest.mark.skipif(not POSIX, reason="there are no such signals here")
+@needs_signals
 @pytest.mark.parametrize("what", ["reserve", "next"])
 def test_a_signal_handler_can_close_the_run_that_is_waited_for(core: str, what: str) -> None:
     with open_edge(limit_items=1) as (run, [sender], [receiver]):

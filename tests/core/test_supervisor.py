@@ -10,7 +10,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
-from edge_rig import POSIX, Children, children, open_run, put, wait_until_asleep
+from capabilities import CAN_FORK, HAS_PIDFDS
+from edge_rig import Children, children, open_run, put, wait_until_asleep
+from marks import needs_signals
 
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, Run, Supervisor
 
@@ -19,7 +21,7 @@ RING = EdgeLayout(1, 1, caller_reads=True)
 #: Longer than any test takes: a wait that is to be ended by news and not by time.
 LONG_S = 600.0
 
-HANDLES = ["sentinel", *(["pidfd"] if hasattr(os, "pidfd_open") else [])]
+HANDLES = ["sentinel", *(["pidfd"] if HAS_PIDFDS else [])]
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def test_wait_returns_the_entry_when_a_process_ends(core: str, handle_kind: str,
             assert supervisor.wait(0) == []  # each is returned once
 
 
-@pytest.mark.skipif(not POSIX, reason="there is no SIGKILL on Windows")
+@needs_signals
 @pytest.mark.parametrize("handle_kind", HANDLES)
 def test_wait_returns_the_entry_when_a_process_is_killed(core: str, handle_kind: str) -> None:
     with supervised() as (_, supervisor, started):
@@ -153,7 +155,7 @@ def wait_and_tell(run: Run, answer: Any, arm: bool) -> None:
     answer.send(supervisor.wait(None))
 
 
-@pytest.mark.skipif(not POSIX, reason="the bell can be heard only by the process that opened the run, or its forks")
+@pytest.mark.skipif(not CAN_FORK, reason="the bell can be heard only by the process that opened the run, or its forks")
 @pytest.mark.parametrize("what", ["message", "large message", "end", "abort", "abort unarmed"])
 def test_a_sleeping_supervisor_wakes(core: str, what: str) -> None:
     with open_run(RING, entries=3) as run, children() as started:

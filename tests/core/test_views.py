@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_rig import POSIX, children, open_edge, open_run, put
+from capabilities import COUNTS_DESCRIPTORS
+from edge_rig import children, open_edge, open_run, put
+from marks import needs_fork
 
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout
 
-if POSIX:
+if COUNTS_DESCRIPTORS:
     import resource
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 #: Bytes of an array that is large enough to be viewed.
 LARGE = 2**21
@@ -530,7 +531,6 @@ def test_a_fork_without_a_descriptor_to_spare_has_its_own_copy(compiled: None) -
 
 
 @needs_fork
-@pytest.mark.skipif(not POSIX, reason="needs a fork")
 def test_a_second_run_has_the_first_ones_results_as_its_constants(core: str) -> None:
     with open_edge() as (_, [sender], [receiver]):
         put(sender, *(array_of(number) for number in range(4)))
