@@ -331,7 +331,7 @@ struct Edge {
     bool is_running = true;
     for (unsigned attempt = 0; is_running && !is_free(ring_cell, position); ++attempt) {
       is_running = !region.aborted();
-      back_off(attempt);
+      if (is_running) back_off(attempt);
     }
     if (region.release_gil != nullptr) region.acquire_gil(state);
     return is_running;
