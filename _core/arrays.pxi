@@ -1,11 +1,12 @@
-# numpy arrays of the plain number types without pickle: type, order and shape, then the elements.
+# Encodes numpy arrays of the plain number types without pickle: type, order and shape, then the elements.
 #
-# A small array costs pickle some µs, for the names of numpy's functions and their calls; this is a tenth of that. All that
-# is not exactly an array of these types (subclasses, records, objects, dates, foreign byte order, strides with gaps)
-# is left to pickle. numpy is never imported before somebody else has imported it or an array arrives.
+# Pickle takes some microseconds for a small array, for the names of numpy's functions and their calls. This takes a
+# tenth of that. Pickle handles everything else: subclasses, records, objects, dates, foreign byte order, strides with
+# gaps. numpy is imported only when an array arrives, or after the program has imported it.
 
-# By the type's letter in the buffer protocol, complex ones by the second letter and 0x80. Number types are singletons
-# in numpy, so an array has one of them exactly if its dtype is one of these objects.
+# The dtype for each type code: the letter of the type in the buffer protocol; for complex types the second letter |
+# 0x80. numpy has one object for each number type. So an array has such a type exactly if its dtype is one of these
+# objects.
 cdef dict dtype_of_code = {}
 cdef object ndarray = None, empty_array = None
 
@@ -14,20 +15,20 @@ cdef struct ArrayHead:
     uint8_t fortran
     uint8_t dimensions
     uint32_t unused
-    # then: int64 for each dimension, gap, elements
+    # The lengths of the dimensions (int64 each) follow, then a gap, then the elements.
 
 
-cdef bint knows_arrays() except -1:
-    """Whether arrays can exist in this process."""
+cdef bint numpy_is_loaded() except -1:
+    """Whether numpy is loaded, so that arrays can exist in this process. Loads the table of types if so."""
     if ndarray is not None:
         return True
     if "numpy" not in loaded_modules or not hasattr(loaded_modules["numpy"], "ndarray"):
         return False
-    learn_arrays()
+    load_array_types()
     return True
 
 
-cdef int learn_arrays() except -1:
+cdef int load_array_types() except -1:
     global ndarray, empty_array
     import numpy
     for letter in "?bBhHiIlLqQefdg":
@@ -45,7 +46,7 @@ cdef uint64_t elements_offset(uint64_t dimensions, uint64_t size) noexcept:
 
 
 cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
-    """Write an array; False if it is one for pickle."""
+    """Encode an array. False: pickle must do it."""
     cdef Py_buffer view
     cdef ArrayHead head
     cdef unsigned char* to
@@ -53,7 +54,7 @@ cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
     cdef const char* letters
     try:
         PyObject_GetBuffer(item, &view, PyBUF_FULL_RO)
-    except Exception:   # numpy has types that the buffer protocol has not; ValueError, BufferError, ...
+    except Exception:   # ValueError, BufferError, ...: a type that the buffer protocol does not have
         return False
     try:
         letters = view.format
@@ -73,7 +74,7 @@ cdef bint pack_array(Encoder encoder, object item, Message* message) except -1:
         offset = elements_offset(view.ndim, view.len)
         message.kind = KIND_ARRAY
         message.size = offset + <uint64_t> view.len
-        to = encoder._room(message, item)
+        to = encoder._payload(message, item)
         memcpy(to, &head, sizeof(head))
         memcpy(to + sizeof(head), view.shape, 8 * view.ndim)
         if view.len:
@@ -91,7 +92,7 @@ cdef object decode_array(Access held, Message* message, bint may_view):
     cdef Py_buffer view
     cdef list lengths = []
     if ndarray is None:
-        learn_arrays()
+        load_array_types()
     dtype = dtype_of_code[head.code]
     size = dtype.itemsize
     for index in range(head.dimensions):

@@ -1,8 +1,9 @@
-# Values to messages and back.
+# Encodes values as messages, and decodes them.
 #
-# None, bool, int, float, str, bytes and small flat tuples, lists and dicts of them are written as they are; all else is
-# pickled (protocol 5), its large buffers copied beside the pickle. A message is complete when `encode` returns: a snapshot of the value.
-# Whatever plain pickle refuses (a lambda, an instance of a class that lives in a notebook) goes through cloudpickle.
+# None, bool, int, float, str, bytes, and small flat tuples, lists and dicts of them are written directly. All other
+# values are pickled (protocol 5), and their large buffers are copied behind the pickle. A message is complete when
+# `encode` returns: it is a snapshot of the value. cloudpickle encodes what plain pickle refuses, such as a lambda or an
+# instance of a class that a notebook defines.
 
 cdef enum Kind:
     KIND_NONE
@@ -10,35 +11,36 @@ cdef enum Kind:
     KIND_TRUE
     KIND_INT       # int64
     KIND_FLOAT     # double
-    KIND_STR1      # characters of one byte each, as the interpreter holds them
-    KIND_STR2      # of two
-    KIND_STR4      # of four
+    KIND_STR1      # characters of one byte each, as CPython stores them
+    KIND_STR2      # characters of two bytes each
+    KIND_STR4      # characters of four bytes each
     KIND_BYTES
-    KIND_TUPLE     # for each item: a byte with its kind, a byte with its size, its bytes
-    KIND_LIST      # likewise
-    KIND_DICT      # likewise; a key, its value, a key, ...
+    KIND_TUPLE     # for each item: one byte for its kind, one byte for its size, then its bytes
+    KIND_LIST      # as KIND_TUPLE
+    KIND_DICT      # as KIND_TUPLE: a key, its value, a key, its value, ...
     KIND_PICKLE
-    KIND_BUFFERS   # see Encoder._pack_pickle
+    KIND_BUFFERS   # a pickle and its buffers: see Encoder._pack_pickle
     KIND_ARRAY     # see arrays.pxi
     KIND_REFERENCE # see reference.pxi
 
 cdef enum:
-    FLAT_ITEMS = 32          # of a tuple, a list or a dict that is written as it is
-    FLAT_ITEM_BYTES = 255
-    FLAT_BYTES = 1024
+    # Limits for a flat tuple, list or dict. A larger one is pickled.
+    MAX_FLAT_ITEMS = 32
+    MAX_FLAT_ITEM_BYTES = 255
+    MAX_FLAT_BYTES = 1024
 cdef uint64_t BUFFER_ALIGNMENT = 64
-cdef Py_ssize_t MIN_BUFFER_BYTES = 1024           # bytes; a smaller one costs less inside the pickle
-cdef uint64_t MIN_VIEW_BYTES = 1 << 13            # bytes; a smaller one costs less copied, and holds no block
-cdef Py_ssize_t MAX_REMEMBERED = 256
-cdef uint64_t MIN_SHARE = 32                # of a message; a lesser part would hold much for little
-cdef uint64_t NOGIL_COPY = 1 << 16            # bytes; from here on others may run during the copy
+cdef Py_ssize_t MIN_BUFFER_BYTES = 1024      # a smaller buffer is cheaper inside the pickle
+cdef uint64_t MIN_VIEW_BYTES = 1 << 13       # a smaller buffer is cheaper to copy, and a copy holds no block
+cdef uint64_t MIN_SHARE = 32                 # a buffer below 1/32 of its message is copied: a view would hold a large block
+cdef uint64_t MIN_NOGIL_COPY = 1 << 16       # bytes; a longer copy releases the GIL
+cdef Py_ssize_t MAX_CLOUDPICKLED_TYPES = 256
 
 cdef object loads = pickle.loads
 cdef dict loaded_modules = sys.modules
 
 
 cdef void copy(void* to, const void* source, uint64_t size) noexcept:
-    if size < NOGIL_COPY:
+    if size < MIN_NOGIL_COPY:
         memcpy(to, source, size)
     else:
         with nogil:
@@ -54,7 +56,7 @@ cdef extern from "Python.h":
 
 
 def reduce_exception(candidate):
-    """`reduce_in_message` behind a check that costs next to nothing: a pickler asks for every object that is not plain."""
+    """Call `reduce_in_message` for exceptions only. A pickler calls this for every object that is not plain."""
     return reduce_in_message(candidate) if PyExceptionInstance_Check(candidate) else NotImplemented
 
 
@@ -66,7 +68,7 @@ class TablePickler(pickle.Pickler):
 
 @cython.final
 cdef class Chunks:
-    """What the pickler writes: the pieces as they come."""
+    """The file that the pickler writes to: keeps the pieces without joining them."""
 
     cdef list pieces
 
@@ -74,35 +76,38 @@ cdef class Chunks:
         self.pieces = []
 
     def write(self, piece):
-        # The pickler hands over a large bytearray itself, which what it pickles next can still change.
+        # The pickler passes a large bytearray itself, which the objects that it pickles next could still change.
         self.pieces.append(piece if type(piece) is bytes else bytes(piece))
         return len(piece)
 
 
 class Fits(Exception):
-    """Ends the encoding of a message that is only measured, before it would be written."""
+    """Raised to end the encoding of a message that is only measured, once its size is known to be within the limit."""
 
 
 def message_check(limit):
-    """What is given each message that passes as it is, which raises for one that is too large or cannot be encoded."""
+    """Make a function that raises for an item whose message would be too large or cannot be encoded.
+
+    It is for edges that pass objects by reference, and so encode nothing.
+    """
     return Encoder.__new__(Encoder, None, limit).check
 
 
 @cython.final
 cdef class Encoder:
-    """Turns values into messages whose bytes lie in the region. One per sender: it reuses its pickler."""
+    """Encodes values as messages in the region. Each sender has its own, because an encoder reuses its pickler."""
 
-    cdef Run run                         # None: messages are only measured
+    cdef Run run                         # None: messages are measured, not written
     cdef uint64_t limit                  # bytes; max_message_size
     cdef Chunks chunks
-    cdef list buffers                    # memoryviews of the pickled value's large buffers
+    cdef list buffers                    # memoryviews of the large buffers of the value that is being pickled
     cdef object pickler, own_arrays_pickler
-    cdef object dump, clear_memo         # of the pickler
-    cdef bint knows_torch
-    cdef Py_ssize_t registered           # reducers of the program's that the pickler knows
-    cdef bint saw_read_only              # the value holds a read-only buffer
-    cdef dict cloudpickled               # types that plain pickle has refused, by their ids: a type need not be hashable
-    cdef unsigned char scratch[FLAT_BYTES]
+    cdef object dump, clear_memo         # bound methods of the pickler
+    cdef bint knows_torch                # the pickler was made after torch was loaded
+    cdef Py_ssize_t registered           # how many reducers of the program the pickler knows
+    cdef bint saw_read_only              # the value has a read-only buffer
+    cdef dict cloudpickled               # id -> type that plain pickle refused; by id, as a type need not be hashable
+    cdef unsigned char scratch[MAX_FLAT_BYTES]
 
     def __cinit__(self, Run run, limit):
         self.run = run
@@ -122,17 +127,17 @@ cdef class Encoder:
         return 0
 
     cdef object _new_pickler(self, table):
-        # The pickler looks at its table once, when it is initialised.
+        # The pickler reads its dispatch table only once, in __init__.
         pickler = TablePickler.__new__(TablePickler)
         pickler.dispatch_table = table
         pickler.__init__(self.chunks, 5, buffer_callback=self._keep_in_band)
         return pickler
 
     def _keep_in_band(self, buffer):
-        """The pickler's question for each buffer; what is not kept in the pickle is collected here."""
+        """Called by the pickler for each buffer. True: write it into the pickle. False: it has been collected here."""
         try:
             view = buffer.raw()
-        except BufferError:   # not contiguous: pickle says so in its own words
+        except BufferError:   # not contiguous: pickle raises its own error
             return True
         if view.readonly:
             self.saw_read_only = True
@@ -174,7 +179,7 @@ cdef class Encoder:
             used = 0
             if self._flatten_list(<list> item, &used):
                 return self._pack(KIND_LIST, self.scratch, used, message, item)
-        elif knows_arrays() and kind is ndarray and pack_array(self, item, message):
+        elif numpy_is_loaded() and kind is ndarray and pack_array(self, item, message):
             return 0
         return self._pickle(item, message)
 
@@ -186,11 +191,11 @@ cdef class Encoder:
             if size:
                 memcpy(message.bytes, source, size)
         else:
-            copy(self._room(message, item), source, size)
+            copy(self._payload(message, item), source, size)
         return 0
 
-    cdef unsigned char* _room(self, Message* message, object item) except NULL:
-        """Where the bytes of a message go whose kind and size are written."""
+    cdef unsigned char* _payload(self, Message* message, object item) except NULL:
+        """Return where the bytes of a message go. Its kind and size are set already."""
         if message.size > self.limit:
             raise self._too_large(item, message.size)
         if message.size <= inline_capacity:
@@ -217,17 +222,17 @@ cdef class Encoder:
         cdef Message message
         try:
             self.encode(item, &message)
-        except Fits:   # so it has a size, which is within the limit
+        except Fits:   # the message has a size, and it is within the limit
             pass
 
     cdef _too_large(self, object item, uint64_t size):
         return MessageFault("size", qualified_name(type(item)), f"{size} bytes, max_message_size is {self.limit}")
 
-    # The items of a flat value go into the scratch space, one after the other; False if there are too many, or one
-    # of them is not of a plain kind or too long.
+    # The items of a flat value are written to the scratch buffer, one after the other. False: there are too many items,
+    # or one of them is too long or not of a plain kind.
 
     cdef bint _flatten_tuple(self, tuple item, size_t* used) except -1:
-        if len(item) > FLAT_ITEMS:
+        if len(item) > MAX_FLAT_ITEMS:
             return False
         for part in item:
             if not self._flatten(part, used):
@@ -235,7 +240,7 @@ cdef class Encoder:
         return True
 
     cdef bint _flatten_list(self, list item, size_t* used) except -1:
-        if len(item) > FLAT_ITEMS:
+        if len(item) > MAX_FLAT_ITEMS:
             return False
         for part in item:
             if not self._flatten(part, used):
@@ -243,7 +248,7 @@ cdef class Encoder:
         return True
 
     cdef bint _flatten_dict(self, dict item, size_t* used) except -1:
-        if len(item) > FLAT_ITEMS:
+        if len(item) > MAX_FLAT_ITEMS:
             return False
         for key, value in item.items():
             if not (self._flatten(key, used) and self._flatten(value, used)):
@@ -272,7 +277,7 @@ cdef class Encoder:
         return False
 
     cdef bint _append(self, Kind kind, const void* source, size_t size, size_t* used) noexcept:
-        if size > FLAT_ITEM_BYTES or used[0] + 2 + size > FLAT_BYTES:
+        if size > MAX_FLAT_ITEM_BYTES or used[0] + 2 + size > MAX_FLAT_BYTES:
             return False
         self.scratch[used[0]] = <unsigned char> kind
         self.scratch[used[0] + 1] = <unsigned char> size
@@ -290,7 +295,7 @@ cdef class Encoder:
             self._dump(item)
             return self._pack_pickle(item, message)
         finally:
-            # The pickler's memo would keep the item alive and make the next pickle refer to it.
+            # Else the pickler's memo would keep the item alive, and the next pickle would refer to it.
             self.clear_memo()
             if self.own_arrays_pickler is not None:
                 self.own_arrays_pickler.clear_memo()
@@ -314,7 +319,8 @@ cdef class Encoder:
             except Exception as error:
                 refusal = error
             self._forget()
-        # The reader's own arrays cost copies here; where those do not fit into memory, they are left as they are.
+        # This table gives the reader writable arrays at the cost of copies here. When memory is short, they are not
+        # copied.
         table = None if isinstance(refusal, MemoryError) else own_arrays_table()
         try:
             self.chunks.pieces.append(
@@ -324,7 +330,7 @@ cdef class Encoder:
             error = refusal if refusal is not None else error
             raise MessageFault("encode", qualified_name(type(item)), f"{type(error).__name__}: {error}") from error
         if needs_cloudpickle_again(item):
-            if len(self.cloudpickled) >= MAX_REMEMBERED:   # a program that makes types without end
+            if len(self.cloudpickled) >= MAX_CLOUDPICKLED_TYPES:   # a program that creates types without end
                 self.cloudpickled.clear()
             self.cloudpickled[id(type(item))] = type(item)
         return 0
@@ -344,14 +350,19 @@ cdef class Encoder:
             pickled += len(piece)
         if not self.buffers and len(pieces) == 1 and type(pieces[0]) is bytes:
             return self._pack(KIND_PICKLE, PyBytes_AS_STRING(pieces[0]), pickled, message, item)
-        # KIND_BUFFERS: the number of buffers, the size of the pickle, the size of each buffer (uint64 each);
-        # the pickle; each buffer, aligned.
+        # A message of KIND_BUFFERS:
+        #
+        #   uint64          number of buffers
+        #   uint64          size of the pickle
+        #   uint64 each     size of each buffer
+        #   bytes           the pickle
+        #   bytes each      each buffer, aligned to BUFFER_ALIGNMENT
         size = 16 + 8 * <uint64_t> len(self.buffers) + pickled
         for view in self.buffers:
             size = aligned(size) + <uint64_t> view.nbytes
         message.kind = KIND_BUFFERS
         message.size = size
-        to = self._room(message, item)
+        to = self._payload(message, item)
         (<uint64_t*> to)[0] = len(self.buffers)
         (<uint64_t*> to)[1] = pickled
         for index, view in enumerate(self.buffers):
@@ -365,7 +376,7 @@ cdef class Encoder:
         return 0
 
 
-# A str is sent as the interpreter holds it. Its UTF-8 form would be kept in the caller's object for as long as that lives.
+# A str is sent as CPython stores it. Its UTF-8 form would be cached in the sender's object for as long as that lives.
 
 cdef extern from "Python.h":
     int PyUnicode_KIND(object text) noexcept
@@ -389,8 +400,8 @@ cdef uint64_t str_bytes(object text) noexcept:
 
 cdef object decode_str(uint32_t kind, const unsigned char* at, uint64_t size):
     cdef int width = 1 if kind == KIND_STR1 else 2 if kind == KIND_STR2 else 4
-    cdef uint32_t characters[FLAT_BYTES / 4]
-    if width > 1 and <uint64_t> at % width != 0:   # inside of a flat value, which is short
+    cdef uint32_t characters[MAX_FLAT_BYTES / 4]
+    if width > 1 and <uint64_t> at % width != 0:   # unaligned: inside a flat value, which is short
         if size > sizeof(characters):
             raise damaged()
         memcpy(characters, at, size)
@@ -476,15 +487,14 @@ cdef object decode_buffers(Access held, Message* message, bint may_view):
 
 
 cdef int check_inside(Message* message, uint64_t offset, uint64_t size) except -1:
-    """Raise unless a part lies within its message. The block was another process's to write: one that died may have
-    written beyond what it should."""
+    """Raise unless a part lies within its message. A process that died while it wrote may have left wrong sizes there."""
     if size > message.size or offset + size > message.size:
         raise damaged()
     return 0
 
 
 cdef damaged():
-    return ValueError("the message is damaged")
+    return ValueError("the message is damaged: its sizes do not fit its length")
 
 
 cdef bint lies_in_large_block(Access held, Message* message) noexcept:
@@ -496,7 +506,7 @@ cdef unsigned char* payload_of(Access held, Message* message) noexcept:
 
 
 cdef object decode(Access held, Message* message, bint may_view):
-    """The value, the reader's own and writable. With `may_view` its large buffers lie where the message lies."""
+    """The value, which belongs to the reader and is writable. With `may_view`, its large buffers may view the block."""
     cdef unsigned char* at = payload_of(held, message)
     if message.kind < KIND_TUPLE:
         return decode_plain(message.kind, at, message.size)
@@ -511,5 +521,5 @@ cdef object decode(Access held, Message* message, bint may_view):
     if message.kind == KIND_ARRAY:
         return decode_array(held, message, may_view)
     if message.kind == KIND_REFERENCE:
-        return referred(message)
+        return referenced_object(message)
     return decode_buffers(held, message, may_view)

@@ -1,9 +1,9 @@
 # distutils: language = c++
 """The compiled core: queues, arena, ledger and supervisor in anonymous shared memory.
 
-The algorithms are plain C++17 in `include/`, without Python; docs/protocol.md explains them. These files hold what
-touches Python objects. The interface is `Core` in `pipeline_executor/interfaces.py`; the pure-Python twin is
-`pipeline_executor/fallback`.
+The algorithms are plain C++17 in `include/` and need no Python; docs/protocol.md explains them. The .pxi files hold the
+code that touches Python objects. The interface is `Core` in `pipeline_executor/interfaces.py`. The pure-Python core,
+`pipeline_executor/fallback`, implements the same interface.
 """
 
 import os

@@ -1,39 +1,38 @@
-# Received messages whose large buffers are read where they lie.
+# Leases: received messages whose large buffers are not copied, but read in shared memory.
 #
-# A lease is a reader's reference to a message's block. Arrays view parts of the block and hold the lease, so it lives as
-# long as the last of them: after the step has asked for its next item, after the step has ended and, in the calling
-# process, after the run.
+# A lease is a reader's reference to the block of a message. Arrays view parts of the block and hold the lease. So the
+# lease lives as long as the last of these arrays: beyond the step's request for its next item, beyond the end of the
+# step and, in the calling process, beyond the end of the run.
 #
-# A process that is forked meanwhile gets what it would get of private memory. Before the fork the parent puts a private
-# mapping in the place of each leased payload: what either writes from then on is its own, and pages are copied when they are
-# written. What neither has written both read where it lies, so the parent keeps the block from being reused until
-# the processes are gone that may view it (forks.hpp). A process that reuses nothing need not ask: in the child
-# the lease is inherited, and its end gives nothing back.
+# A forked process sees what it would see of private memory. Before the fork, the parent replaces the shared mapping of
+# each leased payload by a private one. Then each of the two processes gets its own copy of a page that it writes to.
+# Both read all other pages from shared memory, so the parent must not let the block be reused before the processes that
+# may view it have ended (forks.hpp). In the child the lease is inherited, and its end frees nothing.
 
-cdef void* leases = NULL            # of this process: the first
-cdef uint64_t inherited_leases = 0  # how many of them
+cdef void* leases = NULL            # the first of the list of all leases of this process
+cdef uint64_t inherited_leases = 0  # how many of them are inherited
 cdef Forks forks
 
 
 @cython.final
-@cython.no_gc   # it can be in no reference cycle, and __dealloc__ needs its mapping
+@cython.no_gc   # it is in no reference cycle, and __dealloc__ needs its mapping
 cdef class Lease:
-    """The one lease of a block that a process has."""
+    """The only lease of a block in this process."""
 
     cdef Mapping mapping
     cdef uint64_t block
     cdef unsigned char* payload
-    cdef uint64_t mapped_size   # of the payload: whole pages
-    cdef unsigned char* private # from here to the payload's end it is mapped privately, as a fork came between; or NULL
-    cdef bint is_copied         # and all its pages are this process's own
-    cdef bint is_inherited      # by a fork: the block is the parent's
-    cdef uint64_t first_fork, last_fork   # the generations of processes that may view the block; 0: there are none
-    cdef void* previous         # of all leases of this process
+    cdef uint64_t mapped_size   # bytes of the payload, rounded up to whole pages
+    cdef unsigned char* private # start of the private mapping, which ends with the payload; NULL: no fork, no such mapping
+    cdef bint is_copied         # all pages of the private mapping are this process's own copies
+    cdef bint is_inherited      # this process is a fork, and the block belongs to its parent
+    cdef uint64_t first_fork, last_fork   # generations of processes that may view the block; 0: none
+    cdef void* previous         # in the list of all leases of this process
     cdef void* following
 
     def __dealloc__(self):
         global leases, inherited_leases
-        if self.mapping is None:   # it was never made whole
+        if self.mapping is None:   # lease() has not initialised it
             return
         if self.previous != NULL:
             (<Lease> self.previous).following = self.following
@@ -42,12 +41,12 @@ cdef class Lease:
         if self.following != NULL:
             (<Lease> self.following).previous = self.previous
         if self.is_inherited:
-            memory_forget(self.payload, self.mapped_size)
+            memory_discard(self.payload, self.mapped_size)
             inherited_leases -= 1
             if inherited_leases == 0:
-                forks.let_go_of_inheritance()
+                forks.release_inherited()
             return
-        give_back(self, self.private == NULL or map_again(self))
+        give_back(self, self.private == NULL or map_shared(self))
         settle_forks()
 
 
@@ -67,7 +66,7 @@ cdef class Part:
 
 
 cdef Lease lease(Access held, uint64_t block):
-    """A reference to the block of a message that the caller has in its hand."""
+    """Make the lease of a block. The caller holds a reference to the block: its message is in hand."""
     global leases
     settle_forks()
     cdef Mapping mapping = held.mapping
@@ -81,7 +80,7 @@ cdef Lease lease(Access held, uint64_t block):
     if leases != NULL:
         (<Lease> leases).previous = <void*> made
     leases = <void*> made
-    at.refer()
+    at.add_reference()
     return made
 
 
@@ -93,20 +92,20 @@ cdef Part part(Lease whole, uint64_t offset, uint64_t size):
     return made
 
 
-# ---- blocks that nobody here views any more
+# ---- blocks without a lease in this process
 
-cdef struct Retired:                  # one that a process forked from this one may still view
-    void* mapping                     # not a reference: the mapping's end ends this
-    uint64_t block, offset, size      # the block's offset; the payload's, and its whole pages
+cdef struct Retired:                  # a block that a process forked from this one may still view
+    void* mapping                     # a borrowed reference: the end of the mapping removes this
+    uint64_t block, offset, size      # offset of the block; offset of its payload, and the bytes of its whole pages
     uint64_t first_fork, last_fork
-    bint is_lost                      # this process could not map it as before: it is not reused before the run ends
+    bint is_lost                      # it could not be mapped as shared again, so it is not reused before the run ends
     Retired* following
 
 cdef Retired* retired = NULL
 
 
 cdef void give_back(Lease held, bint can_be_reused) noexcept:
-    """Now, or when the processes are gone that may view the block."""
+    """Let the block be reused: now, or when the processes that may view it have ended."""
     global retired
     cdef Retired block
     cdef Retired* kept
@@ -121,9 +120,9 @@ cdef void give_back(Lease held, bint can_be_reused) noexcept:
         if can_be_reused:
             reuse(&block)
         return
-    forks.let_go(held.last_fork)
+    forks.release_views(held.last_fork)
     kept = <Retired*> malloc(sizeof(Retired))
-    if kept == NULL:   # it is lost until the run ends
+    if kept == NULL:   # the block stays unused until the run ends
         return
     block.following = retired
     kept[0] = block
@@ -141,16 +140,16 @@ cdef void reuse(Retired* block) noexcept:
 
 
 cdef void settle_forks() noexcept:
-    """Have those blocks reused that no forked process can view any more."""
+    """Let the blocks be reused that no forked process can view any more."""
     if retired != NULL:
-        if forks.look():
+        if forks.remove_ended():
             reuse_retired(NULL)
     if leases == NULL and retired == NULL:
         forks.forget_all()
 
 
 cdef void reuse_retired(void* ended) noexcept:
-    """Where nobody views them. Those of a mapping that has ended go with it."""
+    """Reuse the retired blocks that no process views. Forget those of the mapping `ended`: their memory goes with it."""
     global retired
     cdef Retired** at = &retired
     cdef Retired* each
@@ -158,7 +157,7 @@ cdef void reuse_retired(void* ended) noexcept:
         each = at[0]
         if each.mapping == ended:
             pass
-        elif each.is_lost or forks.any(each.first_fork, each.last_fork):
+        elif each.is_lost or forks.may_be_alive(each.first_fork, each.last_fork):
             at = &each.following
             continue
         else:
@@ -168,9 +167,12 @@ cdef void reuse_retired(void* ended) noexcept:
 
 
 cdef void keep_only_leased(Region* region, Mapping mapping) noexcept:
-    """The run is over, and this process made it: give all that no lease needs back to the system, whoever maps it."""
+    """Return all memory that no lease needs to the system, even if other processes still map it.
+
+    Called when the run is over, in the process that made it.
+    """
     cdef uint64_t inherited = count_inherited(region[0]), count = inherited, index
-    # A process that does not even react to SIGKILL may still wake here: it must find the abort word.
+    # A process that does not react to SIGKILL may still wake up here later, and must then find the abort word.
     cdef uint64_t position = region.head_bytes()
     cdef void* each = leases
     cdef Retired* waiting = retired
@@ -181,39 +183,40 @@ cdef void keep_only_leased(Region* region, Mapping mapping) noexcept:
     while waiting != NULL:
         count += 1
         waiting = waiting.following
-    # No Python object is made here: that could collect garbage, and with it leases of this list.
-    cdef Span* spans = <Span*> malloc((count + 1) * sizeof(Span))
-    if spans == NULL:   # then the memory goes with the mapping
+    # No Python object is created from here on: that could run the garbage collector, which could remove leases from
+    # this list.
+    cdef OffsetRange* ranges = <OffsetRange*> malloc((count + 1) * sizeof(OffsetRange))
+    if ranges == NULL:   # the memory is freed when the last process unmaps it
         return
-    count = inherited_spans(region[0], spans, inherited)
+    count = inherited_ranges(region[0], ranges, inherited)
     each = leases
     while each != NULL:
         held = <Lease> each
         each = held.following
         if held.mapping is mapping and (held.first_fork != 0 or not held.is_copied):
-            spans[count].start = held.payload - mapping.base
-            spans[count].stop = spans[count].start + held.mapped_size
+            ranges[count].start = held.payload - mapping.base
+            ranges[count].stop = ranges[count].start + held.mapped_size
             count += 1
     waiting = retired
     while waiting != NULL:
         if waiting.mapping == <void*> mapping:
-            spans[count].start = waiting.offset
-            spans[count].stop = waiting.offset + waiting.size
+            ranges[count].start = waiting.offset
+            ranges[count].stop = waiting.offset + waiting.size
             count += 1
         waiting = waiting.following
-    spans[count].start = spans[count].stop = mapping.size
-    sort_spans(spans, spans + count)
+    ranges[count].start = ranges[count].stop = mapping.size
+    sort_ranges(ranges, ranges + count)
     for index in range(count + 1):
-        if spans[index].start > position:
-            memory_punch(mapping.memory, position, spans[index].start - position)
-        position = max(position, spans[index].stop)
-    free(spans)
+        if ranges[index].start > position:
+            memory_punch(mapping.memory, position, ranges[index].start - position)
+        position = max(position, ranges[index].stop)
+    free(ranges)
 
 
 # ---- forks
 
 cdef void map_all_privately() noexcept:
-    """Each payload that is not yet. Where the system refuses, the child copies what it can."""
+    """Map each leased payload privately, if it is not yet. Where the system refuses, the child will copy the payload."""
     cdef uint64_t count = 0, first = 0, last, index
     cdef void* each = leases
     cdef Lease held
@@ -221,7 +224,7 @@ cdef void map_all_privately() noexcept:
     while each != NULL:
         count += 1
         each = (<Lease> each).following
-    cdef Stretch* found = <Stretch*> malloc((count or 1) * sizeof(Stretch))
+    cdef AddressRange* found = <AddressRange*> malloc((count or 1) * sizeof(AddressRange))
     if found == NULL:
         return
     count = 0
@@ -231,14 +234,15 @@ cdef void map_all_privately() noexcept:
         each = held.following
         if held.is_inherited or held.private != NULL:
             continue
-        # The process that made the run may hold tens of thousands of results, and the system bounds how many mappings a
-        # process has. So there the block's head is mapped privately, too, and blocks that lie side by side become one
-        # mapping: nobody else looks at the head of such a block. A replica's chain of blocks (inherited.hpp) stays shared.
+        # The process that made the run may hold tens of thousands of results, and the system limits how many mappings a
+        # process has. So there the block's head is mapped privately as well, and adjacent blocks become one mapping: no
+        # other process reads the head of such a block. In a replica the head stays shared, because it is part of the
+        # chain of blocks (inherited.hpp).
         found[count].start = held.mapping.base + held.block if held.mapping.is_owned() else held.payload
         found[count].stop = held.payload + held.mapped_size
         found[count].lease = <void*> held
         count += 1
-    sort_stretches(found, found + count)
+    sort_ranges(found, found + count)
     while first < count:
         mapping = (<Lease> found[first].lease).mapping
         last = first
@@ -260,18 +264,18 @@ cdef void map_all_privately() noexcept:
     free(found)
 
 
-cdef bint map_again(Lease held) noexcept:
-    """As the others map it; what this process has written to it is gone. False if the system refuses."""
+cdef bint map_shared(Lease held) noexcept:
+    """Map the block as shared again. What this process has written to it is lost. False if the system refuses."""
     cdef Mapping mapping = held.mapping
     cdef Block* at = block_at(mapping.base, held.block)
     cdef uint32_t references = 0
     if mapping.is_open:
         references = at.references.load(relaxed)
-    if not memory_map_again(
+    if not memory_map_shared(
         mapping.memory, held.private - mapping.base, held.private, held.payload + held.mapped_size - held.private
     ):
         return False
-    if mapping.is_open and held.private != held.payload:   # those given up meanwhile were counted privately
+    if mapping.is_open and held.private != held.payload:   # references dropped meanwhile were counted in the private head
         at.references.store(references, relaxed)
     return True
 
@@ -296,7 +300,7 @@ def _before_fork():
                 held.first_fork = generation
                 if held.mapping.replica != NULL and held.mapping.is_open:
                     chain_inherited(held.mapping.base, held.mapping.replica, held.block)
-        else:   # nobody could tell when the child is gone, so it is not to need the block
+        else:   # without a witness the end of the child goes unnoticed, so the child must not need the block
             memory_copy_pages(held.payload, held.mapped_size)
             held.is_copied = True
 
@@ -317,25 +321,26 @@ def _after_fork_in_child():
         held = <Lease> each
         each = held.following
         if not held.is_inherited:
-            # One that came between the other hook and the fork, by another thread, or was refused there.
+            # Another thread made this lease after the hook before the fork, or the system refused a private mapping
+            # there.
             if held.private == NULL and not memory_copy_privately(held.payload, held.mapped_size):
                 shared += 1
             held.is_inherited = True
             inherited_leases += 1
         if not held.mapping.is_open:
-            held.mapping.close_descriptor()   # which only whoever gives blocks back needs
+            held.mapping.close_descriptor()   # only the process that frees blocks needs the descriptor
     if inherited_leases == 0:
-        forks.let_go_of_inheritance()
-    if shared:   # a hook cannot keep the fork from happening: the interpreter prints this and goes on
+        forks.release_inherited()
+    if shared:   # an exception cannot stop the fork: the interpreter prints it and goes on
         raise MemoryError(
-            f"this process shares {shared} received messages with the one that it is a fork of, because the system gives it "
-            "no more mappings (vm.max_map_count) or no more memory: what the other writes there changes its arrays. "
-            "Fork before so many results are held, or copy them."
+            f"this forked process shares the memory of {shared} received messages with its parent: what the parent writes "
+            "to their arrays also changes the arrays here. The system refused a private mapping (limit vm.max_map_count) "
+            "or the memory for a copy. Fork before so many results are held, or copy the results first."
         )
 
 
 cdef void forget_retired() noexcept:
-    """In a forked process: they are the parent's."""
+    """Forget all retired blocks. Called in a forked process, where they belong to the parent."""
     global retired
     cdef Retired* each
     while retired != NULL:

@@ -1,15 +1,15 @@
-# The ledger as Python sees it (see `interfaces.Ledger`).
+# The Python interface of the ledger (see `interfaces.Ledger`).
 
 cdef waiting_of(uint32_t kinds):
-    """Of a replica with two threads that wait, the one for room: it has something that the step after is to take."""
+    """What a replica waits for. If two of its threads wait, ROOM wins: the replica has an item to hand over."""
     return Waiting.ROOM if kinds & <uint32_t> <int> Waiting.ROOM else Waiting(kinds)
 
 
 cdef uint64_t batch_first_of(ReplicaEntry* at) noexcept nogil:
-    """The first item that the replica has taken since it last handed one over; that of the next if it took none."""
+    """The number of the first item that the replica took after its last output; of its next item if it took none."""
     if at.batch_out.load(acquire) == at.items_out.load(acquire):
         return at.batch_first.load(acquire)
-    # It has handed something over and not asked for an item since: there is only what it still holds.
+    # The replica has handed an output over and not asked for an item since. So only the item in its hand counts.
     cdef uint64_t taken = at.items_in.load(acquire)
     return taken - (at.hand_phase.load(acquire) != <uint32_t> HandPhase.empty and taken > 0)
 
@@ -24,10 +24,11 @@ cdef class Ledger:
     cdef ReplicaEntry* _entry(self, uint32_t entry) except NULL:
         cdef Region* region = self.run._open()
         if entry >= region.control().replicas:
-            raise IndexError(f"entry {entry} of {region.control().replicas}")
+            raise IndexError(f"there is no entry {entry}: the ledger has {region.control().replicas} entries")
         return region.entry(entry)
 
-    # Whatever makes an object may collect garbage, which runs any code.
+    # Each method that creates objects holds the access: creating one may run the garbage collector, which runs any
+    # code.
 
     def counters(self, uint32_t entry):
         cdef Access held = self.run._hold()
@@ -56,7 +57,7 @@ cdef class Ledger:
         cdef uint64_t size = PyBytes_GET_SIZE(report)
         cdef uint64_t block = region.control().arena.allocate(base, size)
         if block == 0:
-            raise MemoryError(f"no shared memory for a report of {size} bytes")
+            raise MemoryError(f"no shared memory is left for the report of replica {entry} ({size} bytes)")
         memcpy(block_at(base, block).payload(), PyBytes_AS_STRING(report), size)
         at.report_block.store(block, release)   # pairs with the load in read_report
 
@@ -77,7 +78,7 @@ cdef class Ledger:
         return Hand(at.items_in.load(acquire) - 1, phase == <uint32_t> HandPhase.decoded)
 
     def item_in_hand(self, uint32_t entry):
-        cdef Access held = self.run._hold()   # the item's own code may close the run
+        cdef Access held = self.run._hold()   # the item's code may close the run
         cdef ReplicaEntry* at = self._entry(entry)
         if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
             raise LookupError(f"replica {entry} holds no item")
@@ -88,25 +89,29 @@ cdef class Ledger:
         cdef Message message
         self._entry(entry)
         if PyBytes_GET_SIZE(kept) != sizeof(Message):
-            raise ValueError("not what a receiver has remembered")
+            raise ValueError(
+                f"remembered_item expects a message from Receiver.remembered ({sizeof(Message)} bytes), "
+                f"but got {PyBytes_GET_SIZE(kept)} bytes"
+            )
         memcpy(&message, PyBytes_AS_STRING(kept), sizeof(Message))
         if message.kind == KIND_REFERENCE:
-            return referred(&message)
+            return referenced_object(&message)
         return decode(held, &message, False)
 
     def last_sent(self, uint32_t entry, uint32_t edge):
         cdef Access held = self.run._hold()
         cdef uint64_t sent = self._entry(entry).items_out.load(acquire)
         if edge >= held.region.control().edges:
-            raise IndexError(f"edge {edge} of {held.region.control().edges}")
+            raise IndexError(f"there is no edge {edge}: the run has {held.region.control().edges} edges")
         if sent == 0:
             return None
         if edge in self.run.by_reference:
-            return (<Sender> self.run.last_senders[edge]).told() if edge in self.run.last_senders else ("unknown", None)
+            return (<Sender> self.run.last_senders[edge]).last_sent() if edge in self.run.last_senders else ("unknown", None)
         cdef Edge* at = held.region.edge(edge)
         cdef uint64_t position = at.tail.load(acquire) - 1
         cdef Cell* cell = at.cell(held.region, position)
-        # It has been written; its bytes stay when the message is taken, but the block of a large one is freed then.
+        # The message has been written. Its bytes stay in the cell after it was taken, but the block of a large message
+        # is freed.
         if at.is_only_claimed(held.region, position):
             return "unknown", None
         if cell.message.in_block:

@@ -1,35 +1,35 @@
-# How the items of one step reach the next where all steps run in one thread (see `interfaces.Link`).
+# Links: the items of one step reach the next when all steps run in one thread (see `interfaces.Link`).
 #
-# Every item of every step passes here, so what is to be done for each is done on C fields, without a call into Python.
+# Every item of every step passes here. So the work for each item is done on C fields, without a call into Python.
 
 cdef extern from *:
     """
-    // Whose code this thread runs: a reference to its WorkerInfo. Links nest, so each puts back what it found.
+    // The WorkerInfo of the step whose code this thread runs, with a reference. Links nest, so each restores what it found.
     static thread_local PyObject* info_of_running_step = nullptr;
 
-    // The place owns its reference, so that what switches stacks inside a step (greenlets) may get a wrong answer of
-    // it, but never an object that is gone. Gives away the reference that was there.
+    // Sets info_of_running_step, which owns its reference: a step that switches stacks (greenlets) may then get a wrong
+    // answer, but never a freed object. Returns the previous value and its reference.
     static inline PyObject* enter_step(PyObject* info) {
-        Py_INCREF(info);   // first: between two uses of a thread's variable it would be looked for again
+        Py_INCREF(info);   // first: a call between two uses of a thread_local variable would look its address up again
         PyObject* outside = info_of_running_step;
         info_of_running_step = info;
         return outside;
     }
 
-    // Takes that reference back.
+    // Restores the value that enter_step returned.
     static inline void leave_step(PyObject* outside) {
         PyObject* info = info_of_running_step;
         info_of_running_step = outside;
         Py_XDECREF(info);
     }
 
-    // PyIter_Next in two parts: whether it was the end or an error is asked only where there is no item.
+    // PyIter_Next in two parts: only without an item does the caller check whether that was the end or an error.
     static inline PyObject* next_or_null(PyObject* iterator) { return Py_TYPE(iterator)->tp_iternext(iterator); }
 
     static inline int raise_unless_end() {
         if (PyErr_Occurred() == nullptr) return 0;
         if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return -1;
-        PyErr_Clear();   // without the value that the step returned, which the next one is not to see
+        PyErr_Clear();   // also drops the value that the step returned, which the next step must not see
         return 0;
     }
     """
@@ -43,7 +43,7 @@ cdef extern from *:
 cdef enum LinkState:
     NOT_STARTED
     STARTING
-    HANDING_ON
+    YIELDING
     ABORTED
     ENDED
 
@@ -52,14 +52,14 @@ cdef enum LinkState:
 cdef class Link:
     cdef object step
     cdef readonly object info
-    cdef readonly object items   # None before they are asked for
+    cdef readonly object items   # None before the step is started
     cdef readonly object item
     cdef readonly uint64_t count
     cdef object check
     cdef bint tells_last
-    cdef public Link reader   # over which the items go that are made of these; None: there is none
+    cdef public Link reader   # the link of the next step, which reads from this one; None: there is none
     cdef uint64_t first_of_batch, batch_out
-    cdef object last   # what it has handed on last, or its type; see `note_last`
+    cdef object last   # the last item, or its type if the item may not be kept; see `note_last`
     cdef bint last_is_type
     cdef LinkState state
 
@@ -80,8 +80,8 @@ cdef class Link:
     def __next__(self):
         cdef PyObject* outside
         cdef PyObject* found
-        # The collector may have taken the items away from a link that it has found to be garbage.
-        if self.state != HANDING_ON or self.items is None:
+        # The garbage collector may have cleared `items` of a link that it found unreachable.
+        if self.state != YIELDING or self.items is None:
             return self._begin()
         if self.reader is not None and self.reader.count != self.batch_out:
             self.batch_out = self.reader.count
@@ -91,7 +91,7 @@ cdef class Link:
         else:
             drop_item(self)
         outside = enter_step(<PyObject*> self.info)
-        found = next_or_null(<PyObject*> self.items)   # which is set once: no reference of our own is needed
+        found = next_or_null(<PyObject*> self.items)   # `items` is set only once, so no reference of our own is needed
         if found == NULL or self.check is not None:
             return self._settle(found, outside)
         leave_step(outside)
@@ -100,7 +100,7 @@ cdef class Link:
         return taken_over(found)
 
     cdef _begin(self):
-        """The first item; or none, because there is none any more."""
+        """Start the step and return its first item, or say why there is no more item."""
         cdef PyObject* outside
         drop_item(self)
         if self.state == NOT_STARTED or self.state == STARTING:
@@ -111,7 +111,7 @@ cdef class Link:
                 self._fail(error)
             finally:
                 leave_step(outside)
-        if self.state == HANDING_ON and self.items is not None:
+        if self.state == YIELDING and self.items is not None:
             return self.__next__()
         if self.state == ABORTED:
             raise Aborted("the pipeline is being stopped")
@@ -123,10 +123,10 @@ cdef class Link:
         self.state = STARTING
         self.items = self.step.start()
         if self.state == STARTING:
-            self.state = HANDING_ON
+            self.state = YIELDING
 
     cdef _settle(self, PyObject* found, PyObject* outside):
-        """What the step has yielded is to be checked, or it has yielded nothing."""
+        """Finish a request for an item that must be checked first, or that found none."""
         item = None
         try:
             try:
@@ -172,9 +172,9 @@ cdef class Link:
 
 cdef extern from *:
     """
-    // What Cython makes of an assignment to `item` counts the references to it up and down several times, which is what
-    // a link would take most of its time for, and lets go of the old item before the new one is in its place, where the
-    // end of an object may run code that looks.
+    // Replaces an assignment to `item`, for two reasons. Cython's code changes the reference counts several times, which
+    // would take most of a link's time. And it drops the old item before the new one is stored, so that a finalizer of
+    // the old item could see it.
     template <typename Link> static inline void keep_item(Link* link, PyObject* item) {
         PyObject* before = link->item;
         Py_INCREF(item);
@@ -188,11 +188,11 @@ cdef extern from *:
 
     template <typename Link> static inline void retire_item(Link* link) {
         PyObject* item = link->item;
-        link->item = Py_NewRef(Py_None);   // first: the end of an object may run code that looks
+        link->item = Py_NewRef(Py_None);   // first, because freeing the item may run code that reads the link
         note_last(link, item);
     }
 
-    // For Cython: a reference that the caller owns already.
+    // Tells Cython that the caller already owns this reference.
     static inline PyObject* taken_over(PyObject* item) { return item; }
     """
     void keep_item(Link link, PyObject* item) noexcept
@@ -202,12 +202,12 @@ cdef extern from *:
 
 
 def open_link(step):
-    """The link over which the items of a step reach the next one."""
+    """Make the link through which the items of a step reach the next step."""
     return Link.__new__(Link, step)
 
 
 def run_as(info, function, /, *args, **kwargs):
-    """Call a function as a part of that step."""
+    """Call a function as part of the step that `info` describes."""
     cdef PyObject* outside = enter_step(<PyObject*> info)
     try:
         return function(*args, **kwargs)
@@ -216,5 +216,5 @@ def run_as(info, function, /, *args, **kwargs):
 
 
 def running_step():
-    """Whose code this thread runs; None outside of linked steps."""
+    """The WorkerInfo of the step whose code this thread runs; None outside of linked steps."""
     return None if info_of_running_step == NULL else <object> info_of_running_step

@@ -1,4 +1,4 @@
-# The C++ headers as Cython sees them. Only what the core uses.
+# What the core uses of the C++ headers, declared for Cython.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libcpp cimport bool as bool_t
@@ -18,45 +18,45 @@ cdef extern from "<atomic>" namespace "std" nogil:
         void store(uint64_t, memory_order) noexcept
 
 cdef extern from "forks.hpp" namespace "pipeline_executor" nogil:
-    cdef struct Stretch:
+    cdef struct AddressRange:
         unsigned char* start
         unsigned char* stop
         void* lease
 
-    void sort_stretches(Stretch* begin, Stretch* end) noexcept
+    void sort_ranges(AddressRange* begin, AddressRange* end) noexcept
 
     cdef cppclass Forks:
         void begin() noexcept
         void end() noexcept
         uint64_t generation() noexcept
-        void let_go(uint64_t number) noexcept
-        bool_t any(uint64_t first, uint64_t last) noexcept
-        bool_t look() noexcept
+        void release_views(uint64_t number) noexcept
+        bool_t may_be_alive(uint64_t first, uint64_t last) noexcept
+        bool_t remove_ended() noexcept
         void forget_all() noexcept
         void inherit() noexcept
-        void let_go_of_inheritance() noexcept
+        void release_inherited() noexcept
 
 cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
     int memory_create(size_t size) noexcept
     void* memory_map(int fd, size_t size) noexcept
     bool_t memory_map_privately(int fd, uint64_t offset, void* at, size_t size) noexcept
-    bool_t memory_map_again(int fd, uint64_t offset, void* at, size_t size) noexcept
+    bool_t memory_map_shared(int fd, uint64_t offset, void* at, size_t size) noexcept
     void memory_copy_pages(void* at, size_t size) noexcept
-    void memory_forget(void* at, size_t size) noexcept
+    void memory_discard(void* at, size_t size) noexcept
     void memory_punch(int fd, uint64_t offset, uint64_t size) noexcept
     bool_t memory_copy_privately(void* at, size_t size) noexcept
     void memory_unmap(void* base, size_t size) noexcept
     void memory_close(int fd) noexcept
 
-    cdef struct Span:
+    cdef struct OffsetRange:
         uint64_t start
         uint64_t stop
 
     void chain_inherited(unsigned char* base, ReplicaEntry* replica, uint64_t offset) noexcept
     void unchain_inherited(unsigned char* base, ReplicaEntry* replica, uint64_t offset) noexcept
     uint64_t count_inherited(const Region&) noexcept
-    uint64_t inherited_spans(const Region&, Span* spans, uint64_t room) noexcept
-    void sort_spans(Span* begin, Span* end) noexcept
+    uint64_t inherited_ranges(const Region&, OffsetRange* ranges, uint64_t max_ranges) noexcept
+    void sort_ranges(OffsetRange* begin, OffsetRange* end) noexcept
     uint64_t physical_memory_bytes() noexcept
     int bell_create() noexcept
     void bell_ring(int bell) noexcept
@@ -82,7 +82,7 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
         uint32_t payload_offset
         atomic_u32 references
         unsigned char* payload() noexcept
-        void refer() noexcept
+        void add_reference() noexcept
 
     cdef cppclass Arena:
         uint64_t allocate(unsigned char* base, uint64_t size) noexcept
@@ -138,8 +138,8 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
     cdef cppclass Region:
         unsigned char* base
         int bell
-        void* (*let_go)() noexcept
-        void (*take_again)(void*) noexcept
+        void* (*release_gil)() noexcept
+        void (*acquire_gil)(void*) noexcept
         Control* control() noexcept
         Edge* edge(uint32_t index) noexcept
         ReplicaEntry* entry(uint32_t index) noexcept
@@ -159,13 +159,13 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
         bool_t is_published(const Region&, uint64_t position) noexcept
         uint64_t order_offset
         atomic_u32 stopped
-        Status told(const Region&) noexcept
+        Status stop_status(const Region&) noexcept
         Status reserve_now(const Region&, uint64_t&) noexcept
         Status reserve(const Region&, ReplicaEntry*, uint64_t&, Spin&) noexcept
         void unreserve() noexcept
         Status reserve_bytes_now(const Region&, const ReplicaEntry*, const Message&) noexcept
         Status reserve_bytes(const Region&, ReplicaEntry*, const Message&, Spin&) noexcept
-        void leave_line(const Region&, ReplicaEntry*) noexcept
+        void leave_wait_queue(const Region&, ReplicaEntry*) noexcept
         Status publish(const Region&, ReplicaEntry*, const Message&) noexcept
         void finish_producing(const Region&) noexcept
         Status try_take(const Region&, ReplicaEntry*) noexcept
@@ -177,15 +177,15 @@ cdef extern from "inherited.hpp" namespace "pipeline_executor" nogil:
     cdef cppclass Order:
         Status try_take(const Region&, Edge&, ReplicaEntry*) noexcept
         Status take(const Region&, Edge&, Edge&, ReplicaEntry*, Spin&) noexcept
-        uint64_t begin(ReplicaEntry*) noexcept
-        Status put_now(const Region&, Edge&, ReplicaEntry*, const Message&, uint64_t) noexcept
-        Status put(const Region&, Edge&, ReplicaEntry*, const Message&, uint64_t, Spin&) noexcept
-        Status end(const Region&, Edge&, ReplicaEntry*) noexcept
-        Status close(const Region&, Edge&, ReplicaEntry*) noexcept
+        uint64_t begin_output(ReplicaEntry*) noexcept
+        Status try_send(const Region&, Edge&, ReplicaEntry*, const Message&, uint64_t) noexcept
+        Status send(const Region&, Edge&, ReplicaEntry*, const Message&, uint64_t, Spin&) noexcept
+        Status end_output(const Region&, Edge&, ReplicaEntry*) noexcept
+        Status close_item(const Region&, Edge&, ReplicaEntry*) noexcept
         uint64_t slots() noexcept
-        uint64_t newest_waiting(const Region&, uint64_t index) noexcept
-        uint64_t waiting_before(const Region&, uint64_t block) noexcept
-        Message* waiting_message(const Region&, uint64_t block) noexcept
+        uint64_t newest_pending(const Region&, uint64_t index) noexcept
+        uint64_t older_pending(const Region&, uint64_t block) noexcept
+        Message* pending_message(const Region&, uint64_t block) noexcept
 
     Order& order_of "pipeline_executor::Order::of"(const Region&, const Edge&) noexcept
 

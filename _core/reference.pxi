@@ -1,9 +1,9 @@
-# Messages that are passed as they are, on edges between threads of one process (`EdgeLayout.by_reference`).
+# Messages passed by reference, on edges between threads of one process (`EdgeLayout.by_reference`).
 #
-# Such a message is a pointer and one reference that it owns. The reference goes with the message: from the sender into the
-# ring's cell, from there into the consumer's hand, which gives it up when its step asks for the next item. So the
-# queue's protocol is the same as between processes, and only what a message holds differs. Other processes of the run see these
-# cells and never look into them.
+# Such a message is a pointer and owns one reference to the object. The reference moves with the message: from the
+# sender to the cell of the ring, and from there to the consumer's hand. The consumer drops it when its step asks for
+# the next item. So the protocol of the queue is the same as between processes; only the content of a message differs.
+# Other processes of the run see these cells but never read their messages.
 
 cdef int pack_reference(object item, Message* message) except -1:
     Py_INCREF(item)
@@ -16,8 +16,7 @@ cdef int pack_reference(object item, Message* message) except -1:
 
 cdef extern from *:
     """
-    // Whether an object may be kept longer than its owner keeps it: it is small, refers to nothing, and runs no code when
-    // it is freed.
+    // Whether the item may be kept longer than its step wants: it is small, and no code can notice when it is freed.
     static inline bool is_plain(PyObject* item) {
         const PyTypeObject* const type = Py_TYPE(item);
         if (type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type || item == Py_None) return true;
@@ -47,31 +46,31 @@ cdef object describe_last(object last, bint is_type):
     return ("type", last.__qualname__) if is_type else ("item", last)
 
 
-cdef object referred(Message* message):
-    """The object, with a reference of its own for the caller; the message keeps its."""
+cdef object referenced_object(Message* message):
+    """The object, with a new reference for the caller. The message keeps its own reference."""
     return <object> <PyObject*> message.words[0]
 
 
 cdef object take_reference(Message* message):
-    """The object, with the message's reference: the message is over."""
-    item = referred(message)
-    Py_DECREF(item)   # the message's; `item` holds another, so nothing dies here
+    """The object, with the message's reference. The message must not be used afterwards."""
+    item = referenced_object(message)
+    Py_DECREF(item)   # the message's reference; `item` holds another one, so the object stays alive
     return item
 
 
-cdef int take_waiting_references(Region* region, Edge* edge, list left) except -1:
+cdef int take_pending_references(Region* region, Edge* edge, list left) except -1:
     cdef Order* order = &order_of(region[0], edge[0])
     cdef uint64_t index, block
     for index in range(order.slots()):
-        block = order.newest_waiting(region[0], index)
+        block = order.newest_pending(region[0], index)
         while block != 0:
-            left.append(take_reference(order.waiting_message(region[0], block)))
-            block = order.waiting_before(region[0], block)
+            left.append(take_reference(order.pending_message(region[0], block)))
+            block = order.older_pending(region[0], block)
     return 0
 
 
 cdef list take_references_left(Region* region, edges):
-    """What is still queued on these edges or in a replica's hand, when nobody uses the run any more."""
+    """Take the objects that are still queued on these edges or in a replica's hand, when the run is no longer used."""
     cdef list left = []
     cdef Edge* edge
     cdef ReplicaEntry* at
@@ -80,10 +79,10 @@ cdef list take_references_left(Region* region, edges):
     for index in edges:
         edge = region.edge(index)
         for position in range(edge.head.load(acquire), edge.tail.load(acquire)):
-            if edge.is_published(region[0], position):   # a claimed cell of an aborted sender holds nothing
+            if edge.is_published(region[0], position):   # a cell that an aborted sender only claimed holds no message
                 left.append(take_reference(&edge.cell(region[0], position).message))
         if edge.order_offset != 0:
-            take_waiting_references(region, edge, left)
+            take_pending_references(region, edge, left)
     if edges:
         for index in range(region.control().replicas):
             at = region.entry(index)

@@ -1,14 +1,14 @@
-# A run's shared memory as one process sees it: who holds it, and what happens when nobody does any more.
+# One process's view of a run's shared memory: which objects keep it alive, and what happens when the last of them goes.
 #
-# Two counted objects stand for it. The interpreter counts their references, so nobody has to remember a release:
+# The interpreter counts the references to two objects, so no code has to remember a release:
 #
-#     Access    the right to use the run's queues, counters and arena. Held by the run until it is closed or disowned, and by
-#               whoever uses the memory while it may let go of the GIL or run other code: a wait, a message that is being
-#               encoded or decoded. So a run can be closed at any moment; its memory stays for those who are inside.
-#     Mapping   the addresses. Held by the access, and by each lease (lease.pxi), which may outlive the run.
+#     Access    the right to use the run's queues, counters and arena. Held by the run until it is closed or disowned, and
+#               by code that may release the GIL or run other Python code while it uses the memory: a wait, an encoding, a
+#               decoding. So a run can be closed at any moment: code that is inside keeps the memory.
+#     Mapping   the addresses. Held by the access and by each lease (lease.pxi). A lease may outlive the run.
 #
-# When the access goes, the process that made the run gives the memory back to the system, but for what leases need.
-# When the mapping goes, its addresses are unmapped. docs/protocol.md has the whole life cycle.
+# When the access goes, the process that made the run returns the memory to the system, except what leases need. When
+# the mapping goes, its addresses are unmapped. docs/protocol.md describes the whole life cycle.
 
 cdef extern from "<unistd.h>" nogil:
     int getpid() noexcept
@@ -19,14 +19,14 @@ cdef extern from "Python.h" nogil:
     PyThreadState* PyEval_SaveThread() noexcept
     void PyEval_RestoreThread(PyThreadState*) noexcept
 
-cdef uint64_t LARGEST_REGION = 1 << 40   # the arena numbers its blocks with 32 bits
-cdef uint64_t SMALLEST_ARENA = 1 << 24
+cdef uint64_t MAX_REGION_BYTES = 1 << 40   # the arena numbers its blocks with 32 bits
+cdef uint64_t MIN_ARENA_BYTES = 1 << 24
 
 
 def open_run(layout, context):
-    """Create the shared state of a run. `context` is not needed: descriptors pass under every start method.
+    """Create the shared state of a run. `context` is not used: descriptors can be passed under every start method.
 
-    Raises OSError when the system gives no shared memory.
+    Raises OSError when the system refuses the shared memory.
     """
     cdef uint32_t edges = len(layout.edges), index
     cdef EdgePlan* plans = <EdgePlan*> malloc((edges or 1) * sizeof(EdgePlan))
@@ -37,7 +37,10 @@ def open_run(layout, context):
     try:
         for index, edge in enumerate(layout.edges):
             if not (1 <= edge.limit_items <= MAX_PACKETS_IN_FLIGHT and 1 <= edge.limit_bytes <= MAX_BYTES):
-                raise ValueError(f"edge {index}: a bound is out of range: {edge}")
+                raise ValueError(
+                    f"edge {index}: limit_items must be 1 to {MAX_PACKETS_IN_FLIGHT} and limit_bytes 1 to {MAX_BYTES}, "
+                    f"but this is {edge}"
+                )
             plans[index].limit = edge.limit_items
             plans[index].max_bytes = MAX_BYTES if edge.by_reference else edge.limit_bytes
             plans[index].producers = edge.producers
@@ -45,16 +48,16 @@ def open_run(layout, context):
             plans[index].may_stop_early = edge.may_stop_early
             plans[index].rings_bell = edge.caller_reads
             plans[index].ordered = edge.ordered
-        needed = layout_of(plans, edges, layout.entries).arena_offset + SMALLEST_ARENA
-        if needed > LARGEST_REGION:
+        needed = layout_of(plans, edges, layout.entries).arena_offset + MIN_ARENA_BYTES
+        if needed > MAX_REGION_BYTES:
             raise OSError(ENOMEM, f"cannot get {needed} bytes of shared memory: {os.strerror(ENOMEM)}")
-        # Address space, not memory: pages cost memory once they are touched. Several times what the machine has,
-        # so that the arena's size classes never run out of addresses before it runs out of memory.
-        size = min(max(4 * physical_memory_bytes(), needed), LARGEST_REGION)
+        # This is address space, not memory: a page costs memory once it is touched. It is several times the machine's
+        # memory, so that memory runs out before addresses for the arena's size classes do.
+        size = min(max(4 * physical_memory_bytes(), needed), MAX_REGION_BYTES)
         while not access.create(size):
             if size <= needed:
                 raise OSError(errno, f"cannot get {needed} bytes of shared memory: {os.strerror(errno)}")
-            size = max(size // 2, needed)   # an address-space limit (ulimit -v) or a container's
+            size = max(size // 2, needed)   # a limit on address space (ulimit -v) or of a container
         setup_region(access.region.base, size, plans, edges, layout.entries)
         access.region.bell = bell_create()
         if access.region.bell < 0:
@@ -66,8 +69,8 @@ def open_run(layout, context):
 
 
 def _attach_run(int memory, int bell, uint64_t size):
-    """The other end of `Run.__reduce__`, in a child process."""
-    cdef Access access = Access.__new__(Access)   # closes whatever it has got when this fails
+    """Make the run in a child process from what `Run.__reduce__` returned in the parent."""
+    cdef Access access = Access.__new__(Access)   # if this fails, its end closes what it has
     cdef Mapping mapping = access.mapping
     mapping.memory = memory
     access.region.bell = bell
@@ -91,14 +94,14 @@ cdef Run _run_with(Access access, frozenset by_reference):
 @cython.final
 @cython.no_gc
 cdef class Mapping:
-    """The addresses of a run's memory in this process, and its descriptor."""
+    """The addresses and the descriptor of a run's memory in this process."""
 
     cdef unsigned char* base
     cdef uint64_t size
     cdef int memory
-    cdef int owner       # the process that made the run; 0: it was sent to this one
-    cdef ReplicaEntry* replica   # whose messages this process reads, if another one made the run
-    cdef bint is_open    # there is an access, and so the arena can be used
+    cdef int owner       # the process that made the run; 0 in a process that the run was sent to
+    cdef ReplicaEntry* replica   # the replica that reads messages here, unless this process made the run
+    cdef bint is_open    # there is an access, so the arena may be used
 
     def __cinit__(self):
         self.memory = -1
@@ -109,7 +112,7 @@ cdef class Mapping:
             self.memory = -1
 
     cdef bint is_owned(self) noexcept:
-        """Whether this process made the run: at its end nobody else needs the memory."""
+        """Whether this process made the run. At the end of the run no other process needs the memory."""
         return self.owner == getpid()
 
     def __dealloc__(self):
@@ -120,18 +123,18 @@ cdef class Mapping:
         self.close_descriptor()
 
 
-cdef void* let_go_of_gil() noexcept nogil:
+cdef void* release_gil() noexcept nogil:
     return PyEval_SaveThread()
 
 
-cdef void take_gil_again(void* state) noexcept nogil:
+cdef void acquire_gil(void* state) noexcept nogil:
     PyEval_RestoreThread(<PyThreadState*> state)
 
 
 @cython.final
-@cython.no_gc   # it can be in no reference cycle, and __dealloc__ needs its mapping
+@cython.no_gc   # it is in no reference cycle, and __dealloc__ needs its mapping
 cdef class Access:
-    """The right to use a run's queues, counters and arena; see the head of this file."""
+    """The right to use a run's queues, counters and arena; see the beginning of this file."""
 
     cdef Region region
     cdef Mapping mapping
@@ -141,7 +144,7 @@ cdef class Access:
         self.mapping.is_open = True
 
     cdef bint create(self, uint64_t size) noexcept:
-        """False, with errno set, if the system refuses."""
+        """Create and map the memory. False, with errno set, if the system refuses."""
         cdef Mapping mapping = self.mapping
         mapping.memory = memory_create(size)
         if mapping.memory < 0:
@@ -156,11 +159,13 @@ cdef class Access:
         return True
 
     cdef Region with_gil(self) noexcept:
-        """For what hands messages over with the GIL held: it lets go of the GIL where it has to wait for a moment. The run
-        may be closed meanwhile, so whoever calls this keeps the access."""
+        """The region for a call that hands a message over with the GIL held, and releases the GIL for a short wait.
+
+        The run may be closed during that wait, so the caller keeps a reference to this access.
+        """
         cdef Region region = self.region
-        region.let_go = let_go_of_gil
-        region.take_again = take_gil_again
+        region.release_gil = release_gil
+        region.acquire_gil = acquire_gil
         return region
 
     cdef void close_bell(self) noexcept:
@@ -169,8 +174,8 @@ cdef class Access:
             self.region.bell = -1
 
     def __dealloc__(self):
-        # Also in a process that never closed its run. No Python code may run here.
-        if self.mapping is None:   # it was never made whole
+        # Also runs in a process that never closed its run. No Python code may run here.
+        if self.mapping is None:   # __cinit__ has failed
             return
         self.mapping.is_open = False
         self.close_bell()
@@ -182,10 +187,10 @@ cdef class Access:
 cdef class Run:
     """The shared state of one run (see `interfaces.Run`)."""
 
-    cdef Access access            # None when the run is closed or disowned
-    cdef frozenset by_reference   # edges; empty in a process that was given the run
-    cdef dict last_senders        # to these edges, of sources: they know what was yielded last
-    cdef list remembered          # what receivers whose steps have failed remember: objects that messages refer to
+    cdef Access access            # None after the run is closed or disowned
+    cdef frozenset by_reference   # indices of edges; empty in a process that the run was sent to
+    cdef dict last_senders        # edge by reference -> the sender of its source, which knows what was sent last
+    cdef list remembered          # objects that remembered messages of failed steps refer to
     cdef readonly object ledger
 
     def __reduce__(self):
@@ -194,18 +199,18 @@ cdef class Run:
         return _attach_run, (memory, bell, access.mapping.size)
 
     cdef Region* _open(self) except NULL:
-        """The memory, for what neither lets go of the GIL nor runs other code: the run might be closed meanwhile."""
+        """The memory, for code that neither releases the GIL nor runs other Python code: that could close the run."""
         if self.access is None:
             raise PipelineError(NOT_A_PART) if is_let_go(self) else ValueError("the run is closed")
         return &self.access.region
 
     cdef Access _hold(self):
-        """The memory, for as long as the caller keeps what this returns."""
+        """The access. The memory stays while the caller keeps a reference to it."""
         self._open()
         return self.access
 
     cdef int _after_wait(self) except -1:
-        """Whoever has waited without the GIL: the run may have been closed meanwhile."""
+        """Raise after a wait without the GIL if the run was closed meanwhile."""
         if self.access is None:
             raise Aborted("the run was closed")
         return 0
@@ -236,15 +241,15 @@ cdef class Run:
     def stopped(self, uint32_t edge):
         cdef Region* region = self._open()
         if edge >= region.control().edges:
-            raise IndexError(f"edge {edge} of {region.control().edges}")
+            raise IndexError(f"there is no edge {edge}: the run has {region.control().edges} edges")
         return region.edge(edge).stopped.load(acquire) != 0
 
     def disown(self):
         cdef Access access = self.access
         self.access = None
         if access is not None:
-            # At once, before the fork's own code gets the same numbers for files of its own. The addresses stay for
-            # what this thread is in the middle of, and for the views that it has inherited.
+            # Now, before the fork's own code gets the same descriptor numbers for its own files. The addresses stay,
+            # for a call of this thread that is in progress and for views that this process has inherited.
             access.close_bell()
             access.mapping.close_descriptor()
 
@@ -255,10 +260,10 @@ cdef class Run:
             return
         left = None
         if access.mapping.is_owned():
-            # Nobody else uses the run, but a thread of a step's own may still wait here, and a process that does not
-            # react to SIGKILL be about to.
+            # No other process uses the run. But a thread that a step started may still wait here, and so may a process
+            # that does not react to SIGKILL.
             access.region.abort(Cause.closed, 0)
             left = take_references_left(&access.region, self.by_reference), self.last_senders, self.remembered
         self.last_senders, self.remembered = {}, []
         access = None
-        del left   # whatever its end runs finds a closed run
+        del left   # the finalizers that this runs find a closed run

@@ -1,4 +1,4 @@
-# Python's handlers of signals, without the system's (see `interfaces.Core.set_handler`).
+# Sets Python's handler of a signal without changing the system's (see `interfaces.Core.set_handler`).
 
 from _signal import signal as set_python_handler
 
@@ -11,7 +11,7 @@ cdef extern from "<signal.h>" nogil:
 def set_handler(int number, handler):
     cdef sigaction_t before
     if sigaction(number, NULL, &before) != 0:
-        raise OSError(errno, os.strerror(errno))
+        raise OSError(errno, f"cannot read the handler of signal {number}: {os.strerror(errno)}")
     set_python_handler(number, handler)
     if sigaction(number, &before, NULL) != 0:
-        raise OSError(errno, os.strerror(errno))
+        raise OSError(errno, f"cannot restore the handler of signal {number}: {os.strerror(errno)}")

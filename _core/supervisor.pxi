@@ -1,4 +1,4 @@
-# Waiting for processes and for the bell (see `interfaces.Supervisor`).
+# Waits for the ends of processes and for the bell (see `interfaces.Supervisor`).
 
 from time import monotonic
 
@@ -15,7 +15,7 @@ cdef extern from "<poll.h>" nogil:
 @cython.final
 cdef class Supervisor:
     cdef Run run
-    cdef dict handles   # entry -> descriptor
+    cdef dict handles   # entry -> descriptor of the process
 
     def __cinit__(self, Run run):
         self.run = run
@@ -28,7 +28,7 @@ cdef class Supervisor:
         self.run._open().arm_bell()
 
     def wait(self, timeout_s, *, bint bell=True, bint processes=True):
-        cdef Access held = self.run._hold()   # the bell stays open while anybody polls it
+        cdef Access held = self.run._hold()   # keeps the bell open during the poll
         entries = list(self.handles) if processes else []
         cdef nfds_t count = len(entries) + 1, index
         cdef int ready, error, timeout_ms = -1
@@ -36,26 +36,26 @@ cdef class Supervisor:
         if polled == NULL:
             raise MemoryError
         try:
-            polled[0].fd = held.region.bell if bell else -1   # which poll leaves out
+            polled[0].fd = held.region.bell if bell else -1   # poll ignores a descriptor of -1
             for index, entry in enumerate(entries):
                 polled[index + 1].fd = self.handles[entry]
             for index in range(count):
                 polled[index].events = POLLIN
             deadline = None if timeout_s is None else monotonic() + timeout_s
             while True:
-                if deadline is not None:   # rounded up: a wait of 0 that ends before the deadline would spin
+                if deadline is not None:   # rounded up: a wait of 0 ms that ends before the deadline would spin
                     timeout_ms = min(int(max(deadline - monotonic(), 0.0) * 1000) + 1, 2**31 - 1)
                 with nogil:
                     ready = poll(polled, count, timeout_ms)
-                    error = errno   # before anything else can change it
+                    error = errno   # saved before another call can change it
                 if ready >= 0:
                     break
                 if error != EINTR:
                     raise OSError(error, os.strerror(error))
                 PyErr_CheckSignals()
-                if self.run.access is None:   # closed by the handler
+                if self.run.access is None:   # a signal handler has closed the run
                     return []
-            if self.run.access is None:   # closed by another thread: the descriptors are no longer ours
+            if self.run.access is None:   # another thread has closed the run, and the descriptors are no longer ours
                 return []
             if ready > 0 and polled[0].revents:
                 bell_silence(held.region.bell)

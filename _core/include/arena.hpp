@@ -1,17 +1,17 @@
-// Blocks of shared memory of any size, allocated, counted and freed by any process without a lock.
+// Blocks of shared memory of any size. Any process allocates, counts and frees them without a lock.
 //
-// Memory is handed out from the bottom of the region upwards. A freed block goes to the free list of its size
-// class and is reused from there, warm. A free list is a Treiber stack (R. K. Treiber, "Systems programming: coping with
-// parallelism", IBM RJ 5118, 1986). Its head holds a 32-bit block number and a 32-bit tag that every change moves,
-// against the ABA problem: a pop that slept can only be fooled if exactly 2^32 changes passed meanwhile.
+// Memory is handed out from the bottom of the region upwards. A freed block goes to the free list of its size class and
+// is reused from there. A free list is a Treiber stack (R. K. Treiber, "Systems programming: coping with parallelism",
+// IBM RJ 5118, 1986). Its head holds a 32-bit block number and a 32-bit tag. Every change increments the tag, against
+// the ABA problem: a delayed pop is deceived only if exactly 2^32 changes happen meanwhile.
 //
-// A large block is one whose payload has whole pages of its own. There are two free lists for each class of large blocks:
-// warm ones keep their pages, cold ones have given them back to the system. What is in use and what lies warm are together
-// kept near what was in use at some moment of the last second or two, so that a steady flow never faults pages in
-// again, and what a burst has left behind is given back.
+// A large block is one whose payload has whole pages of its own. Each class of large blocks has two free lists: warm
+// blocks keep their pages, cold blocks have returned them to the system. The sum of what is in use and what lies warm
+// is kept near the highest use of the last second or two. So a steady flow causes no page faults, and the memory of a
+// burst is returned.
 //
-// A process that dies inside loses at most the block that it was taking or giving back; the lists stay whole,
-// because each is changed by one compare-and-swap.
+// A process that dies inside loses at most the block that it was taking or freeing. The lists stay intact, because each
+// is changed by one compare-and-swap.
 #pragma once
 
 #include <cstddef>
@@ -25,18 +25,18 @@ namespace pipeline_executor {
 
 struct alignas(cache_line) Block {
   std::uint32_t size_class;
-  std::uint32_t payload_offset;      // bytes from here to the payload
+  std::uint32_t payload_offset;      // bytes from the start of this header to the payload
   Atomic<std::uint32_t> next;        // block number of the next free block; meaningful on a free list only
-  Atomic<std::uint32_t> references;  // who still needs the payload: the message, readers that view it
-  std::uint64_t size;                // bytes in use, as asked for
-  Atomic<std::uint32_t> inherited_after, inherited_before;  // block numbers; of a chained block only (inherited.hpp)
+  Atomic<std::uint32_t> references;  // how many still need the payload: the message, and readers that view it
+  std::uint64_t size;                // bytes that were asked for
+  Atomic<std::uint32_t> inherited_after, inherited_before;  // block numbers, if the block is on a replica's chain (inherited.hpp)
 
   unsigned char* payload() noexcept { return reinterpret_cast<unsigned char*>(this) + payload_offset; }
-  // By one who has a reference already.
-  void refer() noexcept { references.fetch_add(1, std::memory_order_relaxed); }
-  // True to the one that gave up the last reference. acquire: pairs with the release of the others, so that the block is
-  // reused after they are done with it.
-  bool drop() noexcept {
+  // Adds a reference. The caller holds one already.
+  void add_reference() noexcept { references.fetch_add(1, std::memory_order_relaxed); }
+  // Drops a reference. True: it was the last. acquire: pairs with the release of the others, so that the block is
+  // reused after they have finished with it.
+  bool drop_reference() noexcept {
     return references.load(std::memory_order_acquire) == 1 || references.fetch_sub(1, std::memory_order_acq_rel) == 1;
   }
 };
@@ -46,24 +46,25 @@ static_assert(sizeof(Block) == cache_line, "the payload of a small block follows
 struct Arena {
   static constexpr std::uint64_t unit = 256;  // bytes; 2^32 units are one TiB
   static constexpr unsigned classes = 128;
-  static constexpr std::uint64_t least_large = 1 << 16;      // bytes
-  static constexpr std::uint64_t least_kept_warm = 1 << 26;  // bytes; less than this is not worth giving back
+  static constexpr std::uint64_t min_large = 1 << 16;      // bytes
+  static constexpr std::uint64_t min_kept_warm = 1 << 26;  // bytes; giving less than this back is not worth the effort
   static constexpr std::uint64_t peak_span_ns = 1'000'000'000;
 
-  alignas(cache_line) Atomic<std::uint64_t> top;  // in units, from the start of the region: the first never used
+  alignas(cache_line) Atomic<std::uint64_t> top;  // the first unit that was never used, from the start of the region
   std::uint64_t end;                              // in units
   std::uint64_t page;                             // bytes
-  std::uint64_t large_units;                      // a class of at least as many has a header page
-  // These four are read and written relaxed, and not together: they steer how much is kept, nothing else.
+  std::uint64_t large_units;                      // a block of at least so many units is large
+  // The next four are relaxed and not read together: they only decide how much memory is kept, and correctness does not
+  // depend on them.
   alignas(cache_line) Atomic<std::uint64_t> large_in_use;  // bytes of large blocks that are allocated
   Atomic<std::uint64_t> large_warm;                        // bytes of large blocks on the warm free lists
-  Atomic<std::uint64_t> recent_peak;                       // the most of large_in_use since `peak_since`
+  Atomic<std::uint64_t> recent_peak;                       // the highest large_in_use since `peak_since`
   Atomic<std::uint64_t> peak_since;                        // ns
   alignas(cache_line) Atomic<std::uint64_t> free_lists[classes];  // tag << 32 | block number; 0: empty
-  Atomic<std::uint64_t> cold_lists[classes];                      // likewise; large blocks without pages
+  Atomic<std::uint64_t> cold_lists[classes];                      // likewise, of large blocks without pages
 
-  // Size classes: every number of units up to 8, then four to a doubling, so that at most a fifth of a
-  // block lies unused.
+  // Size classes: every number of units up to 8, then four classes per doubling. So at most a fifth of a block is
+  // unused.
   static unsigned class_of(std::uint64_t units) noexcept {
     if (units <= 8) return static_cast<unsigned>(units - 1);
     unsigned shift = 0;
@@ -79,9 +80,8 @@ struct Arena {
 
   void setup(std::uint64_t first_byte, std::uint64_t end_byte) noexcept {
     page = page_bytes();
-    // From 16 pages on, the step between two classes is at least two pages, so that every large class is a
-    // whole number of pages.
-    large_units = (16 * page > least_large ? 16 * page : least_large) / unit;
+    // From 16 pages on, two classes differ by at least two pages, so every large class is a whole number of pages.
+    large_units = (16 * page > min_large ? 16 * page : min_large) / unit;
     top.store((first_byte + unit - 1) / unit, std::memory_order_relaxed);
     end = end_byte / unit;
     large_in_use.store(0, std::memory_order_relaxed);
@@ -99,8 +99,8 @@ struct Arena {
   bool is_large(const Block* block) const noexcept { return units_of(block->size_class) >= large_units; }
   static std::uint64_t bytes_of(const Block* block) noexcept { return units_of(block->size_class) * unit; }
 
-  // Returns the block's offset in the region, or 0 when the region has no room for it. The caller holds the one
-  // reference to it.
+  // Returns the block's offset in the region, or 0 when the region has no memory for it. The caller holds the only
+  // reference.
   std::uint64_t allocate(unsigned char* base, std::uint64_t size) noexcept {
     if (size > end * unit) return 0;  // also keeps the sums below from overflowing
     std::uint64_t payload_offset = sizeof(Block);
@@ -125,9 +125,9 @@ struct Arena {
     return number * unit;
   }
 
-  // Gives a reference up; who gives up the last one frees the block.
+  // Drops a reference. Dropping the last one frees the block.
   void release(unsigned char* base, std::uint64_t offset) noexcept {
-    if (at(base, offset)->drop()) free(base, offset);
+    if (at(base, offset)->drop_reference()) free(base, offset);
   }
 
  private:
@@ -140,13 +140,13 @@ struct Arena {
       push(free_lists[block->size_class], block, offset / unit);
   }
 
-  // May give a block of a larger class than was asked for, and says so.
+  // Takes a large block. It may be of a larger class than asked for; `size_class` then says so.
   std::uint64_t allocate_large(unsigned char* base, unsigned& size_class) noexcept {
     std::uint64_t number = pop_warm(base, size_class);
     const bool was_warm = number != 0;
     if (number == 0 && (number = pop(cold_lists[size_class], base)) == 0 &&
         (number = grow(units_of(size_class), page / unit)) == 0) {
-      // Every address has been given to some class: take what another has left.
+      // No address is left for this class: take a free block of a larger class.
       while (number == 0 && ++size_class < classes)
         if ((number = pop_warm(base, size_class)) == 0) number = pop(cold_lists[size_class], base);
       if (number == 0) return 0;
@@ -176,25 +176,26 @@ struct Arena {
     trim(base, before - bytes);
   }
 
-  // Gives back what lies warm beyond the recent use; a few blocks for each call, so that no call takes long.
+  // Returns the pages of warm blocks beyond the recent use to the system. At most four blocks per call, so that no call
+  // takes long.
   void trim(unsigned char* base, std::uint64_t in_use) noexcept {
-    const std::uint64_t most = recent_peak.load(std::memory_order_relaxed) + least_kept_warm;
+    const std::uint64_t max_kept = recent_peak.load(std::memory_order_relaxed) + min_kept_warm;
     unsigned size_class = classes;
-    for (unsigned turns = 4; turns > 0; --turns) {
-      if (large_warm.load(std::memory_order_relaxed) + in_use <= most) return;
-      std::uint64_t number = 0;  // of the largest
+    for (unsigned attempts = 4; attempts > 0; --attempts) {
+      if (large_warm.load(std::memory_order_relaxed) + in_use <= max_kept) return;
+      std::uint64_t number = 0;  // the largest warm block
       while (number == 0) {
         if (size_class == 0 || units_of(--size_class) < large_units) return;
         number = pop_warm(base, size_class);
       }
-      cool(base, at(base, number * unit), number);
+      give_back_pages(base, at(base, number * unit), number);
       ++size_class;  // there may be more of this class
     }
   }
 
-  // Gives the pages of a block back that is on no list.
-  void cool(unsigned char* base, Block* block, std::uint64_t number) noexcept {
-    memory_give_back(base + number * unit + page, bytes_of(block) - page);  // all but the header's page
+  // Returns the pages of a block that is on no list to the system, and puts it on its cold list.
+  void give_back_pages(unsigned char* base, Block* block, std::uint64_t number) noexcept {
+    memory_free_pages(base + number * unit + page, bytes_of(block) - page);  // all but the header's page
     push(cold_lists[block->size_class], block, number);
   }
 
@@ -204,15 +205,15 @@ struct Arena {
     do {
       block->next.store(static_cast<std::uint32_t>(head), std::memory_order_relaxed);
       changed = ((head >> 32) + 1) << 32 | number;
-      // release: pairs with the acquire in pop, so that whoever reuses the block sees the readers done with it
+      // release: pairs with the acquire in pop, so that the block is reused after its readers have finished with it
     } while (!list.compare_exchange_weak(head, changed, std::memory_order_release, std::memory_order_relaxed));
   }
 
   static std::uint64_t pop(Atomic<std::uint64_t>& list, unsigned char* base) noexcept {
     std::uint64_t head = list.load(std::memory_order_acquire);  // pairs with the release in push
     while (static_cast<std::uint32_t>(head) != 0) {
-      // Another process may take this block meanwhile and overwrite it; then `next` is stale, the tag has
-      // moved, and the exchange fails. `next` is atomic so that this race is defined.
+      // Another process may take and overwrite this block meanwhile. Then `next` is stale, the tag has changed, and the
+      // exchange fails. `next` is atomic so that this race is defined behaviour.
       const std::uint64_t number = static_cast<std::uint32_t>(head);
       const std::uint64_t next = at(base, number * unit)->next.load(std::memory_order_relaxed);
       const std::uint64_t changed = ((head >> 32) + 1) << 32 | next;
@@ -222,7 +223,7 @@ struct Arena {
     return 0;
   }
 
-  // In units: `count` never used before, starting at a multiple of `alignment`.
+  // Returns the first of `count` units that were never used, aligned to `alignment` units; 0: there are none.
   std::uint64_t grow(std::uint64_t count, std::uint64_t alignment) noexcept {
     std::uint64_t seen = top.load(std::memory_order_relaxed), first;
     do {

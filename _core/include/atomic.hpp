@@ -1,7 +1,8 @@
-// The seam between the lock-free code and the memory that it works on: the atomic type and the one kind of fence.
+// The seam between the lock-free code and memory: the atomic type, and the only kind of fence that the code uses.
 //
-// In the product they are the standard library's. The model check (tests/core/model) compiles the other headers against
-// an atomic.hpp and a platform.hpp of its own, in which a scheduler decides what each load returns and who runs next.
+// In the product both are the standard library's. The model check (tests/core/model) compiles the other headers against
+// its own atomic.hpp and platform.hpp. There a scheduler decides which value each load returns and which thread runs
+// next.
 #pragma once
 
 #include <atomic>

@@ -1,18 +1,26 @@
-// Sleeping until a condition that other processes make true holds: an event count over one shared word.
+// A process sleeps here until a condition holds that other processes make true. This is an event count over one shared
+// word.
 //
-// Protocol. A waiter says that it is there (waiters), then reads the sequence, then looks at its condition, then sleeps
-// as long as the sequence is unchanged. A notifier makes the condition true, then looks for waiters, then moves
-// the sequence and wakes. The two fences pair with each other (Dekker): either the notifier sees the waiter, or
-// the waiter sees the condition. If it sees the waiter, the moved sequence keeps a waiter that is between
-// its look and its sleep awake. So no wake-up is lost, and nobody pays for a system call when nobody sleeps.
+// Protocol:
 //
-// Signals. A handler written in Python runs when the waiter is back in the interpreter. One that comes during the sleep
-// ends it. One that comes after the interpreter has looked last, and before the sleep, does not, and no system call
-// closes that gap for a futex. So each sleep has a limit (`Nap`), after which the waiter goes back to the interpreter,
-// which looks again, and the waiter sleeps for longer.
+//   waiter                                        notifier
+//   1 waiters += 1                                1 make the condition true
+//   2 seen = sequence                             2 fence
+//   3 fence                                       3 if waiters > 0: sequence += 1, then wake sleepers
+//   4 if the condition holds: leave
+//   5 sleep while sequence == seen, then go to 2
 //
-// A process that dies while it waits leaves `waiters` one too high. That costs the notifiers a needless system
-// call each and nothing else; the death itself aborts the run.
+// The two fences pair with each other (Dekker's algorithm): either the notifier sees the waiter, or the waiter sees the
+// condition. If the notifier sees the waiter, it changes the sequence, so a waiter between steps 4 and 5 does not fall
+// asleep. Therefore no wake-up is lost, and a notifier makes no system call while nobody sleeps.
+//
+// Signals. Python runs a signal handler only when the waiter is back in the interpreter. A signal that arrives during
+// the sleep ends the sleep. A signal that arrives after the interpreter's last check but before the sleep does not, and
+// no system call closes that gap for a futex. Therefore each sleep has a time limit (`SleepLimit`). After it the waiter
+// returns to the interpreter, which checks for signals, and the next sleep may be longer.
+//
+// A process that dies while it waits leaves `waiters` one too high. Then each notification makes a needless system
+// call, and nothing worse happens: the death itself aborts the run.
 #pragma once
 
 #include <cstdint>
@@ -28,52 +36,54 @@ static_assert(Atomic<std::uint64_t>::is_always_lock_free, "shared memory needs l
 
 constexpr std::size_t cache_line = 64;
 
-// How long one waiter sleeps before the interpreter looks for signals again. A wait that goes on sleeps four times as
-// long each time, so a signal that came just before a sleep is handled at the latest when the wait has become some four
-// times as long, and within `most_ns`; and one who waits for long wakes once a second, some 10 µs of work.
-struct Nap {
-  static constexpr std::uint64_t least_ns = 1'000'000, most_ns = 1'000'000'000;
-  std::uint64_t limit_ns = least_ns;
+// The longest time that a waiter sleeps before the interpreter checks for signals again. It starts at `min_ns` and
+// grows fourfold with each sleep of the same wait, up to `max_ns`. So a signal that arrives just before a sleep is
+// handled before the wait is four times as long, and within `max_ns`. A long wait wakes once a second, which costs
+// about 10 µs.
+struct SleepLimit {
+  static constexpr std::uint64_t min_ns = 1'000'000, max_ns = 1'000'000'000;
+  std::uint64_t ns = min_ns;
 
-  bool is_first() const noexcept { return limit_ns == least_ns; }
-  void over() noexcept { limit_ns = limit_ns * 4 < most_ns ? limit_ns * 4 : most_ns; }
-  void ended() noexcept { limit_ns = least_ns; }
+  bool is_first() const noexcept { return ns == min_ns; }
+  void grow() noexcept { ns = ns * 4 < max_ns ? ns * 4 : max_ns; }
+  void reset() noexcept { ns = min_ns; }
 };
 
-// How long one replica spins before it sleeps: doubled when spinning paid, halved when not. Private to
-// the process; costs at most `most` pauses (some 10 µs) for each sleep.
+// How long a replica spins before it sleeps: the limit doubles when spinning succeeded and halves when it did not. It
+// is private to the process, and costs at most `max` pauses (about 10 µs) per sleep.
 //
-// After that it yields the processor a few times before it sleeps. Where there are more busy replicas than processors, the one
-// that it waits for is often runnable and waits for a processor: then a yield lets it run, and costs neither of
-// them a sleep and a wake-up. Where there is a processor for each, a yield returns at once.
+// After spinning, a replica yields the processor a few times before it sleeps. If more replicas are busy than there are
+// processors, the replica that it waits for is often ready to run and waits for a processor. A yield lets that replica
+// run, and saves both of them a sleep and a wake-up. If there is a processor for each replica, a yield returns at once.
 struct Spin {
-  static constexpr unsigned least = 4, most = 512, yields = 3;
+  static constexpr unsigned min = 4, max = 512, yields = 3;
   unsigned limit = usable_processors() > 1 ? 128 : 0;
-  Nap nap;
+  SleepLimit sleep_limit;
 
-  void paid() noexcept { limit = limit * 2 < most ? limit * 2 : most; }
+  void paid() noexcept { limit = limit * 2 < max ? limit * 2 : max; }
   void wasted() noexcept {
-    if (limit > 0) limit = limit / 2 > least ? limit / 2 : least;
+    if (limit > 0) limit = limit / 2 > min ? limit / 2 : min;
   }
 };
 
 struct Event {
-  Atomic<std::uint32_t> sequence;  // moved by notifiers; the word that waiters sleep on
-  Atomic<std::uint32_t> waiters;   // written by waiters, read by notifiers
+  Atomic<std::uint32_t> sequence;  // changed by notifiers; the word that waiters sleep on
+  Atomic<std::uint32_t> waiters;   // how many wait; changed by waiters, read by notifiers
 
-  // Returns true when ready() holds, false when the interpreter is to look for signals first.
+  // Returns true when ready() holds, and false when the interpreter must check for signals before the wait goes on.
   template <class Ready>
   bool wait(const Ready& ready, Spin& spin) noexcept {
-    return spins(ready, spin) || sleep(ready, spin);
+    return spin_before_sleep(ready, spin) || sleep(ready, spin);
   }
 
-  // The first half: looks for a short while. Not if it goes on with a wait that was interrupted.
+  // The first half of wait(): spins, then yields. Skipped when an interrupted wait goes on, because it has spun
+  // already.
   template <class Ready>
-  static bool spins(const Ready& ready, Spin& spin) noexcept {
-    return spin.nap.is_first() && spin_until(ready, spin);
+  static bool spin_before_sleep(const Ready& ready, Spin& spin) noexcept {
+    return spin.sleep_limit.is_first() && spin_until(ready, spin);
   }
 
-  // The second half.
+  // The second half of wait().
   template <class Ready>
   bool sleep(const Ready& ready, Spin& spin) noexcept {
     waiters.fetch_add(1, std::memory_order_relaxed);
@@ -83,22 +93,22 @@ struct Event {
       fence_seq_cst();                                                      // pairs with notify's fence
       if (ready()) break;
       KILL_POINT("about to park");
-      if (park(&sequence, seen, spin.nap.limit_ns) == ParkResult::interrupted) {
+      if (park(&sequence, seen, spin.sleep_limit.ns) == ParkResult::interrupted) {
         done = ready();
         break;
       }
     }
     waiters.fetch_sub(1, std::memory_order_relaxed);
     if (done)
-      spin.nap.ended();
+      spin.sleep_limit.reset();
     else
-      spin.nap.over();
+      spin.sleep_limit.grow();
     return done;
   }
 
   template <class Ready>
   static bool spin_until(const Ready& ready, Spin& spin) noexcept {
-    for (unsigned turn = 0; turn < spin.limit; ++turn) {
+    for (unsigned attempt = 0; attempt < spin.limit; ++attempt) {
       if (ready()) {
         spin.paid();
         return true;
@@ -106,25 +116,25 @@ struct Event {
       spin_pause();
     }
     spin.wasted();
-    for (unsigned turn = 0; turn < Spin::yields; ++turn) {
+    for (unsigned attempt = 0; attempt < Spin::yields; ++attempt) {
       yield_processor();
       if (ready()) return true;
     }
     return false;
   }
 
-  // To be called after the condition was made true.
+  // Call it after making the condition true.
   void notify(int how_many) noexcept {
     fence_seq_cst();  // pairs with wait's fence
     notify_fenced(how_many);
   }
 
-  // The same, by who has made a fence of its own since.
+  // As notify(), for a caller that has executed a fence since it made the condition true.
   void notify_fenced(int how_many) noexcept {
     if (waiters.load(std::memory_order_relaxed) != 0) wake(how_many);
   }
 
-  // Wakes without asking whether anybody waits: for the abort, which must reach everybody.
+  // Wakes sleepers without looking at `waiters`. An abort uses it, because it must reach every process.
   void wake(int how_many) noexcept {
     sequence.fetch_add(1, std::memory_order_release);
     KILL_POINT("about to wake");

@@ -1,16 +1,16 @@
-// Which processes that were forked from this one may still view what it viewed.
+// Tells whether forked processes may still view the memory that this process viewed at the fork.
 //
-// Forked processes share the pages of a leased block with their parent until one of them writes. So the block must not
-// be reused before all of them are gone, or have let go of it. Nobody tells the parent when that is: a process may be killed,
-// may become another program, close every descriptor, or have forked itself. What ends with it, and only then, is
-// its mappings. So each process is forked with a mapping made for this alone, the witness, and the parent asks the
-// system whether anybody still maps it.
+// A forked process shares the pages of a leased block with its parent, until one of them writes. So the block must not
+// be reused before all forked processes have ended or released it. Nothing notifies the parent of that: a process may
+// be killed, may exec another program, may close all its descriptors, or may have forked itself. But its memory
+// mappings end with it, and not before. So each process is forked with a mapping made only for this purpose, the
+// witness, and the parent asks the system whether any process still maps it.
 //
-// Forks share a witness, and are one generation, as long as the parent lets go of nothing that they view. The parent unmaps
-// its own mapping when it first does; from then on the generation's processes are the only ones that can have one, and
-// the next fork begins a new generation.
+// Processes that share one witness form a generation. Forks join the newest generation until the parent releases
+// something that this generation may view. Then the parent unmaps its own mapping of the witness, so that only
+// processes of the generation map it, and the next fork begins a new generation.
 //
-// All is of one process, and is called under the GIL. Nothing here allocates Python objects.
+// This is private to one process, and is called with the GIL held. Nothing here allocates Python objects.
 #pragma once
 
 #include <algorithm>
@@ -21,27 +21,28 @@
 
 namespace pipeline_executor {
 
-// What is to be mapped privately before a fork, by addresses in this process, and whose it is.
-struct Stretch {
+// A range of addresses in this process that is to be mapped privately before a fork, and the lease that it belongs to.
+struct AddressRange {
   unsigned char* start;
   unsigned char* stop;
   void* lease;
 };
 
-inline void sort_stretches(Stretch* begin, Stretch* end) noexcept {
-  std::sort(begin, end, [](const Stretch& left, const Stretch& right) { return left.start < right.start; });
+inline void sort_ranges(AddressRange* begin, AddressRange* end) noexcept {
+  std::sort(begin, end, [](const AddressRange& left, const AddressRange& right) { return left.start < right.start; });
 }
 
 class Forks {
  public:
-  // Before a fork, and after it in the parent, whether it succeeded or not. In between no generation is closed, so that
-  // the process being forked cannot miss its witness because another thread lets go of something.
+  // Call begin() before a fork, and end() after it in the parent, even if the fork failed. No generation is closed in
+  // between. Otherwise another thread could release something at that moment, and the new process would have no
+  // witness.
   void begin() noexcept { ++under_way_; }
   void end() noexcept {
     if (under_way_ > 0 && --under_way_ == 0 && wants_close_) close();
   }
 
-  // The number of the generation that the next process to be forked belongs to; 0 if the system refuses a witness.
+  // The number of the generation that the next forked process will belong to; 0 if the system refuses a witness.
   std::uint64_t generation() noexcept {
     if (newest_ != nullptr && newest_->page != nullptr) return newest_->number;
     Generation* made = new (std::nothrow) Generation;
@@ -57,8 +58,8 @@ class Forks {
     return made->number;
   }
 
-  // This process has let go of something that the generation may view.
-  void let_go(std::uint64_t number) noexcept {
+  // This process has released something that the generation may view.
+  void release_views(std::uint64_t number) noexcept {
     if (newest_ == nullptr || newest_->page == nullptr || newest_->number > number) return;
     if (under_way_ > 0)
       wants_close_ = true;
@@ -66,15 +67,15 @@ class Forks {
       close();
   }
 
-  // Whether a process of these generations may still be there, as far as was seen.
-  bool any(std::uint64_t first, std::uint64_t last) const noexcept {
+  // Whether a process of these generations may still be alive, as of the last call of remove_ended.
+  bool may_be_alive(std::uint64_t first, std::uint64_t last) const noexcept {
     for (const Generation* each = newest_; each != nullptr; each = each->older)
       if (first <= each->number && each->number <= last) return true;
     return false;
   }
 
-  // Asks the system which generations are gone. True if there are fewer than before.
-  bool look() noexcept {
+  // Asks the system which generations have ended, and removes them. True: at least one has.
+  bool remove_ended() noexcept {
     bool fewer = false;
     for (Generation** at = &newest_; *at != nullptr;) {
       Generation* each = *at;
@@ -90,31 +91,31 @@ class Forks {
     return fewer;
   }
 
-  // This process views nothing that a generation could view, so it need not know.
+  // Forgets all generations. Call it when this process views nothing that a generation could view.
   void forget_all() noexcept {
-    if (under_way_ > 0) {  // the one who is being forked may view something: its witness has to be there
+    if (under_way_ > 0) {  // the process that is being forked may view something, and needs its witness
       wants_close_ = true;
       return;
     }
     drop_generations();
   }
 
-  // In a process that has just been forked: the generations are its parent's. What it has inherited of witnesses says
-  // that it is there.
+  // Call it in a forked process: the generations are its parent's. Keeps the inherited mappings of witnesses, because
+  // they show the parent that this process is alive.
   void inherit() noexcept {
     under_way_ = 0;
     wants_close_ = false;
     for (Generation* each = newest_; each != nullptr; each = each->older) {
       if (each->page == nullptr) continue;
       Inherited* kept = new (std::nothrow) Inherited{each->page, inherited_};
-      if (kept != nullptr) inherited_ = kept;  // else it stays mapped to this process's end
+      if (kept != nullptr) inherited_ = kept;  // else the page stays mapped until this process ends
       each->page = nullptr;
     }
     drop_generations();
   }
 
-  // In the same: it has let go of all that it has inherited.
-  void let_go_of_inheritance() noexcept {
+  // Unmaps the inherited witnesses. Call it when this process has released all that it inherited.
+  void release_inherited() noexcept {
     while (inherited_ != nullptr) {
       Inherited* each = inherited_;
       inherited_ = each->next;
@@ -126,8 +127,8 @@ class Forks {
  private:
   struct Generation {
     std::uint64_t number;
-    int witness;  // descriptor
-    void* page;   // where this process maps it; null: it does not any more
+    int witness;  // descriptor of the witness
+    void* page;   // this process's mapping of the witness; null: unmapped
     Generation* older;
   };
   struct Inherited {
@@ -152,7 +153,7 @@ class Forks {
     }
   }
 
-  Generation* newest_ = nullptr;  // the only one that may be open: that this process maps
+  Generation* newest_ = nullptr;  // the only one that may be open, that is, whose witness this process maps
   Inherited* inherited_ = nullptr;
   std::uint64_t last_number_ = 0;
   unsigned under_way_ = 0;

@@ -1,10 +1,12 @@
-// Blocks that a process forked from a replica's may still view.
+// The blocks that processes forked from a replica may still view.
 //
-// A replica that forks keeps such blocks from being reused (forks.hpp). But it may die before the forked process does,
-// and then the process that made the run has to know which memory not to give back at the end. So each replica chains
-// these blocks from its ledger entry. Only the replica writes the chain; the caller reads it when the replica is gone, which
-// orders the replica's stores before. A replica that dies between two stores leaves a chain that can be read from
-// its start: with or without the block in question.
+// A replica that forks keeps such blocks from being reused (forks.hpp). But the replica may die before the forked
+// process does. Then the process that made the run has to know which memory it must not free at the end. So each
+// replica links these blocks into a chain that starts in its ledger entry.
+//
+// Only the replica writes the chain. The caller reads it after the replica has ended, which makes all the replica's
+// stores visible. If the replica dies between two stores, the chain can still be read from its start, with or without
+// the block in question.
 #pragma once
 
 #include <cstdint>
@@ -34,15 +36,15 @@ inline void unchain_inherited(unsigned char* base, ReplicaEntry* replica, std::u
   if (after != 0) Arena::at(base, after * Arena::unit)->inherited_before.store(before, std::memory_order_relaxed);
 }
 
-// Calls visit(block) for each block of every replica's chain. One that died may have written anywhere before: what
-// cannot be a block ends its chain.
+// Calls visit(block) for each block of every replica's chain. A replica that died may have overwritten any memory. So a
+// chain ends where its next block cannot be one.
 template <class Visit>
 void each_inherited(const Region& region, const Visit& visit) noexcept {
   const std::uint64_t blocks = region.control()->region_size / Arena::unit;
-  const std::uint64_t most = region.control()->region_size / Arena::least_large;  // only large blocks are viewed
+  const std::uint64_t max_blocks = region.control()->region_size / Arena::min_large;  // only large blocks are viewed
   for (std::uint32_t index = 0; index < region.control()->replicas; ++index) {
     std::uint64_t number = region.entry(index)->first_inherited.load(std::memory_order_acquire);
-    for (std::uint64_t seen = 0; number != 0 && number < blocks && seen < most; ++seen) {
+    for (std::uint64_t seen = 0; number != 0 && number < blocks && seen < max_blocks; ++seen) {
       Block* block = Arena::at(region.base, number * Arena::unit);
       if (block->size_class >= Arena::classes || Arena::bytes_of(block) > (blocks - number) * Arena::unit) break;
       visit(block);
@@ -57,13 +59,13 @@ inline std::uint64_t count_inherited(const Region& region) noexcept {
   return count;
 }
 
-// Where their payloads lie; at most `room` of them. Returns how many.
-inline std::uint64_t inherited_spans(const Region& region, Span* spans, std::uint64_t room) noexcept {
+// Writes the ranges of their payloads to `ranges`, at most `max_ranges` of them, and returns how many it wrote.
+inline std::uint64_t inherited_ranges(const Region& region, OffsetRange* ranges, std::uint64_t max_ranges) noexcept {
   std::uint64_t count = 0;
   each_inherited(region, [&](Block* block) noexcept {
-    if (count == room) return;
-    spans[count].start = static_cast<std::uint64_t>(block->payload() - region.base);
-    spans[count].stop = spans[count].start + Arena::bytes_of(block) - block->payload_offset;
+    if (count == max_ranges) return;
+    ranges[count].start = static_cast<std::uint64_t>(block->payload() - region.base);
+    ranges[count].stop = ranges[count].start + Arena::bytes_of(block) - block->payload_offset;
     ++count;
   });
   return count;

@@ -1,7 +1,9 @@
-// Named places at which a process can be made to kill itself, for the tests of what a death there leaves.
+// Named places in the code at which a process can be made to kill itself, so that tests can check what its death
+// leaves.
 //
-// Compiled in only under PIPELINE_EXECUTOR_KILL_POINTS. Then the environment variable PIPELINE_EXECUTOR_KILL_AT names the
-// point, and PIPELINE_EXECUTOR_KILL_AFTER how often the process passes it first (0 unless set).
+// The points are compiled in only under PIPELINE_EXECUTOR_KILL_POINTS. Then the environment variable
+// PIPELINE_EXECUTOR_KILL_AT names the point. PIPELINE_EXECUTOR_KILL_AFTER says how many times the process passes that
+// point before it dies there (default 0).
 #pragma once
 
 #if defined(PIPELINE_EXECUTOR_KILL_POINTS)

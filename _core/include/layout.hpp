@@ -1,8 +1,8 @@
-// Where everything lies in a run's region, and its first state.
+// The layout of a run's region of shared memory, and its initial state.
 //
-//   Control | Edge[edges] | ReplicaEntry[replicas] | each edge's cells, and its order or line | arena blocks ... end of the region
+//   Control | Edge[edges] | ReplicaEntry[replicas] | cells, then order or wait queue, of each edge | arena blocks ...
 //
-// Everything is addressed by offset from the start, because each process maps the region elsewhere.
+// Everything is addressed by its offset from the start, because each process maps the region at another address.
 #pragma once
 
 #include <algorithm>
@@ -20,20 +20,20 @@ constexpr std::uint64_t align_up(std::uint64_t offset, std::uint64_t to) noexcep
 struct EdgePlan {
   std::uint64_t limit, max_bytes;
   std::uint32_t producers, consumers, may_stop_early, rings_bell;
-  std::uint32_t ordered = 0;  // what the producers yield leaves in the order of their inputs
+  std::uint32_t ordered = 0;  // 1: the outputs of the producers leave in the order of their inputs
 
   std::uint64_t cells() const noexcept {
-    std::uint64_t count = 2;  // one cell could not tell "written" from "free again"
+    std::uint64_t count = 2;  // with one cell, "written" and "free for the next lap" would be the same number
     while (count < limit) count *= 2;
     return count;
   }
-  // The items that may be begun while the oldest is not done. As many as may be in flight, but some for each producer.
+  // How many items may be in work before the oldest of them is done: `limit`, but at least two for each producer.
   std::uint64_t slots() const noexcept {
     std::uint64_t count = 2;
     while (count < limit || count < 2 * std::uint64_t{producers}) count *= 2;
     return count;
   }
-  // In the line of those that wait for bytes.
+  // The places of the wait queue: one for each producer, rounded up to a power of two.
   std::uint64_t places() const noexcept {
     std::uint64_t count = 1;
     while (count < producers) count *= 2;
@@ -59,9 +59,9 @@ inline Layout layout_of(const EdgePlan* plans, std::uint32_t edges, std::uint32_
   return at;
 }
 
-// `base` points to `size` zero bytes that no other process uses yet. Cells, slots and places are left as they are, for there
-// may be a million of them, and what is written costs memory: all zero they are an empty ring, an order without an item,
-// and a line in which nobody stands.
+// `base` points to `size` zero bytes that no other process uses yet. Cells, slots and places are not written: there may
+// be a million of them, and each page that is written costs memory. All zero, they are an empty ring, an order without
+// items and an empty wait queue.
 inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan* plans, std::uint32_t edges,
                          std::uint32_t replicas) noexcept {
   const Layout at = layout_of(plans, edges, replicas);
@@ -80,11 +80,11 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
     edge->cells_offset = cells_offset;
     edge->mask = plan.cells() - 1;
     edge->limit = plan.limit;
-    // Waking a producer for each free credit would cost a system call for each item of a full queue. The
-    // delay must not leave a consumer idle: an idle consumer means an empty queue, so all credits are
-    // free but those of the other consumers and of the producers, and these are fewer than half. A small
-    // limit is kept to exactly: whoever sets one wants so many items made ahead.
-    edge->room_hysteresis = plan.limit >= 8 * (std::uint64_t{plan.producers} + plan.consumers) ? plan.limit / 2 : 1;
+    // With a large limit, producers wake only when half the credits are free: waking one for each free credit would
+    // cost a system call per item of a full queue. No consumer is idle for that reason. An idle consumer means an empty
+    // queue. Then the credits in use are those of the other consumers and of the producers, which are fewer than half.
+    // A small limit is exact, because the user who sets one wants exactly so many items made ahead.
+    edge->credit_hysteresis = plan.limit >= 8 * (std::uint64_t{plan.producers} + plan.consumers) ? plan.limit / 2 : 1;
     edge->max_bytes = plan.max_bytes;
     edge->producers = plan.producers;
     edge->consumers = plan.consumers;
@@ -97,13 +97,14 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
     edge->quit_position.store(Edge::never, std::memory_order_relaxed);
     if (plan.ordered) {
       edge->order_offset = cells_offset + plan.cells() * sizeof(Cell);
-      // What is being made holds no credit (order.hpp); it is at most one item for each producer.
+      // An item that is being made holds no credit (order.hpp). There is at most one such item for each producer, so
+      // the limit is lower by the number of producers.
       edge->limit = plan.limit > plan.producers ? plan.limit - plan.producers : 1;
-      edge->room_hysteresis = 1;
+      edge->credit_hysteresis = 1;
       Order::setup(base, *edge, plan.slots());
     } else {
-      edge->line.places_offset = cells_offset + plan.cells() * sizeof(Cell);
-      edge->line.mask = plan.places() - 1;
+      edge->wait_queue.places_offset = cells_offset + plan.cells() * sizeof(Cell);
+      edge->wait_queue.mask = plan.places() - 1;
     }
     cells_offset += plan.bytes();
   }
@@ -111,13 +112,13 @@ inline void setup_region(unsigned char* base, std::uint64_t size, const EdgePlan
     new (base + at.entries_offset + index * sizeof(ReplicaEntry)) ReplicaEntry();
 }
 
-// A stretch of the region, by offsets.
-struct Span {
+// A part of the region, from offset `start` up to, not including, `stop`.
+struct OffsetRange {
   std::uint64_t start, stop;
 };
 
-inline void sort_spans(Span* begin, Span* end) noexcept {
-  std::sort(begin, end, [](const Span& left, const Span& right) { return left.start < right.start; });
+inline void sort_ranges(OffsetRange* begin, OffsetRange* end) noexcept {
+  std::sort(begin, end, [](const OffsetRange& left, const OffsetRange& right) { return left.start < right.start; });
 }
 
 }  // namespace pipeline_executor

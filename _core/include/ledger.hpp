@@ -1,8 +1,9 @@
-// The ledger of a run: one entry per replica, in shared memory, so that they outlive the replica's process.
+// The ledger of a run: one entry per replica. The entries lie in shared memory, so that they outlive the replica's
+// process.
 //
-// Every field has one writer at a time: the replica itself, or the supervisor once the replica's process has ended.
-// Counters are plain stores (load, add, store) because of that, and readers in other processes see some recent
-// value; they are exact once the process has ended, since waiting for its end orders its stores before.
+// Each field has one writer at a time: the replica, or the supervisor once the replica's process has ended. Therefore a
+// counter is updated by a load, an addition and a store. Another process that reads it sees a recent value, and the
+// exact value once the replica's process has ended: waiting for that end makes all its stores visible.
 #pragma once
 
 #include <cstdint>
@@ -15,51 +16,59 @@ namespace pipeline_executor {
 
 enum class HandPhase : std::uint32_t {
   empty = 0,    // the replica holds no item
-  taken = 1,    // it took one and has not decoded it: decoding it elsewhere may do what killed the replica
+  taken = 1,    // it took an item and has not decoded it: decoding it again elsewhere may do what killed the replica
   decoded = 2,  // the step has the item
 };
 
-// What a replica sleeps for, if it sleeps; interfaces.Waiting. Bits.
+// What a replica waits for, as interfaces.Waiting; the values are bits. `room`: credits or free bytes of its output
+// edge.
 enum class Waiting : std::uint32_t { nothing = 0, input = 1, room = 2 };
 
 struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint32_t> state;  // interfaces.State
   Atomic<std::uint32_t> pid;
-  Atomic<std::uint32_t> waiting;  // the sum of the Waiting of its threads
-  Atomic<std::uint32_t> first_inherited;  // block number; 0: none. See inherited.hpp
-  Atomic<std::uint64_t> report_block;  // arena block with the replica's own account of its failure; 0: none
+  Atomic<std::uint32_t> waiting;  // the Waiting values of its threads, added up
+  Atomic<std::uint32_t> first_inherited;  // the first block of its chain (inherited.hpp), by block number; 0: none
+  Atomic<std::uint64_t> report_block;  // arena block with the replica's report of its own failure; 0: none
 
   alignas(cache_line) Atomic<std::uint64_t> items_in;
   Atomic<std::uint64_t> wait_input_ns;
-  // Which items the replica has taken since it last handed one over: from `batch_first` on, as long as items_out is
-  // `batch_out`. Written by the thread that reads, when it asks for an item and finds that items_out has moved.
+  // The batch: the items that the replica has taken since it last handed an output over. It begins with item number
+  // `batch_first`, and this holds while items_out equals `batch_out`. The thread that reads writes both, when it asks
+  // for an item and finds that items_out has changed.
   Atomic<std::uint64_t> batch_first;
   Atomic<std::uint64_t> batch_out;
   alignas(cache_line) Atomic<std::uint32_t> hand_phase;  // HandPhase
-  Message hand;                                         // the item in hand; valid unless hand_phase is empty
-  // Whose outputs the replica makes (order.hpp). Written and read by its own threads: one that reads its input and one
-  // that yields. 0: no item's; `behind_all` | n: those of the end, n items having been taken by the whole step; else the
-  // position of the item in the input edge, plus 1.
+  Message hand;                                         // the message of the item in hand; valid unless hand_phase is `empty`
+  // The replica's place in the order of its step (order.hpp): the item whose outputs it makes. Only the replica's own
+  // threads use these four fields: one thread reads its input, another may yield.
+  //
+  //   place           the replica makes outputs of
+  //   0               no item
+  //   p + 1           the item at position p of the input edge
+  //   after_end | n   the end of the input, after the whole step has taken n items
   Atomic<std::uint64_t> place;
-  Atomic<std::uint64_t> putting;  // the place of the output that is on its way out; 0: none is
-  Atomic<std::uint32_t> closes_later;  // 1: that place is left, and is to be closed when the output is out
-  Atomic<std::uint32_t> place_lock;    // 1: one of the threads changes the three
+  Atomic<std::uint64_t> sending_place;  // the place of the output that is being sent now; 0: none
+  Atomic<std::uint32_t> close_is_due;  // 1: the item of `sending_place` must be closed when that output has been sent
+  Atomic<std::uint32_t> place_lock;    // 1: a thread is changing place, sending_place and close_is_due
 
   alignas(cache_line) Atomic<std::uint64_t> items_out;
   Atomic<std::uint64_t> wait_room_ns;
 
-  alignas(cache_line) Event called;  // this replica alone waits: for its turn in an edge's line
-  // Of its place in the line of an edge without an order (line.hpp); both written by the replica.
-  Atomic<std::uint64_t> ticket;  // plus 1; 0: it is not in line. Read by the replica alone
-  Atomic<std::uint64_t> wants;   // bytes; read by those that may have to wake it
+  alignas(cache_line) Event own_event;  // only this replica waits on it: for free bytes or credits of its output edge
+  // Its ticket in the wait queue of an edge that is not ordered (wait_queue.hpp). The replica alone writes both fields.
+  Atomic<std::uint64_t> ticket;  // ticket + 1; 0: it holds none. Read by the replica alone
+  Atomic<std::uint64_t> wants;   // bytes; read by processes that may have to wake the replica
 
-  static constexpr std::uint64_t behind_all = std::uint64_t{1} << 63;
+  static constexpr std::uint64_t after_end = std::uint64_t{1} << 63;
 
-  // The two are called by the one thread that reads; release: pairs with the load in Order::begin, which may be another's.
-  void holds(std::uint64_t position) noexcept { place.store(position + 1, std::memory_order_release); }
-  void saw_end(std::uint64_t position) noexcept { place.store(behind_all | position, std::memory_order_release); }
+  // Only the thread that reads calls these two. release: pairs with the load in Order::begin_output, possibly by
+  // another thread
+  void set_item(std::uint64_t position) noexcept { place.store(position + 1, std::memory_order_release); }
+  void set_end(std::uint64_t position) noexcept { place.store(after_end | position, std::memory_order_release); }
 
-  // A replica may have a thread that waits for input and another that waits for room, each for one thing at a time.
+  // A replica may have one thread that waits for input and another that waits for room. Each waits for one thing at a
+  // time.
   void begin_waiting(Waiting what) noexcept {
     waiting.fetch_add(static_cast<std::uint32_t>(what), std::memory_order_relaxed);
   }

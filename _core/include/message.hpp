@@ -1,4 +1,4 @@
-// A message as it lies in shared memory: what kind of value, how many bytes, and the bytes or where they are.
+// A message in shared memory: the kind of its value, its size, and its bytes or the place where they are.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,13 @@
 namespace pipeline_executor {
 
 struct Message {
-  // Bytes. With a ring cell's turn it makes four cache lines: enough for most records, and of a cell only the lines
-  // that a message fills are touched. A block of the arena costs two or three lines more, shared by all processes.
+  // Bytes. Together with the sequence of its cell, a message fills four cache lines. That is enough for most records,
+  // and a short message touches only the lines that it fills. A longer message takes an arena block, which costs two or
+  // three more cache lines, shared by all processes.
   static constexpr std::uint64_t inline_capacity = 232;
 
-  std::uint32_t kind;      // the codec's; this layer does not look at it
-  std::uint32_t in_block;  // 1: `block` holds the offset of the arena block with the bytes
+  std::uint32_t kind;      // written and read by the codec only
+  std::uint32_t in_block;  // 1: the bytes are in the arena block at offset `block`
   std::uint64_t size;      // bytes
   union {
     unsigned char bytes[inline_capacity];
@@ -20,7 +21,7 @@ struct Message {
     std::uint64_t block;
   };
 
-  // Only as much as is used.
+  // Copies no more words than the message uses.
   void copy_from(const Message& other) noexcept {
     kind = other.kind;
     in_block = other.in_block;
@@ -30,6 +31,6 @@ struct Message {
   }
 };
 
-static_assert(sizeof(Message) == 248, "a message and a ring cell's turn fill whole cache lines");
+static_assert(sizeof(Message) == 248, "a message and the sequence of its cell must fill whole cache lines");
 
 }  // namespace pipeline_executor

@@ -1,7 +1,8 @@
-// The platform seam: everything that differs between operating systems, and nothing else.
+// The platform seam: all that differs between operating systems, and nothing else. No other file asks which system this
+// is.
 //
-// Three things: shared memory without a name, parking on a 32-bit word that works between processes, and
-// a doorbell that can be polled together with process handles. No other file asks which system this is.
+// It has three parts: shared memory without a name; parking on a 32-bit word, which works between processes; and a bell
+// that can be polled together with process handles.
 #pragma once
 
 #if !defined(__linux__)
@@ -35,9 +36,9 @@ inline std::uint64_t page_bytes() noexcept {
   return page > 0 ? static_cast<std::uint64_t>(page) : 4096;
 }
 
-// Creates anonymous shared memory of `size` bytes, all zero and sparse: a page costs memory once touched.
-// Its size is sealed, so that no process can truncate it under a reader. Returns a descriptor that is closed
-// on exec, or -1 with errno set.
+// Creates anonymous shared memory of `size` zero bytes. It is sparse: a page costs memory once it is touched. Its size
+// is sealed, so that no process can truncate it under a reader. Returns a descriptor that is closed on exec, or -1 with
+// errno set.
 inline int memory_create(std::size_t size) noexcept {
   const int fd = memfd_create("pipeline_executor", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return -1;
@@ -51,8 +52,8 @@ inline int memory_create(std::size_t size) noexcept {
   return fd;
 }
 
-// Leaves a mapping out of core dumps: a region has the addresses of several times the machine's memory, and the kernel would
-// write all that is in it when a replica crashes. Where the system cannot, dumps are large, which is not an error.
+// Leaves a mapping out of core dumps. A region spans several times the machine's memory, and the kernel would write all
+// of its used pages when a replica crashes. On a system without this feature dumps are large, which is not an error.
 inline void* memory_keep_from_dumps(void* base, std::size_t size) noexcept {
   if (base != MAP_FAILED) madvise(base, size, MADV_DONTDUMP);
   return base;
@@ -63,31 +64,33 @@ inline void* memory_map(int fd, std::size_t size) noexcept {
   return base == MAP_FAILED ? nullptr : memory_keep_from_dumps(base, size);
 }
 
-// Puts a mapping that was just made, or refused, in the place of another. Made elsewhere and moved, because a refused
-// MAP_FIXED may leave a hole. False if the system refuses; then nothing is changed.
+// Replaces the mapping at `at` by one that the caller has just made elsewhere (or failed to make: MAP_FAILED). It is
+// made elsewhere and moved, because a failed MAP_FIXED may leave a hole. False: the system refuses, and nothing has
+// changed.
 inline bool memory_move(void* made, void* at, std::size_t size) noexcept {
   if (made == MAP_FAILED) return false;
-  memory_keep_from_dumps(made, size);  // which moves with it; and the mappings of a region stay alike, so that they become one
+  // The flag moves with the mapping. All mappings of a region have it, so that the kernel can merge them again.
+  memory_keep_from_dumps(made, size);
   if (mremap(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
   munmap(made, size);
   return false;
 }
 
-// Puts a private mapping in the place of whole pages of a shared one: what is written there from now on, by this process or one
-// that it forks, is its own. Nothing that was written before is lost, also not by another thread at this moment.
-// False if the system refuses; then nothing is changed.
+// Replaces whole pages of a shared mapping by a private mapping of the same file. From now on, what this process or a
+// process that it forks writes there is its own. Earlier writes are kept, also those of other threads at this moment.
+// False: the system refuses, and nothing has changed.
 inline bool memory_map_privately(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
   return memory_move(
       mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at, size);
 }
 
-// The way back. What was written to the private mapping is gone.
-inline bool memory_map_again(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
+// Replaces a private mapping by a shared one again. What was written to the private mapping is lost.
+inline bool memory_map_shared(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
   return memory_move(
       mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at, size);
 }
 
-// Makes every page of a private mapping this process's own, while others may be writing there.
+// Makes every page of a private mapping this process's own copy, even while other threads write there.
 inline void memory_copy_pages(void* at, std::size_t size) noexcept {
   const std::uint64_t page = page_bytes();
   for (std::size_t offset = 0; offset < size; offset += page)
@@ -96,24 +99,24 @@ inline void memory_copy_pages(void* at, std::size_t size) noexcept {
 
 inline void memory_unmap(void* base, std::size_t size) noexcept { munmap(base, size); }
 
-// Also after a failure whose errno is still to be reported.
+// Keeps errno, so that a caller can still report an earlier failure.
 inline void memory_close(int fd) noexcept {
   const int saved = errno;
   close(fd);
   errno = saved;
 }
 
-// Frees the memory of whole pages, for all processes that share it; they read as zero afterwards. Where the system
-// cannot, the pages stay, which is not an error.
-inline void memory_give_back(void* at, std::size_t size) noexcept { madvise(at, size, MADV_REMOVE); }
+// Frees the memory of whole pages, for all processes that share them. They read as zero afterwards. On a system without
+// this feature the pages stay, which is not an error.
+inline void memory_free_pages(void* at, std::size_t size) noexcept { madvise(at, size, MADV_REMOVE); }
 
-// Frees the memory of whole pages by their place in the file.
+// As memory_free_pages, for pages given by their offset in the file.
 inline void memory_punch(int fd, std::uint64_t offset, std::uint64_t size) noexcept {
   fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(size));
 }
 
-// Puts private memory with the same content in the place of whole pages of shared memory, in this process alone. False
-// if the system has no memory for it; then nothing is changed. Nobody else may write there meanwhile.
+// Replaces whole pages of shared memory by private memory with the same content, in this process only. False: the
+// system has no memory for that, and nothing has changed. No other process or thread may write there meanwhile.
 inline bool memory_copy_privately(void* at, std::size_t size) noexcept {
   void* copy = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (copy == MAP_FAILED) return false;
@@ -121,8 +124,9 @@ inline bool memory_copy_privately(void* at, std::size_t size) noexcept {
   return memory_move(copy, at, size);
 }
 
-// A mapping that is there to be inherited: as long as anybody maps it, a process that was forked with it is there, or one that
-// was forked from that. Returns a descriptor, which says so, or -1. `*page` is this process's own mapping.
+// Creates a witness: a mapping that forked processes inherit. As long as a process maps it, a process that was forked
+// with it is alive, or one forked from that. Returns a descriptor for witness_is_alone, or -1. `*page` is this
+// process's mapping.
 inline int witness_create(void** page) noexcept {
   const std::size_t size = page_bytes();
   const int fd = memfd_create("pipeline_executor-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -139,12 +143,12 @@ inline int witness_create(void** page) noexcept {
 
 inline void witness_unmap(void* page) noexcept { munmap(page, page_bytes()); }
 
-// Whether nobody maps it. The system refuses to seal a file against writing while somebody maps it writable (fcntl(2),
-// F_SEAL_WRITE: EBUSY).
+// Whether no process maps the witness. The system refuses to seal a file against writing while a process maps it
+// writable (fcntl(2), F_SEAL_WRITE: EBUSY).
 inline bool witness_is_alone(int fd) noexcept { return fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0; }
 
-// Gives up what this process has written to whole pages of a private mapping.
-inline void memory_forget(void* at, std::size_t size) noexcept { madvise(at, size, MADV_DONTNEED); }
+// Discards what this process has written to whole pages of a private mapping.
+inline void memory_discard(void* at, std::size_t size) noexcept { madvise(at, size, MADV_DONTNEED); }
 
 inline std::uint64_t physical_memory_bytes() noexcept {
   const long pages = sysconf(_SC_PHYS_PAGES);
@@ -155,9 +159,9 @@ inline std::uint64_t physical_memory_bytes() noexcept {
 
 enum class ParkResult { woken, interrupted };
 
-// Sleeps while *word == expected, until somebody calls unpark_* or the time is over. `interrupted` means that a signal
-// handler has to run, or may have to: the time is over. The operation is the shared kind (no FUTEX_PRIVATE_FLAG): the word lies in memory that several
-// processes map at different addresses.
+// Sleeps while *word == expected, until a call of unpark or until the time is over. `interrupted`: a signal handler has
+// to run, or may have to because the time is over. The futex is not a private one (no FUTEX_PRIVATE_FLAG), because
+// several processes map the word at different addresses.
 inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept {
   const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000u), static_cast<long>(timeout_ns % 1'000'000'000u)};
   const long rc = syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT, expected, &timeout,
@@ -179,15 +183,15 @@ inline void spin_pause() noexcept {
 #endif
 }
 
-// Lets whoever is ready to run on this processor run first.
+// Lets another process that is ready to run on this processor run first.
 inline void yield_processor() noexcept { sched_yield(); }
 
-// Lets another process run. After many fruitless turns it sleeps, because under a real-time scheduling policy a
-// yield never lets a process of lower priority run.
-inline void back_off(unsigned turn) noexcept {
-  if (turn < 64) {
+// Pauses between two attempts. After many attempts it sleeps: under a real-time scheduling policy, a yield never lets a
+// process of lower priority run.
+inline void back_off(unsigned attempt) noexcept {
+  if (attempt < 64) {
     spin_pause();
-  } else if (turn < 256) {
+  } else if (attempt < 256) {
     sched_yield();
   } else {
     const timespec pause{0, 50'000};
@@ -205,7 +209,7 @@ inline std::uint64_t monotonic_ns() noexcept {
 
 inline int bell_create() noexcept { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
-// Never blocks: a counter that is already at its maximum has the reader awake anyway.
+// Never blocks. If the counter is at its maximum, the write fails, and the reader is awake anyway.
 inline void bell_ring(int bell) noexcept {
   const std::uint64_t one = 1;
   ssize_t rc;

@@ -1,8 +1,8 @@
 // Part of the platform seam (platform.hpp): how many processors this process may use.
 //
-// Spinning pays only when the peer can run meanwhile. What limits that is the set of processors that the process may run on
-// and the quotas of its control groups: a container with a quota of one processor sees all of the machine's, but what one
-// process spends on spinning, its peer lacks.
+// Spinning pays only when the other process can run meanwhile. Two things limit that: the set of processors that this
+// process may run on, and the quotas of its control groups. A container with a quota of one processor sees all
+// processors of the machine, but the time that one process spins is taken from the others.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,13 @@
 
 namespace pipeline_executor {
 
-// Processors that the process may run on. The set of the system may be larger than a cpu_set_t, and is refused then.
+// How many processors the process may run on. The system refuses a set that is too small for its processors, so a
+// larger one is tried.
 inline int allowed_processors() noexcept {
-  for (int most = 1024; most <= 1 << 20; most *= 2) {
-    cpu_set_t* set = CPU_ALLOC(most);
+  for (int size = 1024; size <= 1 << 20; size *= 2) {
+    cpu_set_t* set = CPU_ALLOC(size);
     if (set == nullptr) return 1;
-    const std::size_t bytes = CPU_ALLOC_SIZE(most);
+    const std::size_t bytes = CPU_ALLOC_SIZE(size);
     const int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
     CPU_FREE(set);
     if (count > 0) return count;
@@ -27,9 +28,9 @@ inline int allowed_processors() noexcept {
   return 1;
 }
 
-// What the process's control groups allow in whole processors, at least 1. A group's quota holds for the groups in it,
-// so the least of all from the process's own up to the outermost counts. What cannot be read does not limit. `system` is put
-// in front of all paths, for the tests.
+// How many whole processors the process's control groups allow, at least 1. A group's quota also holds for the groups
+// inside it, so the lowest quota on the way from the process's own group to the outermost counts. A file that cannot be
+// read sets no limit. `system` is put in front of all paths, for the tests.
 class Quotas {
  public:
   static constexpr int unlimited = 1 << 30;
@@ -40,18 +41,18 @@ class Quotas {
     char name[path_bytes], line[line_bytes];
     std::FILE* groups = open(join(name, system_, "/proc/self/cgroup"));
     if (groups == nullptr) return unlimited;
-    int least = unlimited;
+    int lowest = unlimited;
     while (std::fgets(line, sizeof line, groups) != nullptr) {
       line[std::strcspn(line, "\n")] = 0;
-      char* const controllers = std::strchr(line, ':');  // number:controllers:path; those of version 2 have none
+      char* const controllers = std::strchr(line, ':');  // the line is number:controllers:path, and version 2 has no controllers
       char* const path = controllers == nullptr ? nullptr : std::strchr(controllers + 1, ':');
       if (path == nullptr) continue;
       *path = 0;
       const bool unified = controllers[1] == 0;
-      if (unified || has_word(controllers + 1, "cpu")) least = smaller(least, of_group(path + 1, unified));
+      if (unified || has_word(controllers + 1, "cpu")) lowest = smaller(lowest, of_group(path + 1, unified));
     }
     std::fclose(groups);
-    return least;
+    return lowest;
   }
 
  private:
@@ -61,13 +62,13 @@ class Quotas {
 
   static std::FILE* open(const char* name) noexcept { return name == nullptr ? nullptr : std::fopen(name, "re"); }
 
-  // Null if it is too long.
+  // Joins the parts of a path. Null: the path is too long.
   static const char* join(char (&to)[path_bytes], const char* first, const char* second, const char* third = "") noexcept {
     const int length = std::snprintf(to, path_bytes, "%s%s%s", first, second, third);
     return length >= 0 && static_cast<std::size_t>(length) < path_bytes ? to : nullptr;
   }
 
-  // Whether `word` is one of `words`, which have commas between them.
+  // Whether `word` is in the comma-separated list `words`.
   static bool has_word(const char* words, const char* word) noexcept {
     const std::size_t size = std::strlen(word);
     for (const char* at = words; at != nullptr; at = std::strchr(at, ',')) {
@@ -77,28 +78,28 @@ class Quotas {
     return false;
   }
 
-  // Of the group with this path and all that it lies in, as far as they can be seen here.
+  // The lowest quota of the group with this path and the groups that contain it, as far as this process can see them.
   int of_group(const char* path, bool unified) noexcept {
     char folder[path_bytes];
-    std::size_t top;  // characters of `folder` that are not to be left
+    std::size_t top;  // length of the part of `folder` that is the mount, where the search ends
     if (!find_folder(path, unified, folder, top)) return unlimited;
-    int least = unlimited;
+    int lowest = unlimited;
     for (;;) {
-      least = smaller(least, unified ? of_version_2(folder) : of_version_1(folder));
+      lowest = smaller(lowest, unified ? of_version_2(folder) : of_version_1(folder));
       char* const last = std::strrchr(folder, '/');
-      if (last == nullptr || static_cast<std::size_t>(last - folder) < top) return least;
+      if (last == nullptr || static_cast<std::size_t>(last - folder) < top) return lowest;
       *last = 0;
     }
   }
 
-  // Where the group's files are. A container may see a part of the tree only: `root` of a mount is what its folder shows.
+  // Finds the folder with the group's files. A container may see a part of the tree only: its mount then shows `root`.
   bool find_folder(const char* path, bool unified, char (&folder)[path_bytes], std::size_t& top) noexcept {
     char name[path_bytes], line[line_bytes], root[path_bytes], at[path_bytes], type[64], options[path_bytes];
     std::FILE* mounts = open(join(name, system_, "/proc/self/mountinfo"));
     if (mounts == nullptr) return false;
     bool found = false;
     while (!found && std::fgets(line, sizeof line, mounts) != nullptr) {
-      // number, parent, device, root, folder, options, any number of fields, "-", type, source, the file system's options
+      // number, parent, device, root, folder, options, other fields, "-", type, source, options of the file system
       const char* const behind = std::strstr(line, " - ");
       if (behind == nullptr || std::sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) != 2 ||
           std::sscanf(behind, " - %63s %*s %4095s", type, options) != 2)
@@ -108,7 +109,7 @@ class Quotas {
         continue;
       const std::size_t shown = std::strcmp(root, "/") == 0 ? 0 : std::strlen(root);
       const bool inside = std::strncmp(path, root, shown) == 0 && (path[shown] == '/' || path[shown] == 0);
-      const char* rest = inside ? path + shown : "";  // a group outside of what is seen: the outermost that is
+      const char* rest = inside ? path + shown : "";  // a group outside of the visible tree: use the outermost visible group
       if (std::strcmp(rest, "/") == 0) rest = "";
       found = join(folder, system_, at, rest) != nullptr;
       top = std::strlen(system_) + std::strlen(at);
@@ -117,7 +118,7 @@ class Quotas {
     return found;
   }
 
-  // "max 100000", or microseconds in each so many.
+  // The file holds "QUOTA PERIOD", in microseconds, or "max PERIOD".
   static int of_version_2(const char* folder) noexcept {
     char text[64];
     long long quota, period;
@@ -125,7 +126,7 @@ class Quotas {
     return whole(quota, period);
   }
 
-  // A quota of -1: none.
+  // A quota of -1 means none.
   static int of_version_1(const char* folder) noexcept {
     char quota[64], period[64];
     if (!read(folder, "/cpu.cfs_quota_us", quota) || !read(folder, "/cpu.cfs_period_us", period)) return unlimited;
@@ -149,7 +150,8 @@ class Quotas {
   const char* const system_;
 };
 
-// As it was when this process, or the one that it is a fork of, first asked: the files are not read for each edge.
+// The number of usable processors when this process, or the process that it was forked from, first asked. It is kept,
+// so that the files are not read again for each edge.
 inline int usable_processors() noexcept {
   static const int count = [] {
     const int allowed = allowed_processors(), quota = Quotas().processors();

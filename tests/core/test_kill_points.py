@@ -41,14 +41,14 @@ POINTS = [
 #: What the replicas of an ordered step pass.
 ORDERED_POINTS = [
     "credit taken",
-    "output laid down",
+    "output pending",
     "item closed",
-    "turn passed on",
+    "became advancer",
     "list taken",
-    "baton handed on",
-    "line joined",
-    "line left",
-    "about to call",
+    "baton handed over",
+    "waiters joined",
+    "waiters left",
+    "about to wake first",
     "position claimed",
     "position taken",
     "about to park",
@@ -59,7 +59,7 @@ ORDERED_POINTS = [
 #: What replicas pass that wait for room within max_buffer_bytes.
 LINE_POINTS = [
     "ticket drawn",
-    "in line",
+    "ticket written",
     "bytes taken",
     "ticket given up",
     "next one served",
@@ -69,7 +69,7 @@ LINE_POINTS = [
 ]
 
 #: With many packets few replicas wait.
-WAITING_POINTS = ("about to park", "about to wake", "line joined", "line left", "about to call")
+WAITING_POINTS = ("about to park", "about to wake", "waiters joined", "waiters left", "about to wake first")
 
 #: A point of ORDERED_POINTS, the bound on packets, and how often the point is passed before. "yielding ends" is passed
 #: only once, and it is mostly the consumer who calls.
@@ -78,7 +78,8 @@ ORDERED_CASES = [
     for point in ORDERED_POINTS
     for packets in (6, 64)
     for after in (0, 20)
-    if not (after and point in ("yielding ends", "about to call")) and not (packets == 64 and point in WAITING_POINTS)
+    if not (after and point in ("yielding ends", "about to wake first"))
+    and not (packets == 64 and point in WAITING_POINTS)
 ]
 
 SCRIPT = """

@@ -212,7 +212,7 @@ class Change:
         return f"{self.file}: {' '.join(self.old.split())} -> {' '.join(self.new.split()) or 'nothing'}"
 
 
-HANGS = "everybody waits for ever"
+HANGS = "all threads wait for ever"
 RACES = "data race"
 RELAXED = "std::memory_order_relaxed"
 ACQUIRE = "std::memory_order_acquire"
@@ -252,7 +252,7 @@ FAULTS = [
     without("event.hpp", "if (ready()) break;", "complete", HANGS),
     without("event.hpp", f"waiters.fetch_add(1, {RELAXED});", "complete", HANGS),
     without("edge.hpp", "items.notify(1);  //", "complete", HANGS, "//"),
-    without("edge.hpp", "if (consumers > 1) pass_on(region, position + 1);", BOTH_WORK, HANGS),
+    without("edge.hpp", "if (consumers > 1) wake_next_consumer(region, position + 1);", BOTH_WORK, HANGS),
     without(
         "edge.hpp",
         "fence_seq_cst();  // pairs with Event::wait's\n    if (order_offset",
@@ -260,23 +260,27 @@ FAULTS = [
         HANGS,
         "if (order_offset",
     ),
-    without("edge.hpp", "room.notify(1);", "complete producers=2 preemptions=1 stale_loads=1", HANGS),
+    without("edge.hpp", "credits.notify(1);", "complete producers=2 preemptions=1 stale_loads=1", HANGS),
     without(
         "edge.hpp",
-        "if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) tell_of_bytes(region);",
+        "if (left <= max_bytes / 2 || me->hand.size >= max_bytes / 16) announce_free_bytes(region);",
         "complete messages=2 limit=2 max_bytes=16",
         HANGS,
     ),
     without("edge.hpp", "items.notify(unpark_everyone);\n      if", "complete", HANGS, "if"),
     without("edge.hpp", "edge(index)->wake_everybody();", "abort", HANGS, ";"),
     without("edge.hpp", "items.wake(unpark_everyone);", "abort", HANGS),
-    without("edge.hpp", "room.wake(unpark_everyone);", "abort messages=2", HANGS),
+    without("edge.hpp", "credits.wake(unpark_everyone);", "abort messages=2", HANGS),
     without(
-        "edge.hpp", "entry(index)->called.wake(unpark_everyone);", "abort messages=2 limit=2 max_bytes=16", HANGS, ";"
+        "edge.hpp",
+        "entry(index)->own_event.wake(unpark_everyone);",
+        "abort messages=2 limit=2 max_bytes=16",
+        HANGS,
+        ";",
     ),
-    without("edge.hpp", "room.notify(unpark_everyone);", "stop leave_after=1 messages=2", HANGS),
+    without("edge.hpp", "credits.notify(unpark_everyone);", "stop leave_after=1 messages=2", HANGS),
     # the line
-    without("edge.hpp", "region.entry(index)->called.notify_fenced(unpark_everyone);", STOPS_LINE, HANGS, ";"),
+    without("edge.hpp", "region.entry(index)->own_event.notify_fenced(unpark_everyone);", STOPS_LINE, HANGS, ";"),
     without(
         "edge.hpp",
         "fence_seq_cst();  // pairs with Event::sleep's\n    if (order_offset",
@@ -284,41 +288,47 @@ FAULTS = [
         HANGS,
         "if (order_offset",
     ),
-    without("edge.hpp", "if (order_offset == 0) return call_first(region);", LINE, HANGS),
+    without("edge.hpp", "if (order_offset == 0) return wake_first(region);", LINE, HANGS),
     Change(
         "edge.hpp",
-        "line.leave(region.base, me, region.index_of(me));\n    call_first(region);",
-        "line.leave(region.base, me, region.index_of(me));",
+        "wait_queue.leave(region.base, me, region.index_of(me));\n    wake_first(region);",
+        "wait_queue.leave(region.base, me, region.index_of(me));",
         f"{GIVES_UP_IN_THE_MIDDLE} preemptions=1 stale_loads=0",
         HANGS,
     ),
     without(
-        "line.hpp",
+        "wait_queue.hpp",
         "fence_seq_cst();\n      std::uint64_t oldest",
         f"{GIVES_UP_IN_THE_MIDDLE} preemptions=1 stale_loads=1",
         HANGS,
         "std::uint64_t oldest",
     ),
     Change(  # not over those that have left from the middle
-        "line.hpp",
+        "wait_queue.hpp",
         'KILL_POINT("next one served");',
         "return;",
         f"{GIVES_UP_IN_THE_MIDDLE} interruptions=2 preemptions=1 stale_loads=0",
-        "somebody is in line that has ended",
+        "still in the wait queue",
     ),
-    without("line.hpp", "|| (word & left) == 0", f"{GIVES_UP_IN_THE_MIDDLE} preemptions=0 stale_loads=0"),
-    without("line.hpp", f"place(base, ticket).store(word_of(ticket, index), {RELEASE});", LINE, HANGS),
-    Change("line.hpp", "is_of(word, oldest) && (word & left) == 0 ?", "(word & left) == 0 && word == 0 ?", LINE, HANGS),
+    without("wait_queue.hpp", "|| (word & left) == 0", f"{GIVES_UP_IN_THE_MIDDLE} preemptions=0 stale_loads=0"),
+    without("wait_queue.hpp", f"place(base, ticket).store(encode(ticket, index), {RELEASE});", LINE, HANGS),
+    Change(
+        "wait_queue.hpp",
+        "is_for(word, oldest) && (word & left) == 0 ?",
+        "(word & left) == 0 && word == 0 ?",
+        LINE,
+        HANGS,
+    ),
     # the caller's bell
     without("edge.hpp", "fence_seq_cst();  // pairs with the fence before ring_if_armed", "bell", HANGS),
     without("edge.hpp", "if (rings_bell) region.ring_if_armed();\n    }", "bell", HANGS, "}"),
     without("edge.hpp", "if (rings_bell) region.ring_if_armed();\n    //", "bell", HANGS, "//"),
     without("edge.hpp", "bell_ring(bell);\n  return", "bell_abort", HANGS, "return"),
     # the ring
-    weaker("edge.hpp", "slot->turn.store(lap(position) + 1, {})", (RELEASE, RELAXED), "complete", RACES),
-    weaker("edge.hpp", "turn = slot->turn.load({})", (ACQUIRE, RELAXED), "complete", RACES),
-    weaker("edge.hpp", "slot->turn.store(lap(position) + mask + 1, {})", (RELEASE, RELAXED), WRAPS, RACES),
-    weaker("edge.hpp", "slot->turn.load({}) == lap(position);", (ACQUIRE, RELAXED), WRAPS, RACES),
+    weaker("edge.hpp", "ring_cell->sequence.store(lap(position) + 1, {})", (RELEASE, RELAXED), "complete", RACES),
+    weaker("edge.hpp", "sequence = ring_cell->sequence.load({})", (ACQUIRE, RELAXED), "complete", RACES),
+    weaker("edge.hpp", "ring_cell->sequence.store(lap(position) + mask + 1, {})", (RELEASE, RELAXED), WRAPS, RACES),
+    weaker("edge.hpp", "ring_cell->sequence.load({}) == lap(position);", (ACQUIRE, RELAXED), WRAPS, RACES),
     Change(
         "edge.hpp",
         f"position = tail.fetch_add(1, {RELAXED});",
@@ -360,7 +370,7 @@ FAULTS = [
         "edge.hpp",
         "fence_seq_cst();\n    const std::uint32_t quitter",
         QUIT,
-        "nobody noticed",
+        "the run was not aborted",
         "const std::uint32_t quitter",
     ),
     without("event.hpp", "fence_seq_cst();  // pairs with wait's fence", QUIT),
@@ -390,9 +400,9 @@ FAULTS = [
     # the abort
     weaker("edge.hpp", "compare_exchange_strong(none, word, {})", (ACQ_REL, RELAXED), "abort", RACES),
     weaker("edge.hpp", "abort_word.load({})", (ACQUIRE, RELAXED), "abort", RACES),
-    Change("edge.hpp", "is_ours = !region.aborted();", "is_ours = true;", DEATH_IN_COPY, "turns in a loop"),
+    Change("edge.hpp", "is_running = !region.aborted();", "is_running = true;", DEATH_IN_COPY, "loops"),
     # the ledger
-    weaker("edge.hpp", "HandPhase::taken), {})", (RELEASE, RELAXED), "observe", "not counted"),
+    weaker("edge.hpp", "HandPhase::taken), {})", (RELEASE, RELAXED), "observe", "but not counted"),
     # the arena
     without("arena.hpp", "((head >> 32) + 1) << 32 | ", BLOCKS, "two owners", times=2),
     weaker("arena.hpp", "head, changed, {}, " + RELAXED + ")", (RELEASE, RELAXED), BLOCKS, RACES),
@@ -434,26 +444,26 @@ ORDERED_FAULTS = [
     ),
     Change(
         "order.hpp",
-        "(place & behind_all) != 0 && turn.load",
-        "false && turn.load",
+        "(place & after_end) != 0 && next_position.load",
+        "false && next_position.load",
         f"complete items=2 outputs=11 tail=1 {SMALL}",
         "came after one of a later item",
     ),
     Change(  # a slot is used by two items at once
         "order.hpp",
-        f"turn.load({ACQUIRE}) + mask + 1",
+        f"next_position.load({ACQUIRE}) + mask + 1",
         "Edge::never - 1",
         WRAPS_ORDERED,
     ),
-    weaker("order.hpp", "turn.store(++position, {})", (RELEASE, RELAXED), WRAPS_ORDERED),
+    weaker("order.hpp", "next_position.store(++position, {})", (RELEASE, RELAXED), WRAPS_ORDERED),
     weaker(
         "order.hpp", "newest, block, {}, " + ACQUIRE, (RELEASE, RELAXED), "complete preemptions=2 stale_loads=0", RACES
     ),
     weaker("order.hpp", "word.exchange(0, {})", (ACQUIRE, RELAXED), f"complete {SMALL}", RACES),
     # the line, and who else waits
-    without("line_by_position.hpp", f"waiting.fetch_add(1, {RELAXED});", LACKS_CREDIT, HANGS),
+    without("waiters_by_position.hpp", f"count.fetch_add(1, {RELAXED});", LACKS_CREDIT, HANGS),
     without(
-        "line_by_position.hpp",
+        "waiters_by_position.hpp",
         f"word(position & mask).fetch_add(bit(position & mask), {RELAXED});",
         LACKS_CREDIT,
         HANGS,
@@ -464,12 +474,18 @@ ORDERED_FAULTS = [
         LACKS_CREDIT,
         HANGS,
     ),
-    without("order.hpp", "call_first(region, edge);\n          edge.room", LACKS_CREDIT, HANGS, keep="edge.room"),
-    without("order.hpp", "fence_seq_cst();  // pairs with Event::sleep's, of those", LACKS_CREDIT, HANGS, keep="//"),
+    without("order.hpp", "wake_first(region, edge);\n          edge.credits", LACKS_CREDIT, HANGS, keep="edge.credits"),
+    without("order.hpp", "fence_seq_cst();  // pairs with Event::sleep's, of replicas", LACKS_CREDIT, HANGS, keep="//"),
     without(
-        "edge.hpp", "if (order_offset != 0) call_first_in_order(region, *this);\n    if", LACKS_CREDIT, HANGS, keep="if"
+        "edge.hpp",
+        "if (order_offset != 0) wake_first_by_position(region, *this);\n    if",
+        LACKS_CREDIT,
+        HANGS,
+        keep="if",
     ),
-    without("edge.hpp", "call_first_in_order(region, *this);\n    bytes", LACKS_BYTES, HANGS, keep="bytes"),
+    without(
+        "edge.hpp", "wake_first_by_position(region, *this);\n    free_bytes", LACKS_BYTES, HANGS, keep="free_bytes"
+    ),
     Change(
         "order.hpp",
         "has_credit(edge, is_behind ? edge.limit - 1 : edge.limit)",
@@ -484,23 +500,23 @@ ORDERED_FAULTS = [
         LACKS_BYTES,
         HANGS,
     ),
-    without("order.hpp", "call_first(region, edge);\n    return done;", OTHERS, HANGS, keep="return done;"),
+    without("order.hpp", "wake_first(region, edge);\n    return done;", OTHERS, HANGS, keep="return done;"),
     without(
         "order.hpp",
-        "fence_seq_cst();  // pairs with Event::sleep's, of who",
+        "fence_seq_cst();  // pairs with Event::sleep's, of the",
         OTHERS.replace("stale_loads=0", "stale_loads=1"),
         HANGS,
         keep="//",
     ),
-    without("line_by_position.hpp", "if (step == 0) bits &= ~(bit(at) - 1);", WRAPS_LINE, HANGS),
-    Change("line_by_position.hpp", "step <= words(mask + 1)", "step < words(mask + 1)", OTHERS_WRAP, HANGS),
-    without("order.hpp", "edge.room.notify_fenced(unpark_everyone);", f"kept outputs=0 tail=1 {SMALL}", HANGS),
-    without("order.hpp", "edge.turns.notify_fenced(as_many(position - first));", EARLY, HANGS),
-    without("edge.hpp", "entry(index)->called.wake(unpark_everyone);", f"abort limit=3 {SMALL}", HANGS, keep=";"),
-    without("edge.hpp", "turns.wake(unpark_everyone);", ABORT_EARLY, HANGS),
+    without("waiters_by_position.hpp", "if (step == 0) bits &= ~(bit(at) - 1);", WRAPS_LINE, HANGS),
+    Change("waiters_by_position.hpp", "step <= words(mask + 1)", "step < words(mask + 1)", OTHERS_WRAP, HANGS),
+    without("order.hpp", "edge.credits.notify_fenced(unpark_everyone);", f"kept outputs=0 tail=1 {SMALL}", HANGS),
+    without("order.hpp", "edge.next_position.notify_fenced(to_int(position - first));", EARLY, HANGS),
+    without("edge.hpp", "entry(index)->own_event.wake(unpark_everyone);", f"abort limit=3 {SMALL}", HANGS, keep=";"),
+    without("edge.hpp", "next_position.wake(unpark_everyone);", ABORT_EARLY, HANGS),
     without(
         "edge.hpp",
-        "region.entry(index)->called.notify_fenced(unpark_everyone);",
+        "region.entry(index)->own_event.notify_fenced(unpark_everyone);",
         f"stop leave_after=1 items=3 outputs=111 limit=3 {SMALL}",
         HANGS,
         keep=";",
@@ -508,7 +524,7 @@ ORDERED_FAULTS = [
     # credits and bytes
     Change(
         "order.hpp",
-        "waits ? edge.limit - 1 : edge.limit",
+        "is_pending ? edge.limit - 1 : edge.limit",
         "edge.limit",
         f"complete items=2 outputs=12 limit=4 {SMALL}",
         HANGS,
@@ -520,12 +536,15 @@ ORDERED_FAULTS = [
         f"complete items=3 outputs=111 limit=8 max_bytes=16 {SMALL}",
     ),
     without(
-        "order.hpp", "if (size != 0) to_ring(edge, size);", f"complete max_bytes=100 {SMALL}", "bytes are counted that"
+        "order.hpp",
+        "if (size != 0) move_bytes_to_ring(edge, size);",
+        f"complete max_bytes=100 {SMALL}",
+        "buffered_bytes is not 0",
     ),
     # two threads of a replica
     Change(
         "order.hpp",
-        f"me->putting.load({RELAXED}) == place",
+        f"me->sending_place.load({RELAXED}) == place",
         "false",
         READER,
     ),

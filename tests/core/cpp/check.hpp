@@ -1,4 +1,4 @@
-// CHECK(condition): else the program says which condition is not met, and ends with exit code 1.
+// CHECK(condition): if the condition is false, the program prints it and exits with code 1.
 #pragma once
 
 #include <cstdio>
@@ -7,7 +7,7 @@
 #define CHECK(condition)                                                            \
   do {                                                                              \
     if (!(condition)) {                                                             \
-      std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+      std::fprintf(stderr, "%s:%d: CHECK failed: %s\n", __FILE__, __LINE__, #condition); \
       std::_Exit(1);                                                                \
     }                                                                               \
   } while (0)

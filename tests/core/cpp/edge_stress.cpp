@@ -1,19 +1,20 @@
-// Stress of one edge by threads over one mapping: `edge_stress MODE spins|parks PRODUCERS CONSUMERS MESSAGES LIMIT
-// MAX_BYTES`.
+// Stress test of one edge, with threads that share one mapping:
 //
-// Run by tests/core/test_headers.py, plainly and under sanitizers. It exits with 0 and prints "ok", or says what was
-// wrong and exits with 1. Messages are written and read by plain memory accesses, in ring cells and in arena
-// blocks, so that ThreadSanitizer sees whether the edge orders them. The counters of this program are relaxed
-// atomics and there is no lock, so that the program adds no order of its own between the threads.
+//   edge_stress MODE spins|parks PRODUCERS CONSUMERS MESSAGES LIMIT MAX_BYTES
 //
-// Modes (in the last three the producers have no end of their own, and MESSAGES has no meaning):
-//   complete   every message arrives exactly once, in each producer's order, and the books balance
+// tests/core/test_headers.py runs it, plainly and under sanitizers. It prints "ok" and exits with 0, or prints what was
+// wrong and exits with 1. Messages are written and read by plain memory accesses, in ring cells and in arena blocks, so
+// that ThreadSanitizer sees whether the edge orders them. The program's own counters are relaxed atomics and it uses no
+// lock, so it adds no order between the threads.
+//
+// Modes (in the last three the producers never end by themselves, and MESSAGES is ignored):
+//   complete   every message arrives exactly once, in each producer's order, and the counters agree
 //   signals    the same, while a signal interrupts the threads again and again
-//   stop       a consumer that may leaves early: everybody ends, nobody is killed
-//   quit       a consumer that may not leaves early: the run is killed in its name (rule R3)
-//   abort      a consumer aborts the run: everybody ends
+//   stop       a consumer leaves early, as it may: all threads end, and the run is not aborted
+//   quit       a consumer leaves early, though it may not: the run is aborted in its name (rule R3)
+//   abort      a consumer aborts the run: all threads end
 //
-// With -DWEAKENED every release in the headers becomes relaxed: ThreadSanitizer must then report races, which shows
+// With -DWEAKENED every release in the headers becomes relaxed. ThreadSanitizer must then report races, which shows
 // that it would see one.
 
 #include <algorithm>
@@ -49,13 +50,13 @@ struct Content {  // what each message starts with
 
 struct Stress {
   std::string mode;
-  bool parks;  // at once, without spinning: then a wake-up that is lost is never made good by luck
+  bool parks;  // sleeps without spinning: then a lost wake-up is never repaired by luck
   std::uint32_t producers, consumers;
-  std::uint32_t messages;  // of each producer; UINT32_MAX: no end
+  std::uint32_t messages;  // of each producer; UINT32_MAX: without end
   std::uint64_t limit, max_bytes;
   Region region;
   Edge* edge = nullptr;
-  std::uint32_t leave_after = 0;  // items that consumer 0 takes in the modes where it does something early
+  std::uint32_t leave_after = 0;  // after how many items consumer 0 leaves or aborts, in the modes where it does
   std::atomic<std::uint64_t> in_flight{0};
   std::atomic<std::uint32_t> running{0};
   std::vector<std::vector<std::vector<std::uint32_t>>> seen;  // by consumer, by producer: the numbers that arrived
@@ -121,10 +122,11 @@ void produce(Stress& stress, std::uint32_t producer) {
     status = until_done([&] { return edge.reserve(stress.region, me, released_seen, spin); });
     if (status != Status::ok) break;
     if (number == stress.messages) {
-      edge.unreserve();  // as a producer does that finds its generator at its end
+      edge.unreserve();  // as a producer does whose generator has ended
       break;
     }
-    // Never more than the credits: counted after the credit was taken, and discounted before it is given back.
+    // in_flight never exceeds the credits: it is increased after the credit is taken, and decreased before it is given
+    // back.
     CHECK(stress.in_flight.fetch_add(1, relaxed) < stress.limit);
     Message message;
     fill(stress, message, Content{producer, number});
@@ -182,7 +184,7 @@ void consume(Stress& stress, std::uint32_t consumer) {
   stress.running.fetch_sub(1, relaxed);
 }
 
-void check_books(Stress& stress) {
+void check_counters(Stress& stress) {
   Edge& edge = *stress.edge;
   Region& region = stress.region;
   std::uint64_t sent = 0, received = 0, seen = 0;
@@ -204,7 +206,7 @@ void check_books(Stress& stress) {
     CHECK(seen == std::uint64_t{stress.producers} * stress.messages);
     CHECK(sent == received);
     CHECK(edge.buffered_bytes.load(relaxed) == 0);
-    CHECK(edge.line.is_empty() && edge.line.wanted_bytes.load(relaxed) == 0);
+    CHECK(edge.wait_queue.is_empty() && edge.wait_queue.wanted_bytes.load(relaxed) == 0);
     CHECK(edge.head.load(relaxed) == edge.tail.load(relaxed));
     // A sole producer keeps the credit that it did not use.
     CHECK(edge.acquired.load(relaxed) - edge.released.load(relaxed) == (stress.producers == 1));
@@ -267,7 +269,7 @@ int main(int argc, char** argv) {
     sched_yield();
   }
   for (std::thread& thread : threads) thread.join();
-  check_books(stress);
+  check_counters(stress);
   memory_unmap(stress.region.base, size);
   close(memory);
   close(stress.region.bell);

@@ -1,8 +1,8 @@
-// One abort of an ordered edge, step by step in one thread: `order_abort`. Run by tests/core/test_headers.py.
+// One abort of an ordered edge, step by step in one thread: `order_abort`. tests/core/test_headers.py runs it.
 //
-// Whoever passes the turn on has taken a message out of its slot, and cannot put it into the ring, for a consumer is still
-// at work on the cell. Then the run is aborted: the message must be in its slot again. It exits with 0 and prints "ok", or
-// says what was wrong and exits with 1.
+// The advancer has taken a pending message out of its slot, and cannot put it into the ring, because a consumer is
+// still reading the cell. Then the run is aborted: the message must be back in its slot. The program prints "ok" and
+// exits with 0, or prints what was wrong and exits with 1.
 
 #include <cstdio>
 
@@ -47,15 +47,15 @@ int main() {
 
   const auto yield = [&](std::uint32_t replica, std::uint64_t number) {
     ReplicaEntry* me = region.entry(replica);
-    const std::uint64_t place = order.begin(me);
-    CHECK(order.put_now(region, output, me, message_of(number), place) == Status::ok);
-    CHECK(order.end(region, output, me) == Status::ok);
+    const std::uint64_t place = order.begin_output(me);
+    CHECK(order.try_send(region, output, me, message_of(number), place) == Status::ok);
+    CHECK(order.end_output(region, output, me) == Status::ok);
   };
-  yield(second, 100);  // waits for its turn
+  yield(second, 100);  // pending: its item is not next
   yield(first, 0);
-  // The slow consumer has the first cell, and is not done with it.
+  // The slow consumer has taken the first cell, and has not finished reading it.
   CHECK(output.try_take(region, region.entry(slow)) == Status::ok);
-  output.cell(region, 0)->turn.store(1, std::memory_order_relaxed);
+  output.cell(region, 0)->sequence.store(1, std::memory_order_relaxed);
   for (std::uint64_t number = 1; number <= output.mask; ++number) {
     yield(first, number);
     CHECK(output.try_take(region, region.entry(quick)) == Status::ok);
@@ -63,14 +63,14 @@ int main() {
     output.release(region, region.entry(quick));
   }
 
-  CHECK(order.close(region, output, region.entry(second)) == Status::ok);
-  CHECK(order.newest_waiting(region, 1) != 0);
+  CHECK(order.close_item(region, output, region.entry(second)) == Status::ok);
+  CHECK(order.newest_pending(region, 1) != 0);
   CHECK(region.abort(Cause::closed, 0));
-  CHECK(order.close(region, output, region.entry(first)) == Status::aborted);
-  const std::uint64_t block = order.newest_waiting(region, 1);
+  CHECK(order.close_item(region, output, region.entry(first)) == Status::aborted);
+  const std::uint64_t block = order.newest_pending(region, 1);
   CHECK(block != 0);
-  CHECK(Order::waiting_message(region, block)->words[0] == 100);
-  CHECK(Order::waiting_before(region, block) == 0);
+  CHECK(Order::pending_message(region, block)->words[0] == 100);
+  CHECK(Order::older_pending(region, block) == 0);
   std::puts("ok");
   return 0;
 }

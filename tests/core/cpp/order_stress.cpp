@@ -1,19 +1,21 @@
-// Stress of an ordered edge by threads over one mapping: `order_stress MODE spins|parks REPLICAS ITEMS LIMIT MAX_BYTES`.
+// Stress test of an ordered edge, with threads that share one mapping:
 //
-// Run by tests/core/test_headers.py, plainly and under sanitizers. A source fills the input edge of a step; each item yields
-// none to three messages of many sizes, each replica two at its end; one consumer takes them. It exits with 0 and prints
-// "ok", or says what was wrong and exits with 1. As in edge_stress.cpp, the program adds no order of its own between the
-// threads.
+//   order_stress MODE spins|parks REPLICAS ITEMS LIMIT MAX_BYTES
+//
+// tests/core/test_headers.py runs it, plainly and under sanitizers. A source fills the input edge of a step. Each item
+// yields none to three messages of many sizes, and each replica yields two at its end. One consumer takes them. The
+// program prints "ok" and exits with 0, or prints what was wrong and exits with 1. As in edge_stress.cpp, it adds no
+// order between the threads.
 //
 // Modes:
-//   complete   every message arrives once, in the order of the items and of their numbers, and the books balance
+//   complete   every message arrives once, in the order of the items and of their numbers, and the counters agree
 //   signals    the same, while a signal interrupts the threads again and again
 //   besides    the same, but each replica yields in a second thread, which does not wait for the first: the messages come
 //              in the order of the items that they were yielded for
-//   stop       the consumer leaves early, as it may: everybody ends, nobody is killed
-//   abort      the consumer aborts the run: everybody ends
+//   stop       the consumer leaves early, as it may: all threads end, and the run is not aborted
+//   abort      the consumer aborts the run: all threads end
 //
-// With -DWEAKENED every release in the headers becomes relaxed: ThreadSanitizer must then report races.
+// With -DWEAKENED every release in the headers becomes relaxed. ThreadSanitizer must then report races.
 
 #include <csignal>
 #include <cstdio>
@@ -44,7 +46,7 @@ constexpr std::uint64_t no_items = UINT64_MAX;
 constexpr std::uint32_t tail = 2;
 
 struct Content {  // what each message starts with
-  std::uint64_t key;  // its item; the number of items: of the end
+  std::uint64_t key;  // number of its item; the number of items: it belongs to the end
   std::uint32_t replica, number;
 };
 
@@ -110,25 +112,25 @@ Status until_done(const Operation& operation) {
 
 std::uint64_t key_of(const Stress& stress, std::uint64_t place) {
   if (place == 0) return no_items;
-  return (place & Order::behind_all) != 0 ? stress.items : place - 1;
+  return (place & Order::after_end) != 0 ? stress.items : place - 1;
 }
 
 Status put(Stress& stress, std::uint32_t replica, std::uint32_t number, Spin& spin) {
   ReplicaEntry* me = stress.region.entry(replica);
-  const std::uint64_t place = stress.order->begin(me);
+  const std::uint64_t place = stress.order->begin_output(me);
   Message message;
   fill(stress, message, Content{key_of(stress, place), replica, number});
   const Status status =
-      until_done([&] { return stress.order->put(stress.region, *stress.output, me, message, place, spin); });
+      until_done([&] { return stress.order->send(stress.region, *stress.output, me, message, place, spin); });
   CHECK(status != Status::no_memory);
   if (status == Status::ok) ++stress.sent[replica];
-  const Status ended = stress.order->end(stress.region, *stress.output, me);
+  const Status ended = stress.order->end_output(stress.region, *stress.output, me);
   return status == Status::ok ? ended : status;
 }
 
 Status ask(Stress& stress, std::uint32_t replica, Spin& spin) {
   ReplicaEntry* me = stress.region.entry(replica);
-  const Status status = stress.order->close(stress.region, *stress.output, me);
+  const Status status = stress.order->close_item(stress.region, *stress.output, me);
   if (status != Status::ok) return status;
   stress.input->release(stress.region, me);
   return until_done([&] { return stress.order->take(stress.region, *stress.output, *stress.input, me, spin); });
@@ -166,7 +168,7 @@ void replicate(Stress& stress, std::uint32_t replica) {
   }
   if (stress.is_complete() || stress.mode == "besides") CHECK(status == Status::end && besides == Status::ok);
   if (status == Status::stopped) stress.input->stop(stress.region);
-  if (status != Status::aborted && stress.order->close(stress.region, *stress.output, me) != Status::aborted) {
+  if (status != Status::aborted && stress.order->close_item(stress.region, *stress.output, me) != Status::aborted) {
     stress.input->release(stress.region, me);
     stress.input->finish_consuming(stress.region, replica, true);
     stress.output->finish_producing(stress.region);
@@ -190,7 +192,7 @@ void consume(Stress& stress) {
     if (content.key == no_items) continue;
     CHECK(content.key >= key);
     if (stress.mode != "besides" && content.key != stress.items) {
-      // All of the items before have come, and of this one all before.
+      // All messages of the items before have come, and all earlier ones of this item.
       while (key < content.key) {
         CHECK(number == outputs_of(key));
         ++key;
@@ -226,7 +228,7 @@ void produce(Stress& stress) {
   stress.running.fetch_sub(1, relaxed);
 }
 
-void check_books(Stress& stress) {
+void check_counters(Stress& stress) {
   const std::uint64_t abort_word = stress.region.control()->abort_word.load(relaxed);
   std::uint64_t sent = 0, counted = 0;
   for (std::uint32_t replica = 0; replica < stress.replicas; ++replica) {
@@ -242,7 +244,7 @@ void check_books(Stress& stress) {
   CHECK(stress.output->buffered_bytes.load(relaxed) == 0);
   CHECK(stress.order->pending_bytes.load(relaxed) == 0);
   CHECK(stress.output->acquired.load(relaxed) == stress.output->released.load(relaxed));
-  CHECK(stress.order->turn.load(relaxed) == stress.items);
+  CHECK(stress.order->next_position.load(relaxed) == stress.items);
 }
 
 void on_signal(int) {}
@@ -291,7 +293,7 @@ int main(int argc, char** argv) {
     sched_yield();
   }
   for (std::thread& thread : threads) thread.join();
-  check_books(stress);
+  check_counters(stress);
   memory_unmap(stress.region.base, size);
   close(memory);
   close(stress.region.bell);

@@ -1,4 +1,4 @@
-// Says how many processors the control groups allow, as the files under a folder say; and as this system does.
+// Prints how many processors the control groups allow: according to the files under a given folder, or on this system.
 #include <cstdio>
 
 #include "platform.hpp"

@@ -1,8 +1,8 @@
-// The checker's search: choices, threads, and the states that were seen. See checker.hpp for the sources.
+// The search: choices, threads, and the states that were seen. checker.hpp names the sources.
 //
-// A thread's state is a function of what it has read, so the hashes of all threads' histories, of the words'
-// modification orders and of the order of fences name the state. An execution that reaches a state which was seen
-// before, with no more left of any bound, can show nothing new and is given up.
+// A thread's state is a function of what it has read. So the hashes of all threads' histories, of the words'
+// modification orders and of the order of fences identify the state. An execution that reaches a state which was seen
+// before, with no more left of any bound, cannot show anything new and is stopped.
 
 #include <csetjmp>
 #include <cstdarg>
@@ -22,7 +22,7 @@ Machine machine;
 
 namespace {
 
-enum class End { completed, cut, failed, anew };
+enum class End { completed, cut, failed, restart };
 
 struct Choice {
   std::uint16_t options, taken;
@@ -30,16 +30,16 @@ struct Choice {
 
 const Program* program;
 std::vector<Choice> path;
-std::size_t depth;                // of `path`, in this execution
+std::size_t depth;                // how much of `path` this execution has used
 End how_it_ended;
-std::jmp_buf explorer;            // where an execution returns to when it is over
+std::jmp_buf explorer;            // an execution returns here when it is over
 std::jmp_buf resumed[max_threads];
 bool started[max_threads];
-ucontext_t fresh[max_threads];
+ucontext_t first_context[max_threads];
 constexpr std::size_t stack_bytes = 128 * 1024;
 alignas(64) unsigned char stacks[max_threads][stack_bytes];
 char failure[400];
-unsigned most_steps;
+unsigned max_steps;
 
 Seen seen;
 
@@ -49,7 +49,7 @@ Seen seen;
   longjmp(explorer, 1);
 }
 
-bool spend(unsigned& amount) {
+bool use_one(unsigned& amount) {
   if (amount == 0) return false;
   if (amount != unlimited) --amount;
   return true;
@@ -59,44 +59,44 @@ std::uint64_t state_key() {
   std::uint64_t key = mix(mix(machine.words_hash, machine.fences_hash), machine.marks_hash);
   for (unsigned index = 0; index < machine.count; ++index) {
     const Thread& thread = machine.threads[index];
-    key = mix(key, thread.history + static_cast<std::uint64_t>(thread.doing) * 2 + thread.woken);
+    key = mix(key, thread.history + static_cast<std::uint64_t>(thread.activity) * 2 + thread.woken);
   }
-  if (machine.left.preemptions != unlimited) key = mix(key, machine.current);  // else it makes no difference
+  if (machine.left.preemptions != unlimited) key = mix(key, machine.current);  // else it makes no difference which runs
   return mix(key, machine.bell_hash + machine.bell);
 }
 
-bool is_over(const Thread& thread) { return thread.doing == Doing::ended || thread.doing == Doing::dead; }
+bool has_ended(const Thread& thread) { return thread.activity == Activity::ended || thread.activity == Activity::dead; }
 
-bool all_others_are_over(unsigned self) {
+bool all_others_have_ended(unsigned self) {
   for (unsigned index = 0; index < machine.count; ++index)
-    if (index != self && !is_over(machine.threads[index])) return false;
+    if (index != self && !has_ended(machine.threads[index])) return false;
   return true;
 }
 
 bool can_run(unsigned index) {
   const Thread& thread = machine.threads[index];
-  switch (thread.doing) {
-    case Doing::running: return true;
-    case Doing::parked: return thread.woken;
-    case Doing::backing_off: return news_for(thread);
-    case Doing::waiting: return thread.waits_for();
-    case Doing::at_the_bell: return machine.bell != 0;
-    case Doing::awaits_death: return anybody_died() || all_others_are_over(index);
-    case Doing::awaits_others: return all_others_are_over(index);
+  switch (thread.activity) {
+    case Activity::running: return true;
+    case Activity::parked: return thread.woken;
+    case Activity::backing_off: return has_newer_store(thread);
+    case Activity::waiting: return thread.waits_for();
+    case Activity::at_the_bell: return machine.bell != 0;
+    case Activity::awaits_death: return anybody_died() || all_others_have_ended(index);
+    case Activity::awaits_others: return all_others_have_ended(index);
     default: return false;
   }
 }
 
-const char* text_of(Doing doing) {
-  switch (doing) {
-    case Doing::running: return "runs";
-    case Doing::parked: return "sleeps on";
-    case Doing::backing_off: return "turns in a loop, and nothing that it looks at will change";
-    case Doing::waiting: return "waits for what the program says";
-    case Doing::at_the_bell: return "waits for the bell";
-    case Doing::awaits_death: return "waits for a death";
-    case Doing::awaits_others: return "waits for the others to end";
-    case Doing::ended: return "has ended";
+const char* text_of(Activity activity) {
+  switch (activity) {
+    case Activity::running: return "runs";
+    case Activity::parked: return "sleeps on";
+    case Activity::backing_off: return "loops, and no word that it reads will change";
+    case Activity::waiting: return "waits for a condition of the program";
+    case Activity::at_the_bell: return "waits for the bell";
+    case Activity::awaits_death: return "waits for a death";
+    case Activity::awaits_others: return "waits for the others to end";
+    case Activity::ended: return "has ended";
     default: return "is dead";
   }
 }
@@ -106,19 +106,19 @@ const char* text_of(Doing doing) {
   int length = 0;
   for (unsigned index = 0; index < machine.count; ++index) {
     const Thread& thread = machine.threads[index];
-    if (is_over(thread)) continue;
+    if (has_ended(thread)) continue;
     length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), "%s%s %s%s%s",
-                            length == 0 ? "" : "; ", thread_name(index), text_of(thread.doing),
-                            thread.doing == Doing::parked ? " " : "",
-                            thread.doing == Doing::parked ? name_of(thread.parked_on) : "");
+                            length == 0 ? "" : "; ", thread_name(index), text_of(thread.activity),
+                            thread.activity == Activity::parked ? " " : "",
+                            thread.activity == Activity::parked ? name_of(thread.parked_on) : "");
     if (length >= static_cast<int>(sizeof text)) break;
   }
-  fail("everybody waits for ever: %s", text);
+  fail("all threads wait for ever: %s", text);
 }
 
 void run_thread() {
   program->thread(machine.current);
-  block(Doing::ended);
+  block(Activity::ended);
   std::abort();  // not reached
 }
 
@@ -127,21 +127,21 @@ void run_thread() {
   if (started[index]) longjmp(resumed[index], 1);
   started[index] = true;
   me().history = mix(me().history, 1);
-  getcontext(&fresh[index]);
-  fresh[index].uc_stack.ss_sp = stacks[index];
-  fresh[index].uc_stack.ss_size = stack_bytes;
-  fresh[index].uc_link = nullptr;
-  makecontext(&fresh[index], run_thread, 0);
-  setcontext(&fresh[index]);
+  getcontext(&first_context[index]);
+  first_context[index].uc_stack.ss_sp = stacks[index];
+  first_context[index].uc_stack.ss_size = stack_bytes;
+  first_context[index].uc_link = nullptr;
+  makecontext(&first_context[index], run_thread, 0);
+  setcontext(&first_context[index]);
   std::abort();
 }
 
 enum class What : std::uint8_t { run, interrupt, die };
 
-// Decides who runs next. `stays`: the current thread could go on, and whoever else runs preempts it.
+// Decides which thread runs next. `stays`: the current thread could go on, so running another one is a preemption.
 void schedule(bool stays, bool from_outside = false) {
   if (++machine.steps > machine.left.steps)
-    fail("%u steps and no end: something turns in a loop for ever", machine.steps - 1);
+    fail("no end after %u steps: a thread loops for ever", machine.steps - 1);
   struct Option {
     What what;
     unsigned thread;
@@ -155,14 +155,14 @@ void schedule(bool stays, bool from_outside = false) {
         if (stays && index == self) continue;
         if (can_run(index)) {
           options[count++] = {What::run, index};
-        } else if (machine.threads[index].doing == Doing::parked && machine.left.interruptions > 0) {
+        } else if (machine.threads[index].activity == Activity::parked && machine.left.interruptions > 0) {
           options[count++] = {What::interrupt, index};
         }
       }
     }
     if (stays && machine.left.deaths > 0 && (program->mortal >> self & 1) != 0) options[count++] = {What::die, self};
     if (count == 0) {
-      if (all_others_are_over(max_threads)) end_execution(End::completed);
+      if (all_others_have_ended(max_threads)) end_execution(End::completed);
       report_deadlock();
     }
     if (count > 1 && depth == path.size() && !machine.tracing && seen.add(state_key(), machine.left))
@@ -170,22 +170,22 @@ void schedule(bool stays, bool from_outside = false) {
     const Option option = options[count > 1 ? choose(count) : 0];
     Thread& chosen = machine.threads[option.thread];
     if (option.what == What::die) {
-      spend(machine.left.deaths);
+      use_one(machine.left.deaths);
       trace("dies");
-      chosen.doing = Doing::dead;
+      chosen.activity = Activity::dead;
       stays = false;
       continue;
     }
-    if (stays && option.thread != self) spend(machine.left.preemptions);
+    if (stays && option.thread != self) use_one(machine.left.preemptions);
     if (option.what == What::interrupt) {
-      spend(machine.left.interruptions);
+      use_one(machine.left.interruptions);
       chosen.interrupted = true;
     }
-    if (chosen.doing == Doing::backing_off) see_news(chosen);
-    chosen.doing = Doing::running;
+    if (chosen.activity == Activity::backing_off) see_newest_stores(chosen);
+    chosen.activity = Activity::running;
     chosen.woken = false;
     if (!from_outside && option.thread == self) return;
-    if (from_outside || is_over(machine.threads[self]) || setjmp(resumed[self]) == 0) enter(option.thread);
+    if (from_outside || has_ended(machine.threads[self]) || setjmp(resumed[self]) == 0) enter(option.thread);
     return;
   }
 }
@@ -200,8 +200,8 @@ void point() noexcept {
   schedule(true);
 }
 
-void block(Doing how) noexcept {
-  me().doing = how;
+void block(Activity how) noexcept {
+  me().activity = how;
   me().acted = false;
   me().history = mix(me().history, 8 + static_cast<std::uint64_t>(how));
   schedule(false);
@@ -210,7 +210,7 @@ void block(Doing how) noexcept {
 unsigned choose(unsigned options) noexcept {
   if (depth < path.size()) {
     if (path[depth].options != options) {
-      std::fprintf(stderr, "the program does not do the same when it is run again\n");
+      std::fprintf(stderr, "the program must do the same in each execution, but it did not\n");
       std::exit(2);
     }
     return path[depth++].taken;
@@ -220,7 +220,7 @@ unsigned choose(unsigned options) noexcept {
   return 0;
 }
 
-void begin_anew() noexcept { end_execution(End::anew); }
+void restart_search() noexcept { end_execution(End::restart); }
 
 const char* thread_name(unsigned index) noexcept { return program->thread_names[index]; }
 
@@ -263,7 +263,7 @@ unsigned mark() noexcept {
 }
 
 unsigned self() noexcept { return machine.current; }
-bool died(unsigned thread) noexcept { return machine.threads[thread].doing == Doing::dead; }
+bool died(unsigned thread) noexcept { return machine.threads[thread].activity == Activity::dead; }
 
 bool anybody_died() noexcept {
   for (unsigned index = 0; index < machine.count; ++index)
@@ -274,17 +274,17 @@ bool anybody_died() noexcept {
 void wait_until(bool (*holds)()) noexcept {
   if (holds()) return;
   me().waits_for = holds;
-  block(Doing::waiting);
+  block(Activity::waiting);
 }
 
-void wait_for_a_death() noexcept { block(Doing::awaits_death); }
+void wait_for_a_death() noexcept { block(Activity::awaits_death); }
 
 void wait_for_the_others() noexcept {
-  block(Doing::awaits_others);
+  block(Activity::awaits_others);
   for (unsigned index = 0; index < machine.count; ++index) me().now.join(machine.threads[index].now);
 }
 
-void back_off() noexcept { block(Doing::backing_off); }
+void back_off() noexcept { block(Activity::backing_off); }
 
 void bell_ring() noexcept {
   point();
@@ -309,7 +309,7 @@ void bell_silence() noexcept {
 void bell_wait() noexcept {
   point();
   trace("waits for the bell");
-  block(Doing::at_the_bell);
+  block(Activity::at_the_bell);
 }
 
 // ---- the search ---------------------------------------------------------------------------------
@@ -338,10 +338,10 @@ void run_once(const Bounds& bounds) {
   }
   machine.active = false;
   if (how_it_ended == End::completed && setjmp(explorer) == 0) program->check();
-  if (machine.steps > most_steps) most_steps = machine.steps;
+  if (machine.steps > max_steps) max_steps = machine.steps;
 }
 
-// To the next list of choices; false: there is none.
+// Changes `path` to the next list of choices. False: there is none.
 bool advance() {
   while (!path.empty() && path.back().taken + 1 == path.back().options) path.pop_back();
   if (path.empty()) return false;
@@ -354,25 +354,25 @@ void report(const Bounds& bounds) {
   machine.tracing = true;
   run_once(bounds);
   machine.tracing = false;
-  std::printf("      and so: %s\n", failure);
+  std::printf("      then: %s\n", failure);
 }
 
 }  // namespace
 
-Outcome explore(const Program& what, const Bounds& bounds, std::uint64_t most_executions) {
+Outcome explore(const Program& what, const Bounds& bounds, std::uint64_t max_executions) {
   program = &what;
   machine.count = what.threads;
   forget_words();
   what.set_up();
-  keep_memory();
+  save_memory();
   Outcome outcome{};
   path.clear();
   seen.clear();
-  most_steps = 0;
+  max_steps = 0;
   do {
     run_once(bounds);
     ++outcome.executions;
-    if (how_it_ended == End::anew) {
+    if (how_it_ended == End::restart) {
       path.clear();
       seen.clear();
       continue;
@@ -383,15 +383,15 @@ Outcome explore(const Program& what, const Bounds& bounds, std::uint64_t most_ex
       report(bounds);
       break;
     }
-    if (most_executions != 0 && outcome.executions >= most_executions) {
+    if (max_executions != 0 && outcome.executions >= max_executions) {
       std::printf("GIVEN UP after %llu executions\n", static_cast<unsigned long long>(outcome.executions));
       outcome.failed = true;
       break;
     }
-  } while (how_it_ended == End::anew || advance());
+  } while (how_it_ended == End::restart || advance());
   outcome.states = seen.size();
   outcome.words = shared_words();
-  outcome.most_steps = most_steps;
+  outcome.max_steps = max_steps;
   return outcome;
 }
 

@@ -1,7 +1,9 @@
-// Programs of a few accesses whose outcomes under C++20 are known ("litmus tests"): does the checker show just these?
+// Programs of a few accesses whose outcomes under C++20 are known ("litmus tests"): does the checker show exactly
+// these?
 //
-// Prints a line for each: its name, then each outcome that some execution has, the threads' results as digits. What is
-// expected stands in tests/core/test_model.py. The last two show what the checker leaves out (see checker.hpp).
+// For each program this prints a line: its name, then each outcome of some execution, with the threads' results as
+// digits. tests/core/test_model.py has the expected lines. The last two programs show what the checker leaves out (see
+// checker.hpp).
 //
 // The programs are common property; see J. Alglave, L. Maranget, M. Tautschnig, "Herding cats", TOPLAS 2014.
 

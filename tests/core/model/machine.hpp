@@ -1,4 +1,4 @@
-// What the parts of the checker share: explore.cpp (choices, threads), weak_memory.cpp (words), races.cpp (plain
+// Shared by the parts of the checker: explore.cpp (choices, threads), weak_memory.cpp (words) and races.cpp (plain
 // memory).
 #pragma once
 
@@ -45,7 +45,7 @@ struct Knowledge {
   }
 };
 
-enum class Doing : std::uint8_t {
+enum class Activity : std::uint8_t {
   running,
   parked,
   backing_off,
@@ -58,16 +58,16 @@ enum class Doing : std::uint8_t {
 };
 
 struct Thread {
-  Doing doing;
+  Activity activity;
   bool woken, interrupted;      // while parked
-  bool acted;                   // its last operation was no load
+  bool acted;                   // its last operation was not a load
   const void* parked_on;
   bool (*waits_for)();
-  std::uint64_t history;        // a hash of all that it did and of what it read: its state is a function of that
-  std::uint64_t loaded;         // words read since the last operation that was no load, one bit for each
+  std::uint64_t history;        // a hash of all that it did and read, which determines its state
+  std::uint64_t loaded;         // words read since its last operation that was not a load, one bit each
   Knowledge now;                // what its next operation knows
-  Knowledge unfenced;           // what relaxed loads have read and a fence would make known
-  Knowledge fenced;             // what it knew at its last fence, for the relaxed stores after it
+  Knowledge unfenced;           // what its relaxed loads have read, which its next fence makes known
+  Knowledge fenced;             // what it knew at its last fence, which its relaxed stores after that release
 };
 
 struct Machine {
@@ -78,9 +78,9 @@ struct Machine {
   bool active;                  // an execution is under way
   bool tracing;
   unsigned steps;
-  std::uint64_t execution;      // its number
+  std::uint64_t execution;      // number of the execution
   unsigned bell;
-  Knowledge rung;               // what those that rang knew: the kernel's lock hands it on
+  Knowledge rung;               // what the threads that rang the bell knew: the kernel's lock passes it on
   std::uint64_t bell_hash;
   std::uint64_t words_hash;     // of all words' orders of stores
   std::uint64_t fences_hash;    // of the order of fences
@@ -93,19 +93,19 @@ extern Machine machine;
 inline Thread& me() noexcept { return machine.threads[machine.current]; }
 
 // explore.cpp
-void point() noexcept;                           // before each visible operation: others may run here
-void block(Doing how) noexcept;                  // until the scheduler finds that it can go on
+void point() noexcept;                           // call before each visible operation: other threads may run here
+void block(Activity how) noexcept;                  // until the scheduler finds that the thread can go on
 unsigned choose(unsigned options) noexcept;      // 0 is tried first
-[[noreturn]] void begin_anew() noexcept;         // a word has become shared: what was explored had too few points
+[[noreturn]] void restart_search() noexcept;         // a word has become shared, so the search so far had too few points
 const char* thread_name(unsigned index) noexcept;
 void trace(const char* format, ...) noexcept __attribute__((format(printf, 1, 2)));
 
 // weak_memory.cpp
 void forget_words() noexcept;                    // which words are shared
-void reset_memory() noexcept;                    // before an execution
-void keep_memory() noexcept;                     // as set_up left it
-bool news_for(const Thread& thread) noexcept;    // a newer store in a word that it loaded last
-void see_news(Thread& thread) noexcept;          // from now on it reads these
+void reset_memory() noexcept;                    // call before an execution
+void save_memory() noexcept;                     // saves the memory as set_up left it
+bool has_newer_store(const Thread& thread) noexcept;    // in a word that the thread loaded last
+void see_newest_stores(Thread& thread) noexcept;          // from now on the thread reads the newest store of these words
 unsigned shared_words() noexcept;
 const char* name_of(const void* where) noexcept;
 

@@ -2,21 +2,23 @@
 //
 //   model_check SCENARIO [NAME=VALUE ...]
 //
-// A step with `replicas` replicas takes `items` items, whose input edge is full from the start unless `source` is 1, when
-// a thread fills it. Item number p yields as many messages as the p-th digit of `outputs` says, from the left, and each
-// replica `tail` messages after the end. One consumer takes them. Other names: `limit` and `max_bytes` of the output edge,
-// `input_limit`; `slots`, how many items may be in work at once; `leave_after`; and those of `Bounds` and `executions` as in scenarios.cpp.
+// A step with `replicas` replicas takes `items` items. Its input edge is full from the start, unless `source` is 1:
+// then a thread fills it. The digits of `outputs`, from the left, say how many messages item 0, item 1, ... yields.
+// Each replica yields `tail` messages after the end. One consumer takes them. Other names: `limit` and `max_bytes` of
+// the output edge; `input_limit`; `slots`, how many items may be in work at once; `leave_after`; those of `Bounds`, and
+// `executions`, as in scenarios.cpp.
 //
-//   complete    every message arrives once, those of an item after those of the items before, those of the end last
-//   seen        the same, and item `blocker` yields nothing before the consumer has all that belongs to items before it
+//   complete    every message arrives once, after those of earlier items; messages of the end come last
+//   seen        the same, and item `blocker` yields nothing before the consumer has all messages of earlier items
 //   others      the same, and item `patient` is left only when all other items' messages have been handed over
-//   kept        as complete, and the consumer keeps each message until the next has been handed over
-//   reader      as complete, while replica 0 yields in a second thread of its own, not caring what the first takes
-//   stop        the consumer returns after `leave_after` messages, as it may: everybody ends, nobody is aborted
-//   quit        the same, and it may not: the run is aborted in its name if, and only if, a message was left or came after
+//   kept        as complete, and the consumer keeps each message until the next one has been handed over
+//   reader      as complete, while replica 0 yields in a second thread of its own, whatever the first thread takes
+//   stop        the consumer returns after `leave_after` messages, as it may: all threads end, the run is not aborted
+//   quit        the same, but it may not return: the run is aborted in its name if, and only if, a message was left or
+//               came after that
 //   leave       replica 0 returns after `leave_after` items, as it may: what the others have taken arrives in order
-//   abort       the supervisor aborts at any time: everybody ends, and what did not arrive is still there to be found;
-//               with `consumers` 2 as well
+//   abort       the supervisor aborts at any time: all threads end, and every message that did not arrive can still be
+//               found; also with `consumers` 2
 //   death       one thread stops for ever anywhere; then the supervisor aborts: all others end
 
 #include <cstdint>
@@ -32,8 +34,8 @@ using namespace pipeline_executor;
 namespace {
 
 constexpr std::size_t region_bytes = model::memory_bytes - 256;
-constexpr std::uint64_t no_items = UINT64_MAX;  // the key of what is yielded while the replica has no item
-constexpr unsigned most_keys = 16;
+constexpr std::uint64_t no_items = UINT64_MAX;  // the key of messages that a replica yields while it has no item
+constexpr unsigned max_keys = 16;
 
 struct Setting {
   unsigned replicas = 2, items = 2, outputs = 11, tail = 0;
@@ -41,8 +43,8 @@ struct Setting {
   unsigned consumers = 1;
   unsigned source = 0, blocker = UINT32_MAX, leave_after = UINT32_MAX;
   unsigned patient = 0;
-  unsigned slots = 0;   // 0: as many as there would be
-  unsigned yields = 2;  // of the second thread of replica 0
+  unsigned slots = 0;   // 0: as many as the edge's plan gives
+  unsigned yields = 2;  // how many messages the second thread of replica 0 yields
 };
 
 enum class Kind { complete, seen, others, kept, reader, stop, quit, leave, abort, death };
@@ -62,8 +64,8 @@ Region region;
 Edge *input, *output;
 Order* order;
 
-// Threads: the replicas, the consumer, then, where there are any, the source, the second thread of replica 0, and the
-// supervisor, and the second consumer.
+// The threads are, in this order: the replicas, the consumer and, where they exist, the source, the second thread of
+// replica 0, the supervisor and the second consumer.
 unsigned consumer() { return setting.replicas; }
 unsigned source() { return setting.replicas + 1; }
 unsigned yielder() { return setting.replicas + 1 + setting.source; }
@@ -97,29 +99,29 @@ Message message_of(std::uint64_t key, std::uint64_t number, std::uint64_t replic
 
 // ---- the step -----------------------------------------------------------------------------------
 
-// As Sender._send_in_order does. `key` is a function of the message's place.
+// Sends a message as Sender._send_in_order does. key(place) gives the key that the message carries.
 template <class Key>
 Status put(unsigned replica, std::uint64_t number, Spin& spin, const Key& key) {
   ReplicaEntry* me = entry(replica);
-  const std::uint64_t place = order->begin(me);
+  const std::uint64_t place = order->begin_output(me);
   const Message message = message_of(key(place), number, replica);
-  Status status = order->put_now(region, *output, me, message, place);
+  Status status = order->try_send(region, *output, me, message, place);
   while (status == Status::empty || status == Status::interrupted)
-    status = order->put(region, *output, me, message, place, spin);
-  if (status == Status::no_memory) model::fail("there is no block for a message");
+    status = order->send(region, *output, me, message, place, spin);
+  if (status == Status::no_memory) model::fail("allocate returned no block for a message");
   if (status == Status::ok) ++record.sent;
-  const Status ended = order->end(region, *output, me);
+  const Status ended = order->end_output(region, *output, me);
   return status == Status::ok ? ended : status;
 }
 
 std::uint64_t key_of(std::uint64_t place) {
   if (place == 0) return no_items;
-  return (place & Order::behind_all) != 0 ? setting.items : place - 1;
+  return (place & Order::after_end) != 0 ? setting.items : place - 1;
 }
 
 Status ask(unsigned replica, Spin& spin) {
   ReplicaEntry* me = entry(replica);
-  Status status = order->close(region, *output, me);
+  Status status = order->close_item(region, *output, me);
   if (status != Status::ok) return status;
   input->release(region, me);
   status = order->try_take(region, *input, me);
@@ -164,7 +166,7 @@ void replicate(unsigned replica) {
   if (status == Status::aborted) return;
   if (status == Status::stopped) input->stop(region);
   ReplicaEntry* me = entry(replica);
-  if (order->close(region, *output, me) == Status::aborted) return;
+  if (order->close_item(region, *output, me) == Status::aborted) return;
   input->release(region, me);
   input->finish_consuming(region, replica, !leaves);
   output->finish_producing(region);
@@ -187,7 +189,8 @@ void look_at(const Message& message) {
   if (key == no_items || setting.consumers > 1) return;
   if (key > setting.items || replica >= setting.replicas) model::fail("a message with the wrong contents came");
   if (key < setting.blocker) ++record.before_blocker;
-  // Of one item the numbers go up; after the end, and where a thread yields beside the one that takes, those of a replica.
+  // The numbers of one item's messages increase by 1. After the end, and where a second thread yields, only the numbers
+  // of each replica increase.
   if (key < record.last_key) model::fail("a message came after one of a later item");
   if (key == setting.items || (kind == Kind::reader && replica == 0)) {
     if (number < record.tails[replica]) model::fail("the messages of a replica came in the wrong order");
@@ -271,10 +274,10 @@ void name_edge(const Edge& edge, const char* const* texts) {
   const void* const words[] = {&edge.tail, &edge.acquired, &edge.head, &edge.released, &edge.buffered_bytes};
   for (unsigned index = 0; index < 5; ++index) model::name(words[index], 8, texts[index]);
   name(edge.items, texts[5]);
-  name(edge.room, texts[6]);
-  name(edge.bytes, texts[7]);
+  name(edge.credits, texts[6]);
+  name(edge.free_bytes, texts[7]);
   name(edge.producers_left, texts[8]);
-  name(edge.turns, texts[9]);
+  name(edge.next_position, texts[9]);
 }
 
 void set_up() {
@@ -289,18 +292,18 @@ void set_up() {
   order = &Order::of(region, *output);
   if (setting.slots != 0) Order::setup(region.base, *output, setting.slots);
   static const char* const of_input[] = {"in.tail",  "in.acquired", "in.head",  "in.released",      "in.buffered_bytes",
-                                         "in.items", "in.room",     "in.bytes", "in.producers_left", "in.turns"};
+                                         "in.items", "in.credits", "in.free_bytes", "in.producers_left", "in.next_position"};
   static const char* const of_output[] = {"out.tail",  "out.acquired", "out.head",  "out.released",      "out.buffered_bytes",
-                                          "out.items", "out.room",     "out.bytes", "out.producers_left", "out.turns"};
+                                          "out.items", "out.credits", "out.free_bytes", "out.producers_left", "out.next_position"};
   name_edge(*input, of_input);
   name_edge(*output, of_output);
-  name(order->turn, "turn");
+  name(order->next_position, "next_position");
   name(order->pending_bytes, "pending_bytes");
-  name(order->line(region.base).waiting, "waiting");
-  for (unsigned replica = 0; replica < setting.replicas; ++replica) name(entry(replica)->called, "called %u", replica);
+  name(order->waiters(region.base).count, "waiters");
+  for (unsigned replica = 0; replica < setting.replicas; ++replica) name(entry(replica)->own_event, "own_event %u", replica);
   for (unsigned slot = 0; slot <= order->mask; ++slot) name(order->slot(region.base, slot), "slot %u", slot);
-  for (unsigned cell = 0; cell <= output->mask; ++cell) name(output->cell(region, cell)->turn, "out's cell %u", cell);
-  for (unsigned cell = 0; cell <= input->mask; ++cell) name(input->cell(region, cell)->turn, "in's cell %u", cell);
+  for (unsigned cell = 0; cell <= output->mask; ++cell) name(output->cell(region, cell)->sequence, "out's cell %u", cell);
+  for (unsigned cell = 0; cell <= input->mask; ++cell) name(input->cell(region, cell)->sequence, "in's cell %u", cell);
   name(region.control()->abort_word, "abort_word");
   if (setting.source) return;
   Spin spin;
@@ -318,28 +321,28 @@ void check_that_all_arrived(bool all_items) {
   if (abort_word() != 0) model::fail("the run was aborted");
   for (unsigned index = 0; index <= setting.replicas; ++index)
     if (record.ended[index] != Status::end) model::fail("thread %u did not see the end", index);
-  if (record.sent != record.received) model::fail("%u were sent, %u came", record.sent, record.received);
+  if (record.sent != record.received) model::fail("%u messages were sent, but %u arrived", record.sent, record.received);
   if (all_items && record.sent != outputs_before(setting.items) + setting.replicas * setting.tail)
-    model::fail("%u were sent", record.sent);
-  if (output->buffered_bytes.load(std::memory_order_relaxed) != 0) model::fail("bytes are counted that are not there");
-  if (order->pending_bytes.load(std::memory_order_relaxed) != 0) model::fail("bytes wait that are not there");
+    model::fail("%u messages were sent, which is the wrong number", record.sent);
+  if (output->buffered_bytes.load(std::memory_order_relaxed) != 0) model::fail("buffered_bytes is not 0 at the end");
+  if (order->pending_bytes.load(std::memory_order_relaxed) != 0) model::fail("pending_bytes is not 0 at the end");
   if (output->acquired.load(std::memory_order_relaxed) != output->released.load(std::memory_order_relaxed))
-    model::fail("a credit is out at the end");
+    model::fail("a credit is still taken at the end");
   const std::uint64_t taken = input->head.load(std::memory_order_relaxed);
-  if (order->turn.load(std::memory_order_relaxed) != taken) model::fail("it is not the turn of the item after the last");
+  if (order->next_position.load(std::memory_order_relaxed) != taken) model::fail("next_position is not the item after the last");
   for (std::uint64_t slot = 0; slot <= order->mask; ++slot)
     if (order->slot(region.base, taken + slot).load(std::memory_order_relaxed) != (slot == 0 ? Order::direct : 0))
       model::fail("a slot is not as it should be at the end");
 }
 
-// As take_references_left looks for them, for whom each is an object to be let go of.
+// Counts the messages that take_references_left would find at the end of the run; each of them could hold an object.
 unsigned found_at_the_end() {
   unsigned found = 0;
   const std::uint64_t tail = output->tail.load(std::memory_order_relaxed);
   for (std::uint64_t position = output->head.load(std::memory_order_relaxed); position < tail; ++position)
     found += output->is_published(region, position);
   for (std::uint64_t slot = 0; slot < order->slots(); ++slot)
-    for (std::uint64_t block = order->newest_waiting(region, slot); block != 0; block = Order::waiting_before(region, block))
+    for (std::uint64_t block = order->newest_pending(region, slot); block != 0; block = Order::older_pending(region, block))
       ++found;
   return found;
 }
@@ -351,7 +354,7 @@ void check() {
     for (unsigned index = 0; index < setting.replicas; ++index)
       handed_over += entry(index)->items_out.load(std::memory_order_relaxed);
     if (handed_over != record.received + found_at_the_end())
-      model::fail("of %u messages %u came and %u are left", static_cast<unsigned>(handed_over), record.received,
+      model::fail("of %u messages, %u arrived and %u are left", static_cast<unsigned>(handed_over), record.received,
                   found_at_the_end());
     return;
   }
@@ -362,13 +365,14 @@ void check() {
   }
   if (kind == Kind::quit) {
     const bool lost = record.received != outputs_before(setting.items) + setting.replicas * setting.tail;
-    if (record.consumer_left && (word != 0) != lost) model::fail(lost ? "a loss went unnoticed" : "nothing was lost");
+    if (record.consumer_left && (word != 0) != lost)
+      model::fail(lost ? "a message was lost, and the run was not aborted" : "the run is aborted, but no message was lost");
     if (word != 0 && word != (std::uint64_t{static_cast<std::uint32_t>(Cause::stopped_early)} << 32 | consumer()))
       model::fail("the run is aborted, but not in the name of the one that left");
     return;
   }
   if (kind == Kind::reader) {
-    if (record.sent != record.received) model::fail("%u were sent, %u came", record.sent, record.received);
+    if (record.sent != record.received) model::fail("%u messages were sent, but %u arrived", record.sent, record.received);
     return check_that_all_arrived(false);
   }
   check_that_all_arrived(kind != Kind::leave);
@@ -382,7 +386,7 @@ bool assign(const char* argument, const char* name, unsigned& value) {
 }
 
 [[noreturn]] void refuse(const char* what) {
-  std::fprintf(stderr, "model_check: what is %s?\n", what);
+  std::fprintf(stderr, "model_check: bad argument: %s\n", what);
   std::exit(2);
 }
 
@@ -406,7 +410,7 @@ const char* const* thread_names() {
 
 int main(int argc, char** argv) {
   static const char* const kinds[] = {"complete", "seen", "others", "kept", "reader", "stop", "quit", "leave", "abort", "death"};
-  if (argc < 2) refuse("the scenario");
+  if (argc < 2) refuse("no scenario given");
   unsigned found = 0;
   while (found < 10 && std::strcmp(kinds[found], argv[1]) != 0) ++found;
   if (found == 10) refuse(argv[1]);
@@ -418,7 +422,8 @@ int main(int argc, char** argv) {
     if (!(assign(argument, "replicas", setting.replicas) || assign(argument, "items", setting.items) ||
           assign(argument, "outputs", setting.outputs) || assign(argument, "tail", setting.tail) ||
           assign(argument, "limit", setting.limit) || assign(argument, "input_limit", setting.input_limit) ||
-          assign(argument, "max_bytes", setting.max_bytes) || assign(argument, "source", setting.source) || assign(argument, "slots", setting.slots) ||
+          assign(argument, "max_bytes", setting.max_bytes) || assign(argument, "source", setting.source) ||
+          assign(argument, "slots", setting.slots) ||
           assign(argument, "patient", setting.patient) ||
           assign(argument, "consumers", setting.consumers) ||
           assign(argument, "blocker", setting.blocker) || assign(argument, "leave_after", setting.leave_after) ||
@@ -429,9 +434,9 @@ int main(int argc, char** argv) {
           assign(argument, "steps", bounds.steps)))
       refuse(argument);
   }
-  if (setting.consumers > 1 && kind != Kind::abort) refuse("consumers");
+  if (setting.consumers > 1 && kind != Kind::abort) refuse("consumers: only the scenario abort takes more than one");
   const unsigned threads = supervisor() + is_supervised() + (setting.consumers == 2);
-  if (threads > model::max_threads || setting.items > most_keys) refuse("so many");
+  if (threads > model::max_threads || setting.items > max_keys) refuse("too many threads, messages or items");
   model::Program program;
   program.thread_names = thread_names();
   program.threads = threads;
@@ -443,6 +448,6 @@ int main(int argc, char** argv) {
   const model::Outcome outcome = model::explore(program, bounds, executions);
   std::printf("%llu executions, %llu of them cut; %llu states, %u shared words, %u steps at most\n",
               static_cast<unsigned long long>(outcome.executions), static_cast<unsigned long long>(outcome.cut),
-              static_cast<unsigned long long>(outcome.states), outcome.words, outcome.most_steps);
+              static_cast<unsigned long long>(outcome.states), outcome.words, outcome.max_steps);
   return outcome.failed ? 1 : 0;
 }

@@ -1,7 +1,7 @@
-// The checker's eye on plain memory: finds two accesses, one of them a write, that nothing orders.
+// Finds data races on plain memory: two accesses, one of them a write, that nothing orders.
 //
-// The compiler instruments plain accesses as for ThreadSanitizer, and this file has the functions that it calls. Each
-// four bytes of the shared memory know the last write and each thread's last read, as clocks.
+// The compiler instruments plain accesses as for ThreadSanitizer, and this file defines the functions that it calls.
+// For each four bytes of the shared memory it keeps the last write and each thread's last read, as clocks.
 
 #include <cstring>
 
@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t granule = 4;  // bytes
 
 struct Granule {             // plain accesses
-  std::uint64_t execution;   // to which the rest belongs
+  std::uint64_t execution;   // the execution that the other fields belong to
   std::uint16_t written_at;
   std::uint8_t writer;
   std::uint16_t read_at[max_threads];
@@ -40,12 +40,12 @@ void plain_access(const volatile void* where, std::size_t bytes, bool writes) no
   for (std::size_t index = first / granule; index <= (first + bytes - 1) / granule; ++index) {
     Granule& at = granule_at(index);
     if (at.written_at > thread.now.clock.at[at.writer] && at.writer != self)
-      fail("data race: %s %s %s, which %s wrote and nothing orders the two", thread_name(self),
+      fail("data race: %s %s %s, which %s wrote, and nothing orders these two", thread_name(self),
            writes ? "writes" : "reads", name_of(memory() + index * granule), thread_name(at.writer));
     if (writes) {
       for (unsigned other = 0; other < machine.count; ++other)
         if (other != self && at.read_at[other] > thread.now.clock.at[other])
-          fail("data race: %s writes %s, which %s read and nothing orders the two", thread_name(self),
+          fail("data race: %s writes %s, which %s read, and nothing orders these two", thread_name(self),
                name_of(memory() + index * granule), thread_name(other));
       at.writer = static_cast<std::uint8_t>(self);
       at.written_at = thread.now.clock.at[self];

@@ -37,19 +37,19 @@ void name_everything(const EdgePlan& plan) {
   name(edge->head, "head");
   name(edge->released, "released");
   name(edge->buffered_bytes, "buffered_bytes");
-  name(edge->line.tickets, "tickets");
-  name(edge->line.serving, "serving");
-  name(edge->line.wanted_bytes, "wanted_bytes");
+  name(edge->wait_queue.next_ticket, "next_ticket");
+  name(edge->wait_queue.serving, "serving");
+  name(edge->wait_queue.wanted_bytes, "wanted_bytes");
   name_event(edge->items, "items.sequence", "items.waiters");
-  name_event(edge->room, "room.sequence", "room.waiters");
-  name_event(edge->bytes, "bytes.sequence", "bytes.waiters");
+  name_event(edge->credits, "credits.sequence", "credits.waiters");
+  name_event(edge->free_bytes, "free_bytes.sequence", "free_bytes.waiters");
   name(edge->producers_left, "producers_left");
   name(edge->consumers_left, "consumers_left");
   name(edge->first_quitter, "first_quitter");
   name(edge->stopped, "stopped");
   name(edge->quit_position, "quit_position");
   for (unsigned index = 0; index <= edge->mask; ++index) {
-    name(edge->cell(region, index)->turn, "cell %u's turn", index);
+    name(edge->cell(region, index)->sequence, "cell %u's sequence", index);
     name(edge->cell(region, index)->message, "cell %u's message", index);
   }
   for (unsigned index = 0; index < control.replicas; ++index) {
@@ -57,30 +57,31 @@ void name_everything(const EdgePlan& plan) {
     name(region.entry(index)->hand, "the hand of entry %u", index);
     name(region.entry(index)->hand_phase, "hand_phase of entry %u", index);
     name(region.entry(index)->items_in, "items_in of entry %u", index);
-    name(region.entry(index)->called, "called of entry %u", index);
+    name(region.entry(index)->own_event, "own_event of entry %u", index);
     name(region.entry(index)->ticket, "ticket of entry %u", index);
     name(region.entry(index)->wants, "wants of entry %u", index);
   }
-  for (unsigned index = 0; index <= edge->line.mask; ++index)
-    name(reinterpret_cast<std::uint64_t*>(region.base + edge->line.places_offset)[index], "place %u of the line", index);
+  for (unsigned index = 0; index <= edge->wait_queue.mask; ++index)
+    name(reinterpret_cast<std::uint64_t*>(region.base + edge->wait_queue.places_offset)[index],
+         "place %u of the wait queue", index);
   const Layout at = layout_of(&plan, 1, control.replicas);
   for (std::uint64_t block = at.arena_offset / Arena::unit + 1; block < region_bytes / Arena::unit; ++block)
     model::name(region.base + block * Arena::unit, Arena::unit, "block %u", static_cast<unsigned>(block));
-  name(*turns(), "what the two steps share");
-  name(*testament(), "what the aborter left");
+  name(*shared_word(), "the word that both steps change");
+  name(*aborter_word(), "the aborter's word");
 }
 
-// What an aborter wrote before its abort is there for whoever sees the abort.
-void read_testament() {
+// A thread that sees the abort must also see what the aborter wrote before it.
+void check_aborter_word() {
   const std::uint64_t word = region.control()->abort_word.load(std::memory_order_relaxed);
-  if (setting.testament_of != Cause::none && word >> 32 == static_cast<std::uint32_t>(setting.testament_of) &&
-      *testament() != 1) model::fail("the aborter's testament is not there");
+  if (setting.aborter_word_of != Cause::none && word >> 32 == static_cast<std::uint32_t>(setting.aborter_word_of) &&
+      *aborter_word() != 1) model::fail("a thread sees the abort, but not what the aborter wrote before it");
 }
 
 }  // namespace
 
-std::uint64_t* turns() noexcept { return reinterpret_cast<std::uint64_t*>(model::memory() + region_bytes); }
-std::uint64_t* testament() noexcept { return turns() + 8; }
+std::uint64_t* shared_word() noexcept { return reinterpret_cast<std::uint64_t*>(model::memory() + region_bytes); }
+std::uint64_t* aborter_word() noexcept { return shared_word() + 8; }
 
 void set_up() noexcept {
   region.base = model::memory();
@@ -160,7 +161,7 @@ Status reserve(unsigned producer, std::uint64_t& released_seen, Spin& spin) noex
 Status send(unsigned producer, unsigned number, Spin& spin) noexcept {
   ReplicaEntry* me = region.entry(producer);
   Message message;
-  if (!make(message, producer, number)) model::fail("there is no block for a message");
+  if (!make(message, producer, number)) model::fail("allocate returned no block for a message");
   Status status = edge->reserve_bytes_now(region, me, message);
   while (status == Status::empty || (status == Status::interrupted && !setting.gives_up))
     status = edge->reserve_bytes(region, me, message, spin);
@@ -182,20 +183,20 @@ void produce(unsigned producer) noexcept {
   for (unsigned number = 0;; ++number) {
     status = reserve(producer, released_seen, spin);
     if (status != Status::ok) break;
-    if (number == setting.messages) {  // its generator is at its end
+    if (number == setting.messages) {  // the producer's generator has ended
       edge->unreserve();
       break;
     }
     if (++record.in_flight > setting.limit) model::fail("more items are in flight than packets_in_flight allows");
-    if (setting.limit == 1) ++*turns();
+    if (setting.limit == 1) ++*shared_word();
     status = send(producer, number, spin);
     if (status != Status::ok) break;
   }
   record.produced[producer] = status;
   if (status == Status::aborted) {
-    read_testament();
+    check_aborter_word();
   } else {
-    edge->leave_line(region, region.entry(producer));
+    edge->leave_wait_queue(region, region.entry(producer));
     edge->finish_producing(region);
   }
 }
@@ -207,12 +208,12 @@ Status take(unsigned consumer, Spin& spin) noexcept {
   if (status != Status::ok) return status;
   look_at(me->hand, consumer);
   me->hand_phase.store(static_cast<std::uint32_t>(HandPhase::decoded), std::memory_order_release);
-  if (setting.limit == 1) ++*turns();
+  if (setting.limit == 1) ++*shared_word();
   return status;
 }
 
-// The step asks for its next item, or has ended.
-void let_go(unsigned consumer) noexcept {
+// The step asks for its next item, or has ended: gives back the item in hand.
+void release_item(unsigned consumer) noexcept {
   ReplicaEntry* me = region.entry(consumer_entry(consumer));
   const std::uint32_t phase = me->hand_phase.load(std::memory_order_relaxed);
   if (phase != static_cast<std::uint32_t>(HandPhase::empty)) --record.in_flight;
@@ -225,10 +226,10 @@ void consume(unsigned consumer) noexcept {
   for (unsigned taken = 0; consumer >= setting.leavers || taken != setting.leave_after; ++taken) {
     status = take(consumer, spin);
     if (status != Status::ok) break;
-    let_go(consumer);
+    release_item(consumer);
   }
   record.consumed[consumer] = status;
-  if (status == Status::aborted) return read_testament();
+  if (status == Status::aborted) return check_aborter_word();
   record.has_left[consumer] = status == Status::ok;
   if (status == Status::ok && setting.marks_leaving) {
     const unsigned at = model::mark();
@@ -243,7 +244,7 @@ void consume(unsigned consumer) noexcept {
 }
 
 bool abort(Cause cause, std::uint32_t replica) noexcept {
-  if (cause == setting.testament_of) *testament() = 1;
+  if (cause == setting.aborter_word_of) *aborter_word() = 1;
   return region.abort(cause, replica);
 }
 
@@ -263,12 +264,12 @@ void check_that_all_arrived() noexcept {
   for (unsigned index = 0; index < setting.producers * setting.messages; ++index)
     if (record.taken[index] != 1) model::fail("a message did not arrive");
   if (region.control()->abort_word.load(std::memory_order_relaxed) != 0) model::fail("the run was aborted");
-  if (edge->buffered_bytes.load(std::memory_order_relaxed) != 0) model::fail("bytes are counted that are not there");
-  if (record.in_flight != 0) model::fail("items are in flight that are not there");
-  // A sole producer keeps the credit that it did not use.
+  if (edge->buffered_bytes.load(std::memory_order_relaxed) != 0) model::fail("buffered_bytes is not 0 at the end");
+  if (record.in_flight != 0) model::fail("items are still in flight at the end");
+  // A sole producer keeps the credit that it did not use (Edge::unreserve).
   const std::uint64_t out =
       edge->acquired.load(std::memory_order_relaxed) - edge->released.load(std::memory_order_relaxed);
-  if (out != (setting.producers == 1)) model::fail("%u credits are out at the end", static_cast<unsigned>(out));
+  if (out != (setting.producers == 1)) model::fail("%u credits are still taken at the end", static_cast<unsigned>(out));
 }
 
 }  // namespace rig

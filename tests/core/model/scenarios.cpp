@@ -2,27 +2,26 @@
 //
 //   model_check SCENARIO [NAME=VALUE ...]
 //
-// The names are those of `Setting` (producers, consumers, messages, limit, max_bytes, blocks, leave_after, leavers)
-// and of `Bounds` (preemptions, stale_loads, weak_failures, interruptions, deaths, steps; 255: unlimited), and
-// `executions`, the most to make. Exits with 0 and prints one line of numbers; or prints the failing execution and
-// exits with 1.
+// The names are those of `Setting` (producers, consumers, messages, limit, max_bytes, blocks, leave_after, leavers),
+// those of `Bounds` (preemptions, stale_loads, weak_failures, interruptions, deaths, steps; 255: unlimited), and
+// `executions`, the maximum number of executions. The program prints one line of numbers and exits with 0, or prints
+// the failing execution and exits with 1.
 //
-//   complete    every message arrives exactly once, in each producer's order; everybody ends; the books balance
-//   gives_up    a producer ends when its wait for bytes is interrupted: the others go on, and everybody ends
-//   both_work   two messages, and neither consumer asks for another before both have arrived: neither may sleep
-//               meanwhile
-//   quit        the first `leavers` consumers return after `leave_after` items though they may not: the run is aborted
-//               in the name of one of them if, and only if, an item was left or came after (rule R3)
-//   quit_late   the same, and an item that another consumer took before is no reason
-//   stop        as in quit, and they may: everybody ends, nobody is aborted
-//   abort       the supervisor aborts at any time: everybody ends
-//   fail        consumer 0 aborts after `leave_after` items, and may die in doing so; then the supervisor aborts again
+//   complete    every message arrives exactly once, in each producer's order; all threads end; the counters agree
+//   gives_up    a producer ends when its wait for free bytes is interrupted: the others go on, and all end
+//   both_work   two messages, and no consumer asks for another before both have arrived: neither may sleep meanwhile
+//   quit        the first `leavers` consumers return after `leave_after` items though they may not: the run is aborted in
+//               the name of one of them if, and only if, an item was left or came after that (rule R3)
+//   quit_late   the same, and an item that another consumer took before is no reason to abort
+//   stop        as quit, but they may return: all threads end, and the run is not aborted
+//   abort       the supervisor aborts at any time: all threads end
+//   fail        consumer 0 aborts after `leave_after` items, and may die while it does; then the supervisor aborts again
 //   death       one thread stops for ever anywhere; then the supervisor aborts: all others end
 //   bell        the consumer is the caller, who sleeps on the bell
 //   bell_abort  the same, and the supervisor aborts at any time
 //   observe     the supervisor looks at a ledger entry: an item in hand is counted
 //   blocks      threads allocate and free blocks of the arena: no block has two owners
-//   references  two threads give up a reference to one block each, and allocate again: it is freed once, after both
+//   references  two threads drop a reference to one block each, and allocate again: it is freed once, after both
 
 #include <cstdio>
 #include <cstdlib>
@@ -63,7 +62,7 @@ void both_work(unsigned index) {
     for (unsigned number = 0; number < setting.messages; ++number)
       if (reserve(index, released_seen, spin) != Status::ok || send(index, number, spin) != Status::ok)
         model::fail("a message was not sent");
-    model::wait_until(all_taken);  // the next item takes long
+    model::wait_until(all_taken);  // the next item takes long to make
   } else {
     if (take(index - setting.producers, spin) != Status::ok) model::fail("a message was not taken");
     model::wait_until(all_taken);
@@ -80,8 +79,8 @@ void check_gives_up() {
     given_up += record.produced[index] == Status::interrupted;
   if (given_up == 0) return check_that_all_arrived();
   if (record.published != record.taken_in_all) model::fail("an item is lost");
-  if (!edge->line.is_empty()) model::fail("somebody is in line that has ended");
-  if (edge->line.wanted_bytes.load(std::memory_order_relaxed) != 0) model::fail("bytes are wanted that nobody wants");
+  if (!edge->wait_queue.is_empty()) model::fail("a producer that has ended is still in the wait queue");
+  if (edge->wait_queue.wanted_bytes.load(std::memory_order_relaxed) != 0) model::fail("wanted_bytes is not 0 at the end");
 }
 
 // ---- quit ---------------------------------------------------------------------------------------
@@ -93,8 +92,9 @@ void check_quit() {
   for (unsigned consumer = 0; consumer < setting.leavers; ++consumer)
     named |= record.has_left[consumer] && abort_word() == word_of(Cause::stopped_early, consumer_entry(consumer));
   if (aborted && !named) model::fail("the run is aborted, but not in the name of one that left");
-  if (record.published_after_leaving && !aborted) model::fail("an item came after a consumer had left: not noticed");
-  if (left != 0 && !aborted) model::fail("an item was left, which nobody noticed");
+  if (record.published_after_leaving && !aborted)
+    model::fail("an item came after a consumer had left, and the run was not aborted");
+  if (left != 0 && !aborted) model::fail("an item was left, and the run was not aborted");
   if (aborted && setting.consumers == 1 && left == 0) model::fail("the run is aborted, but no item was left");
   if (!aborted && record.published != record.taken_in_all) model::fail("an item is lost");
 }
@@ -123,13 +123,13 @@ void check_stop() {
 
 // ---- abort, fail, death -------------------------------------------------------------------------
 
-void prepare_abort() { setting.testament_of = Cause::closed; }
-void prepare_fail() { setting.testament_of = Cause::failed; }
-void prepare_death() { setting.testament_of = Cause::died; }
+void prepare_abort() { setting.aborter_word_of = Cause::closed; }
+void prepare_fail() { setting.aborter_word_of = Cause::failed; }
+void prepare_death() { setting.aborter_word_of = Cause::died; }
 
 void abort_any_time(unsigned index) {
   if (!is_supervisor(index)) return thread(index);
-  if (!rig::abort(Cause::closed, 0)) model::fail("somebody else has aborted");
+  if (!rig::abort(Cause::closed, 0)) model::fail("another thread has aborted");
 }
 
 void check_abort() {
@@ -146,7 +146,7 @@ void fail_and_die(unsigned index) {
   Spin spin;
   for (unsigned taken = 0; taken < setting.leave_after; ++taken) {
     if (take(0, spin) != Status::ok) return;
-    let_go(0);
+    release_item(0);
   }
   rig::abort(Cause::failed, index);
 }
@@ -171,7 +171,7 @@ void caller(unsigned index) {
   ReplicaEntry* me = region.entry(index);
   Status status;
   for (;;) {
-    let_go(0);
+    release_item(0);
     status = edge->try_take(region, me);
     if (status == Status::empty) {
       region.arm_bell();
@@ -204,13 +204,13 @@ void observe(unsigned index) {
   ReplicaEntry* entry = region.entry(consumer_entry(0));
   if (entry->hand_phase.load(std::memory_order_acquire) != static_cast<std::uint32_t>(HandPhase::empty) &&
       entry->items_in.load(std::memory_order_relaxed) == 0)
-    model::fail("an item is in hand that is not counted");
+    model::fail("an item is in hand, but not counted");
 }
 
 // ---- blocks, references -------------------------------------------------------------------------
 
-constexpr unsigned most_blocks = 128;
-bool owned[most_blocks];        // by the block's number
+constexpr unsigned max_blocks = 128;
+bool owned[max_blocks];        // by the block's number
 std::uint64_t shared_block;
 
 Arena& arena() { return region.control()->arena; }
@@ -228,7 +228,7 @@ std::uint64_t* payload_of(std::uint64_t block) {
 std::uint64_t get_block(unsigned index) {
   const std::uint64_t block = arena().allocate(region.base, 100);
   if (block == 0) model::fail("the arena is full");
-  if (block % Arena::unit != 0 || block / Arena::unit >= most_blocks) model::fail("that is no block");
+  if (block % Arena::unit != 0 || block / Arena::unit >= max_blocks) model::fail("allocate returned an offset that is no block");
   model::note("owns block %u", static_cast<unsigned>(block / Arena::unit));
   bool& is_owned = owned[block / Arena::unit];
   if (is_owned) model::fail("a block has two owners");
@@ -238,13 +238,13 @@ std::uint64_t get_block(unsigned index) {
 }
 
 void give_block(unsigned index, std::uint64_t block) {
-  if (*payload_of(block) != index) model::fail("somebody else has written into a block");
+  if (*payload_of(block) != index) model::fail("another thread has written into a block");
   model::note("frees block %u", static_cast<unsigned>(block / Arena::unit));
   owned[block / Arena::unit] = false;
   arena().release(region.base, block);
 }
 
-// What the free list needs for the ABA problem: a block comes back while another behind it stays out.
+// The ABA problem on a free list needs this: a block comes back while another one that was behind it stays out.
 void use_blocks(unsigned index) {
   const std::uint64_t first = get_block(index), second = get_block(index);
   give_block(index, first);
@@ -259,7 +259,7 @@ void start_blocks() {
 }
 
 void check_blocks() {
-  for (unsigned index = 0; index < most_blocks; ++index)
+  for (unsigned index = 0; index < max_blocks; ++index)
     if (owned[index]) model::fail("a block is still owned");
   unsigned count = 0;
   std::uint64_t number;
@@ -268,19 +268,19 @@ void check_blocks() {
     if (owned[block / Arena::unit]) model::fail("a block is twice on the free list");
     owned[block / Arena::unit] = true;
   }
-  const std::uint64_t next = arena().allocate(region.base, 100) / Arena::unit;  // the first that was never used
-  for (std::uint64_t index = 0; index < most_blocks; ++index) count -= owned[index];
-  if (count != 0 || next >= most_blocks) model::fail("the free list is wrong");
+  const std::uint64_t next = arena().allocate(region.base, 100) / Arena::unit;  // the first block that was never used
+  for (std::uint64_t index = 0; index < max_blocks; ++index) count -= owned[index];
+  if (count != 0 || next >= max_blocks) model::fail("the free list is wrong");
 }
 
 void set_up_references() {
   shared_block = arena().allocate(region.base, 100);
   *payload_of(shared_block) = 42;
-  Arena::at(region.base, shared_block)->refer();
+  Arena::at(region.base, shared_block)->add_reference();
 }
 
 void give_up_reference(unsigned index) {
-  if (*payload_of(shared_block) != 42) model::fail("a block that somebody refers to was overwritten");
+  if (*payload_of(shared_block) != 42) model::fail("a block was overwritten while a thread held a reference to it");
   arena().release(region.base, shared_block);
   give_block(index, get_block(index));
 }
@@ -321,14 +321,14 @@ bool assign(const char* argument, const char* name, unsigned& value) {
 }
 
 [[noreturn]] void refuse(const char* what) {
-  std::fprintf(stderr, "model_check: what is %s?\n", what);
+  std::fprintf(stderr, "model_check: bad argument: %s\n", what);
   std::exit(2);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) refuse("the scenario");
+  if (argc < 2) refuse("no scenario given");
   for (const Scenario& candidate : scenarios)
     if (std::strcmp(candidate.name, argv[1]) == 0) scenario = &candidate;
   if (scenario == nullptr) refuse(argv[1]);
@@ -349,7 +349,8 @@ int main(int argc, char** argv) {
   }
   setting.blocks = blocks != 0;
   const unsigned threads = setting.producers + setting.consumers + scenario->supervisor;
-  if (threads > model::max_threads || setting.producers * setting.messages > most_messages) refuse("so many");
+  if (threads > model::max_threads || setting.producers * setting.messages > max_messages)
+    refuse("too many threads, messages or items");
   if (scenario->prepare != nullptr) scenario->prepare();
   model::Program program;
   program.thread_names = thread_names();
@@ -362,6 +363,6 @@ int main(int argc, char** argv) {
   const model::Outcome outcome = model::explore(program, bounds, executions);
   std::printf("%llu executions, %llu of them cut; %llu states, %u shared words, %u steps at most\n",
               static_cast<unsigned long long>(outcome.executions), static_cast<unsigned long long>(outcome.cut),
-              static_cast<unsigned long long>(outcome.states), outcome.words, outcome.most_steps);
+              static_cast<unsigned long long>(outcome.states), outcome.words, outcome.max_steps);
   return outcome.failed ? 1 : 0;
 }

@@ -1,4 +1,4 @@
-// The states that the checker's search has seen, and how much of each bound was left there.
+// The states that the search has seen, each with how much of each bound was left there.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace model {
 
-// Open addressing; a key may be there several times, with amounts left of which none is at least the other in all.
+// A hash table with open addressing. A key may occur several times, with amounts left of which none covers another.
 class Seen {
  public:
   struct Entry {
@@ -22,7 +22,7 @@ class Seen {
   }
   std::uint64_t size() const { return used; }
 
-  // True if it, or one with as much left, was there; else it is added.
+  // True if this state, or the same state with as much left of every bound, is in the table. Else adds it.
   bool add(std::uint64_t key, const Bounds& bounds) {
     const Entry wanted{key == 0 ? 1 : key,
                        {as_byte(bounds.preemptions), as_byte(bounds.stale_loads), as_byte(bounds.weak_failures),

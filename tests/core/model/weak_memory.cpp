@@ -1,12 +1,12 @@
-// The checker's memory: each shared atomic word is a list of stores in modification order, and a thread has a view, the
-// oldest store of each word that it may still read. See checker.hpp for the sources.
+// The checker's memory. Each shared atomic word is a list of its stores in modification order. Each thread has a view:
+// for each word, the oldest store that it may still read. checker.hpp names the sources.
 //
-// A load picks a store that is not older than the thread's view of the word. If it acquires, the thread
-// learns what the storing thread released with it: its view, and its clock of what happened before. A fence exchanges
-// views, but not clocks, with one view that all fences share: that is C++20's rule for sequentially consistent fences.
+// A load picks a store that is not older than the thread's view of the word. If it acquires, the thread learns what the
+// storing thread released with it: its view, and its clock of what happened before. All fences share one view, and each
+// fence joins its thread's view with it, but not the clock: that is C++20's rule for sequentially consistent fences.
 //
-// A word is shared if several threads touch it and one of them stores to it. Accesses to others are no steps. When a
-// word turns out to be shared, the exploration begins anew with that known.
+// A word is shared if several threads access it and one of them stores to it. An access to another word is no step.
+// When a word turns out to be shared, the search starts again with that knowledge.
 
 #include <cstdio>
 #include <cstdlib>
@@ -24,19 +24,19 @@ constexpr std::uint8_t not_shared = 255;
 
 struct Store {
   std::uint64_t value;
-  std::uint64_t id;  // a hash of how it came about
+  std::uint64_t id;  // a hash of how the store came about
   Knowledge released;
 };
 
 struct Word {
   unsigned char* where;
   unsigned bytes;
-  unsigned count;            // stores, with the one that set_up made
+  unsigned count;            // number of stores, with the initial one
   std::uint64_t history;     // a hash of the modification order
   Store stores[max_stores];
 };
 
-struct Touch {               // accesses to an atomic word that is not known as shared; bits: threads
+struct Touch {               // accesses to an atomic word that is not yet known as shared; one bit per thread
   std::uint64_t execution;
   std::uint8_t loaded_by, stored_by;
 };
@@ -47,12 +47,12 @@ struct Name {
 };
 
 alignas(64) unsigned char shared_memory[memory_bytes];
-unsigned char kept[memory_bytes];
+unsigned char saved_memory[memory_bytes];
 Word words[max_words];
 unsigned word_count;
 std::uint8_t word_of[granules];
 Touch touched[granules];
-View fences;                   // the view that the sequentially consistent fences share
+View fences;                   // the view that all sequentially consistent fences share
 Name names[400];
 unsigned name_count;
 
@@ -60,7 +60,7 @@ std::size_t offset_of(const volatile void* where) {
   const std::size_t offset =
       static_cast<std::size_t>(static_cast<const volatile unsigned char*>(where) - shared_memory);
   if (offset >= memory_bytes) {
-    std::fprintf(stderr, "an atomic lies outside the memory of the model\n");
+    std::fprintf(stderr, "an atomic lies outside of the memory that the checker models\n");
     std::exit(2);
   }
   return offset;
@@ -68,7 +68,7 @@ std::size_t offset_of(const volatile void* where) {
 
 std::uint64_t raw(const void* where, unsigned bytes) {
   std::uint64_t value = 0;
-  std::memcpy(&value, where, bytes);  // little-endian or not: the same in both directions below
+  std::memcpy(&value, where, bytes);  // byte order does not matter, because set_raw does the same
   if (bytes == 4) {
     std::uint32_t narrow;
     std::memcpy(&narrow, where, 4);
@@ -94,11 +94,11 @@ const char* text_of(int order) {
     case __ATOMIC_ACQUIRE: return "acquire";
     case __ATOMIC_RELEASE: return "release";
     case __ATOMIC_ACQ_REL: return "acq_rel";
-    default: fail("an access is sequentially consistent, or consumes: the checker does not model that");
+    default: fail("an access has the order seq_cst or consume, which the checker does not model");
   }
 }
 
-// Null: it is not shared.
+// Returns the word; null: it is not shared.
 Word* word_at(const void* where, unsigned bytes, bool stores) {
   const std::size_t at = offset_of(where) / granule;
   if (word_of[at] != not_shared) return &words[word_of[at]];
@@ -115,12 +115,12 @@ Word* word_at(const void* where, unsigned bytes, bool stores) {
   word_of[at] = static_cast<std::uint8_t>(word_count);
   words[word_count].where = shared_memory + at * granule;
   words[word_count++].bytes = bytes;
-  begin_anew();
+  restart_search();
 }
 
 unsigned index_of(const Word& word) { return static_cast<unsigned>(&word - words); }
 
-// The thread has done what is no load.
+// The thread has executed an operation that is not a load.
 void acted() {
   me().loaded = 0;
   me().acted = true;
@@ -128,7 +128,7 @@ void acted() {
 
 void tick() { ++me().now.clock.at[machine.current]; }
 
-// The thread reads that store.
+// The thread reads this store.
 void read(const Word& word, unsigned store_index, int order) {
   Thread& thread = me();
   const Store& store = word.stores[store_index];
@@ -142,8 +142,8 @@ void read(const Word& word, unsigned store_index, int order) {
   thread.history = mix(thread.history, store.id);
 }
 
-// The thread adds a store to the end of the modification order. A read-modify-write continues the release sequence of
-// the store before.
+// The thread appends a store to the modification order. A read-modify-write continues the release sequence of the
+// previous store.
 void append(Word& word, unsigned bytes, std::uint64_t value, int order, bool modifies) {
   if (word.count == max_stores) fail("more stores to %s than the checker has room for", name_of(word.where));
   Thread& thread = me();
@@ -154,7 +154,7 @@ void append(Word& word, unsigned bytes, std::uint64_t value, int order, bool mod
   store.value = value;
   store.id = mix(mix(thread.history, index_of(word)), machine.current);
   store.released = releases(order) ? thread.now : thread.fenced;
-  // Whoever reads this store has read no older one afterwards, whatever it acquires.
+  // A thread that reads this store reads no older one afterwards, even if it does not acquire.
   if (modifies) store.released.join(word.stores[word.count - 1].released);
   ++word.count;
   machine.words_hash -= word.history;
@@ -209,10 +209,10 @@ void forget_words() noexcept {
   std::memset(shared_memory, 0, sizeof shared_memory);
 }
 
-void keep_memory() noexcept { std::memcpy(kept, shared_memory, sizeof kept); }
+void save_memory() noexcept { std::memcpy(saved_memory, shared_memory, sizeof saved_memory); }
 
 void reset_memory() noexcept {
-  std::memcpy(shared_memory, kept, sizeof kept);
+  std::memcpy(shared_memory, saved_memory, sizeof saved_memory);
   for (unsigned index = 0; index < word_count; ++index) {
     Word& word = words[index];
     word.count = 1;
@@ -227,13 +227,13 @@ void reset_memory() noexcept {
 
 unsigned shared_words() noexcept { return word_count; }
 
-bool news_for(const Thread& thread) noexcept {
+bool has_newer_store(const Thread& thread) noexcept {
   for (unsigned index = 0; index < word_count; ++index)
     if ((thread.loaded >> index & 1) != 0 && words[index].count > thread.now.view.at[index] + 1u) return true;
   return false;
 }
 
-void see_news(Thread& thread) noexcept {
+void see_newest_stores(Thread& thread) noexcept {
   for (unsigned index = 0; index < word_count; ++index) {
     if ((thread.loaded >> index & 1) == 0) continue;
     const Word& word = words[index];
@@ -295,8 +295,8 @@ bool compare_exchange(void* where, unsigned bytes, std::uint64_t& expected, std:
     return done;
   }
   point();
-  // The ways that it can go: success, if the newest store has the value; a failure for each store with another
-  // value that it may read; and, if weak, a failure without a cause for each with that value.
+  // The possible outcomes: success, if the newest store has the expected value; a failure for each readable store with
+  // another value; and, if the exchange is weak, a spurious failure for each readable store with the expected value.
   const unsigned newest = word->count - 1, oldest = me().now.view.at[index_of(*word)];
   struct Way {
     unsigned store;
@@ -353,15 +353,15 @@ bool park(const void* where, std::uint32_t expected) noexcept {
   if (word != nullptr) read(*word, word->count - 1, __ATOMIC_RELAXED);  // the kernel compares the newest
   const std::uint64_t found = raw(where, 4);
   if (found != expected) {
-    trace("park on %s: refused, it is %llu by now", name_of(where), static_cast<unsigned long long>(found));
+    trace("park on %s: refused, because it is now %llu", name_of(where), static_cast<unsigned long long>(found));
     return false;
   }
   trace("park on %s while it is %llu", name_of(where), static_cast<unsigned long long>(found));
   thread.parked_on = where;
   thread.woken = thread.interrupted = false;
-  block(Doing::parked);
+  block(Activity::parked);
   thread.history = mix(thread.history, thread.interrupted ? 5 : 4);
-  trace(thread.interrupted ? "is interrupted by a signal" : "is awake");
+  trace(thread.interrupted ? "is interrupted by a signal" : "wakes up");
   return thread.interrupted;
 }
 
@@ -371,9 +371,9 @@ void unpark(const void* word, int how_many) noexcept {
   unsigned sleepers[max_threads], count = 0;
   for (unsigned index = 0; index < machine.count; ++index) {
     const Thread& thread = machine.threads[index];
-    if (thread.doing == Doing::parked && !thread.woken && thread.parked_on == word) sleepers[count++] = index;
+    if (thread.activity == Activity::parked && !thread.woken && thread.parked_on == word) sleepers[count++] = index;
   }
-  if (count == 0) trace("unpark on %s: nobody sleeps", name_of(word));
+  if (count == 0) trace("unpark on %s: no thread sleeps", name_of(word));
   for (; how_many > 0 && count > 0; --how_many) {
     const unsigned chosen = static_cast<unsigned>(how_many) < count ? choose(count) : 0;  // any of them
     machine.threads[sleepers[chosen]].woken = true;

@@ -1,6 +1,6 @@
-// Takes the place of _core/include/atomic.hpp in the model check: every access asks the checker.
+// Replaces _core/include/atomic.hpp in the model check: every access asks the checker.
 //
-// Every access has to name its order; the checker refuses sequentially consistent ones.
+// Every access must name its memory order. The checker refuses sequentially consistent accesses.
 #pragma once
 
 #include <atomic>

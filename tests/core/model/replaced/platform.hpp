@@ -1,6 +1,6 @@
-// Takes the place of _core/include/platform.hpp in the model check: parking and the bell are the scheduler's.
+// Replaces _core/include/platform.hpp in the model check: the scheduler does the parking and the bell.
 //
-// There is one processor, so nobody spins before it sleeps; and no clock.
+// There is one processor, so no thread spins before it sleeps; and there is no clock.
 #pragma once
 
 #include <climits>
@@ -13,7 +13,8 @@ namespace pipeline_executor {
 
 enum class ParkResult { woken, interrupted };
 
-// The time never ends here: it ends a sleep as a signal does, which the model has, and must not hide a lost wake-up.
+// The time limit never expires here. Its end would be the same as that by a signal, which the model has, and it would
+// hide a lost wake-up.
 inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected, std::uint64_t) noexcept {
   return model::park(word, expected) ? ParkResult::interrupted : ParkResult::woken;
 }
@@ -21,7 +22,7 @@ inline void unpark(Atomic<std::uint32_t>* word, int how_many) noexcept { model::
 constexpr int unpark_everyone = INT_MAX;
 
 inline std::uint64_t page_bytes() noexcept { return 4096; }
-inline void memory_give_back(void* at, std::size_t size) noexcept {  // pages that read as zero afterwards
+inline void memory_free_pages(void* at, std::size_t size) noexcept {  // pages that read as zero afterwards
   for (std::size_t index = 0; index < size / 8; ++index) static_cast<std::uint64_t*>(at)[index] = 0;
 }
 

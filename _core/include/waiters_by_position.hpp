@@ -1,10 +1,10 @@
-// A line of those that wait: a bit for each place, and the first of them from a place on.
+// The replicas of an ordered edge that wait, found by the position of their item: one bit for each slot.
 //
-// Places are positions that count on without end; a bit stands for those that are the same but for a multiple of the number of
-// bits, of which only one is in use at a time. So a line has no list, and who stands in its middle can leave it.
+// Positions grow without end. A bit stands for all positions that are equal modulo the number of bits, of which only
+// one is in use at a time. So there is no list, and any waiter can leave at any time.
 //
-// Nothing here orders anything: who joins makes a fence before the last look at what it waits for, and who looks for the first
-// makes one before that, as in event.hpp.
+// The operations here are relaxed. A waiter executes a fence between joining and its last look at what it waits for. A
+// process that looks for the first waiter executes a fence before that, as in event.hpp.
 #pragma once
 
 #include <cstdint>
@@ -14,31 +14,32 @@
 
 namespace pipeline_executor {
 
-// Zeroes are an empty line. The words with the bits lie behind it.
-struct LineByPosition {
-  // How many stand in the line, for a quick look. One that dies there is counted for ever.
-  alignas(cache_line) Atomic<std::uint64_t> waiting;
+// Zeroed memory is an empty set. The words with the bits follow this struct in memory.
+struct WaitersByPosition {
+  // How many replicas wait: a quick test for none. A replica that dies while it waits is counted for ever.
+  alignas(cache_line) Atomic<std::uint64_t> count;
 
   static std::uint64_t bytes(std::uint64_t places) noexcept {
-    return sizeof(LineByPosition) + (words(places) * 8 + cache_line - 1) / cache_line * cache_line;
+    return sizeof(WaitersByPosition) + (words(places) * 8 + cache_line - 1) / cache_line * cache_line;
   }
 
-  bool is_empty() const noexcept { return waiting.load(std::memory_order_relaxed) == 0; }
+  bool is_empty() const noexcept { return count.load(std::memory_order_relaxed) == 0; }
 
-  // `mask`: places - 1; their number is a power of two. A bit is changed by one process alone: so an addition sets it.
+  // `mask` is the number of bits - 1; that number is a power of two. Only one process changes a given bit at a time, so
+  // an addition sets it and a subtraction clears it.
   void join(std::uint64_t position, std::uint64_t mask) noexcept {
     word(position & mask).fetch_add(bit(position & mask), std::memory_order_relaxed);
-    waiting.fetch_add(1, std::memory_order_relaxed);
+    count.fetch_add(1, std::memory_order_relaxed);
   }
 
   void leave(std::uint64_t position, std::uint64_t mask) noexcept {
     word(position & mask).fetch_sub(bit(position & mask), std::memory_order_relaxed);
-    waiting.fetch_sub(1, std::memory_order_relaxed);
+    count.fetch_sub(1, std::memory_order_relaxed);
   }
 
-  // The first position in the line, from `from` on. False: there is none.
+  // Finds the first waiting position at or after `from`. False: there is none.
   bool find_first(std::uint64_t from, std::uint64_t mask, std::uint64_t& position) const noexcept {
-    // It ends with the word that it begins with: the bits there that lie before `from`'s are those of the last positions.
+    // The search ends with the word that it began with: the bits there below the one of `from` are the last positions.
     for (std::uint64_t step = 0; step <= words(mask + 1); ++step) {
       const std::uint64_t at = (from + step * 64) & mask;
       std::uint64_t bits = word(at).load(std::memory_order_relaxed);
