@@ -6,17 +6,15 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline_executor.fallback.codec import Encoder
-from pipeline_executor.fallback.edge import NOBODY
 from pipeline_executor.fallback.locks import acquire
+from pipeline_executor.fallback.ring import NOBODY
+from pipeline_executor.fallback.run_state import RunState
 from pipeline_executor.forks import is_let_go
 from pipeline_executor.interfaces import SHOWN_ITEMS, Aborted, Cause, LastSent, MessageFault, Waiting
 from pipeline_executor.words import qualified_name
-
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.run import Run
 
 __all__ = ["COPY_LOCKED", "Receiver", "Sender", "told_of"]
 
@@ -40,7 +38,7 @@ def told_of(item: Any) -> LastSent:
 class Sender:
     """See `interfaces.Sender`."""
 
-    def __init__(self, run: Run, edge: int, entry: int, max_message_bytes: int | None) -> None:
+    def __init__(self, run: RunState, edge: int, entry: int, max_message_bytes: int | None) -> None:
         self._run = run
         self._edge = run.edges[edge]
         self._lock = run.lock(edge)
@@ -201,7 +199,7 @@ class Receiver:
     #: Seconds that the calling process waits for the lock before it looks after its children again.
     PATIENCE_S = 0.02
 
-    def __init__(self, run: Run, edge: int, entry: int) -> None:
+    def __init__(self, run: RunState, edge: int, entry: int) -> None:
         self._run = run
         self._index = edge
         self._edge = run.edges[edge]

@@ -7,12 +7,9 @@ that are first in line, and a producer that wakes has its room already.
 from __future__ import annotations
 
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING
 
 from pipeline_executor.fallback.locks import acquire
-
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.edge import Edge
+from pipeline_executor.fallback.ring import Ring
 
 __all__ = ["Line"]
 
@@ -37,19 +34,19 @@ class Line:
     def words(producers: int) -> int:
         return _WORDS + producers * (1 + _PRODUCER_WORDS)
 
-    def __init__(self, edge: Edge, first_word: int, context: BaseContext) -> None:
-        self._edge = edge
+    def __init__(self, ring: Ring, first_word: int, context: BaseContext) -> None:
+        self._ring = ring
         self._first = first_word
         self._queue = first_word + _WORDS
-        self._producers_at = self._queue + edge.layout.producers
-        self._beds = [context.Semaphore(0) for _ in range(edge.layout.producers)]
+        self._producers_at = self._queue + ring.layout.producers
+        self._beds = [context.Semaphore(0) for _ in range(ring.layout.producers)]
 
     def _at(self, number: int) -> int:
         return self._producers_at + number * _PRODUCER_WORDS
 
     def number_of(self, entry: int) -> int:
         """The producer's number in the line. The first call for an entry gives it one."""
-        words = self._edge.memory.words
+        words = self._ring.memory.words
         for number in range(len(self._beds)):
             at = self._at(number) + _ENTRY
             if words[at] == 0:
@@ -59,10 +56,10 @@ class Line:
         raise ValueError("more replicas send on an edge than it has producers")
 
     def is_empty(self) -> bool:
-        return self._edge.memory.words[self._first + _LENGTH] == 0
+        return self._ring.memory.words[self._first + _LENGTH] == 0
 
     def get_in(self, number: int, size: int) -> None:
-        words, at = self._edge.memory.words, self._at(number)
+        words, at = self._ring.memory.words, self._at(number)
         words[at + _WANTS], words[at + _STATE] = size, _WAITS
         words[self._queue + words[self._first + _LENGTH]] = number
         words[self._first + _LENGTH] += 1
@@ -72,7 +69,7 @@ class Line:
 
     def takes_room(self, number: int) -> bool:
         """Whether the producer has been given the room that it waits for."""
-        words, at = self._edge.memory.words, self._at(number) + _STATE
+        words, at = self._ring.memory.words, self._at(number) + _STATE
         if words[at] != _HAS_ROOM:
             return False
         words[at] = _AWAY
@@ -80,31 +77,31 @@ class Line:
 
     def leave(self, number: int) -> None:
         """The producer waits no longer, if it did: a signal handler has ended its wait by an exception."""
-        words, at = self._edge.memory.words, self._at(number)
+        words, at = self._ring.memory.words, self._at(number)
         state, words[at + _STATE] = words[at + _STATE], _AWAY
         if state == _AWAY:
             return
         if state == _HAS_ROOM:
-            self._edge.buffered_bytes -= words[at + _WANTS]
+            self._ring.buffered_bytes -= words[at + _WANTS]
         else:
             self._remove(number)
         self.serve()
 
     def serve(self) -> None:
         """Give room to those that are first, as far as it goes."""
-        words = self._edge.memory.words
+        words = self._ring.memory.words
         while words[self._first + _LENGTH]:
             number = words[self._queue]
             at = self._at(number)
-            if not self._edge.has_room(words[at + _WANTS]):
+            if not self._ring.has_room(words[at + _WANTS]):
                 return
-            self._edge.buffered_bytes += words[at + _WANTS]
+            self._ring.buffered_bytes += words[at + _WANTS]
             words[at + _STATE] = _HAS_ROOM
             self._remove(number)
             self._beds[number].release()
 
     def _remove(self, number: int) -> None:
-        words, length = self._edge.memory.words, self._edge.memory.words[self._first + _LENGTH]
+        words, length = self._ring.memory.words, self._ring.memory.words[self._first + _LENGTH]
         queue = words[self._queue : self._queue + length].tolist()
         queue.remove(number)
         for index, other in enumerate(queue):

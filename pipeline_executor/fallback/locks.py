@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 from multiprocessing.synchronize import Lock, Semaphore
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pipeline_executor.interfaces import Aborted
-
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.run import Run
 
 __all__ = ["AbortableLock", "acquire"]
 
@@ -38,10 +35,22 @@ def acquire(semaphore: Semaphore) -> None:
         sleep_s = min(sleep_s * 4, _LONGEST_SLEEP_S)
 
 
+class Abortable(Protocol):
+    """What a lock asks of the run that it belongs to."""
+
+    is_disowned: bool
+    """This process is a fork of one whose run it is."""
+
+    def check_open(self) -> None:
+        """Raise if the run is closed."""
+
+    def is_aborted(self) -> bool: ...
+
+
 class AbortableLock:
     """A multiprocessing lock whose waiters give up with `Aborted` when the run is aborted."""
 
-    def __init__(self, lock: Lock, run: Run) -> None:
+    def __init__(self, lock: Lock, run: Abortable) -> None:
         self._lock = lock
         self._run = run
 

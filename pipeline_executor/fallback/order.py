@@ -10,10 +10,8 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.edge import Edge
+from pipeline_executor.fallback.ring import Ring
 
 __all__ = ["Order", "Place", "Places"]
 
@@ -108,13 +106,13 @@ class Order:
         """Bytes to allocate for a message: behind it lies which message follows it in its slot's list, and its size."""
         return -(-size // 8) * 8 + 16
 
-    def __init__(self, edge: Edge, first_word: int, context: BaseContext) -> None:
-        self._edge = edge
+    def __init__(self, ring: Ring, first_word: int, context: BaseContext) -> None:
+        self._ring = ring
         self._first = first_word
-        self._num_slots = self._slots(edge.limit, edge.layout.producers)
+        self._num_slots = self._slots(ring.limit, ring.layout.producers)
         # What is being made holds no credit; it is at most one item for each producer.
-        self._limit = max(1, edge.limit - edge.layout.producers)
-        self._beds = [context.Semaphore(0) for _ in range(edge.layout.producers)]
+        self._limit = max(1, ring.limit - ring.layout.producers)
+        self._beds = [context.Semaphore(0) for _ in range(ring.layout.producers)]
         self.turns = context.Semaphore(0)
         self._ranks_at = first_word + _WORDS
         self._sizes_at = self._ranks_at + len(self._beds)
@@ -125,7 +123,7 @@ class Order:
 
     def find_bed(self) -> int:
         """Where the caller, a sender, is to sleep, nobody else."""
-        words, at = self._edge.memory.words, self._first + _BEDS
+        words, at = self._ring.memory.words, self._first + _BEDS
         words[at] += 1
         bed: int = words[at] - 1
         if bed >= len(self._beds):
@@ -138,7 +136,7 @@ class Order:
     @property
     def turn(self) -> int:
         """The item whose outputs go out now."""
-        turn: int = self._edge.memory.words[self._first + _TURN]
+        turn: int = self._ring.memory.words[self._first + _TURN]
         return turn
 
     def holds_back(self, position: int) -> bool:
@@ -159,46 +157,46 @@ class Order:
         One credit is left for what is due, and what is due minds the bytes in the ring alone, so it never has to wait
         for messages that wait.
         """
-        edge, words = self._edge, self._edge.memory.words
+        ring, words = self._ring, self._ring.memory.words
         rank = 0 if place is None else place.rank
         if not self._has_room(size, rank):
             self._stand_in_line(bed, rank, size)
             return False
         words[self._first + _CREDITS_OUT] += 1
         if self.is_due(place):
-            edge.buffered_bytes += size
+            ring.buffered_bytes += size
         else:
             words[self._first + _PENDING_BYTES] += size
         self.call()
         return True
 
     def _has_room(self, size: int, rank: int) -> bool:
-        edge, words, turn = self._edge, self._edge.memory.words, self.turn
+        ring, words, turn = self._ring, self._ring.memory.words, self.turn
         is_item, is_due = rank % 2 == 1, rank <= 2 * turn + 1
-        queued = edge.buffered_bytes + (0 if is_due else words[self._first + _PENDING_BYTES])
+        queued = ring.buffered_bytes + (0 if is_due else words[self._first + _PENDING_BYTES])
         return (
             (is_due or is_item)
             and words[self._first + _CREDITS_OUT] < self._limit - (not is_due)
-            and (not queued or queued + size <= edge.limit_bytes)
+            and (not queued or queued + size <= ring.limit_bytes)
         )
 
     # ---- who waits, and who is called
 
     def _stand_in_line(self, bed: int, rank: int, size: int) -> None:
-        words = self._edge.memory.words
+        words = self._ring.memory.words
         words[self._first + _IN_LINE] += not words[self._ranks_at + bed]
         words[self._ranks_at + bed] = rank + 1
         words[self._sizes_at + bed] = size
 
     def _leave_line(self, bed: int) -> None:
-        words = self._edge.memory.words
+        words = self._ring.memory.words
         if words[self._ranks_at + bed]:
             words[self._ranks_at + bed] = 0
             words[self._first + _IN_LINE] -= 1
 
     def call(self) -> None:
         """Wake the first in the line, if it can go on."""
-        words = self._edge.memory.words
+        words = self._ring.memory.words
         while words[self._first + _IN_LINE]:
             ranks = words[self._ranks_at : self._sizes_at].tolist()
             first = min(filter(None, ranks))
@@ -220,12 +218,12 @@ class Order:
         """Whether the item may be taken by now; if not, the caller is to sleep on `turns`."""
         if not self.holds_back(position):
             return True
-        self._edge.memory.words[self._first + _EARLY] += 1
+        self._ring.memory.words[self._first + _EARLY] += 1
         return False
 
     def _wake_early(self, items: int) -> None:
         """So many items more may be taken than before."""
-        words, at = self._edge.memory.words, self._first + _EARLY
+        words, at = self._ring.memory.words, self._first + _EARLY
         count = min(items, words[at])
         words[at] -= count
         for _ in range(count):
@@ -238,11 +236,11 @@ class Order:
         if self.is_due(place):
             if not was_due:
                 self._to_ring(size)
-            self._edge.push(block, size)
-            self._edge.items.release()
+            self._ring.push(block, size)
+            self._ring.items.release()
             return
         assert place is not None
-        words, slot = self._edge.memory.words, self._slot(place.position)
+        words, slot = self._ring.memory.words, self._slot(place.position)
         self._set_next(block, size, 0, 0)
         if words[slot + _OLDEST]:
             self._set_next(words[slot + _NEWEST], words[slot + _NEWEST_SIZE], block, size)
@@ -252,7 +250,7 @@ class Order:
 
     def close(self, place: Place) -> None:
         """The replica yields nothing more for this item. If it is its turn, the turn goes on as far as it can."""
-        words = self._edge.memory.words
+        words = self._ring.memory.words
         words[self._slot(place.position) + _CLOSED] = 1
         first = self.turn
         if place.position != first:
@@ -265,31 +263,31 @@ class Order:
         self.call()
 
     def _publish_list(self, slot: int) -> None:
-        words = self._edge.memory.words
+        words = self._ring.memory.words
         block, size = words[slot + _OLDEST], words[slot + _OLDEST_SIZE]
         words[slot + _OLDEST] = 0
         while block:
             following = self._next(block, size)
             self._to_ring(size)
-            self._edge.push(block, size)
-            self._edge.items.release()
+            self._ring.push(block, size)
+            self._ring.items.release()
             block, size = following
 
     def _to_ring(self, size: int) -> None:
-        self._edge.memory.words[self._first + _PENDING_BYTES] -= size
-        self._edge.buffered_bytes += size
+        self._ring.memory.words[self._first + _PENDING_BYTES] -= size
+        self._ring.buffered_bytes += size
 
     def _next(self, block: int, size: int) -> tuple[int, int]:
-        words, at = self._edge.memory.words, (block + self.block_size(size)) // 8
+        words, at = self._ring.memory.words, (block + self.block_size(size)) // 8
         return words[at - 2], words[at - 1]
 
     def _set_next(self, block: int, size: int, following: int, following_size: int) -> None:
-        words, at = self._edge.memory.words, (block + self.block_size(size)) // 8
+        words, at = self._ring.memory.words, (block + self.block_size(size)) // 8
         words[at - 2], words[at - 1] = following, following_size
 
     def give_back(self) -> None:
         """A consumer has asked for the item after: the credit of the one that it had is free."""
-        self._edge.memory.words[self._first + _CREDITS_OUT] -= 1
+        self._ring.memory.words[self._first + _CREDITS_OUT] -= 1
         self.call()
 
     def wake_everybody(self) -> None:

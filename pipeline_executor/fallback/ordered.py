@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline_executor.fallback.edge import Edge
 from pipeline_executor.fallback.ends import COPY_LOCKED, Receiver, Sender
-from pipeline_executor.fallback.locks import acquire
+from pipeline_executor.fallback.ledger import Entry
+from pipeline_executor.fallback.locks import AbortableLock, acquire
 from pipeline_executor.fallback.order import Order, Place
+from pipeline_executor.fallback.run_state import RunState
 from pipeline_executor.interfaces import MessageFault, Waiting
 from pipeline_executor.words import qualified_name
-
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.ledger import Entry
-    from pipeline_executor.fallback.locks import AbortableLock
-    from pipeline_executor.fallback.run import Run
 
 __all__ = ["OrderedReceiver", "OrderedSender"]
 
@@ -25,7 +22,7 @@ def _order_of(edge: Edge) -> Order:
     return edge.order
 
 
-def _close(run: Run, edge: Edge, lock: AbortableLock, me: Entry, place: Place) -> None:
+def _close(run: RunState, edge: Edge, lock: AbortableLock, me: Entry, place: Place) -> None:
     """`place` yields nothing more; what waited for that is published."""
     with lock:
         _order_of(edge).close(place)
@@ -35,7 +32,7 @@ def _close(run: Run, edge: Edge, lock: AbortableLock, me: Entry, place: Place) -
 class OrderedSender(Sender):
     """Takes credits when it hands a message over, not before the message is made (see `Order`)."""
 
-    def __init__(self, run: Run, edge: int, entry: int, max_message_bytes: int | None) -> None:
+    def __init__(self, run: RunState, edge: int, entry: int, max_message_bytes: int | None) -> None:
         super().__init__(run, edge, entry, max_message_bytes)
         self._order = _order_of(self._edge)
         self._places = run.places(entry)
@@ -139,7 +136,7 @@ class OrderedSender(Sender):
 class OrderedReceiver(Receiver):
     """Closes the item before when it is asked for the next, and takes none that is too far ahead of the oldest."""
 
-    def __init__(self, run: Run, edge: int, entry: int, orders: int) -> None:
+    def __init__(self, run: RunState, edge: int, entry: int, orders: int) -> None:
         super().__init__(run, edge, entry)
         self._output = run.edges[orders]
         self._order = _order_of(self._output)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.run import Run
+from pipeline_executor.fallback.run_state import RunState
 
 __all__ = ["Supervisor"]
 
@@ -18,7 +16,7 @@ _LOOK_S = 0.5
 
 
 class Supervisor:
-    def __init__(self, run: Run, bell: Connection) -> None:
+    def __init__(self, run: RunState, bell: Connection) -> None:
         self._run = run
         self._bell = bell
         self._entries: dict[int | Connection, int] = {}  # handle -> entry
