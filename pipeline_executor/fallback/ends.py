@@ -213,7 +213,7 @@ class Receiver:
         # What the step has taken since it last handed something over, without the item in hand: the first, if they are
         # small, as bytes; the last, as block and size.
         self._remembers = False
-        self._most_items = self._most_bytes = self._last_bytes = 0
+        self._max_items = self._max_bytes = self._last_bytes = 0
         self._firsts: list[bytes] = []
         self._lasts: deque[tuple[int, int]] = deque()
         self._owes_credit = False  # to an ordered edge
@@ -345,9 +345,9 @@ class Receiver:
 
     # ---- what the step has taken since it last handed something over
 
-    def remember(self, most_items: int, most_bytes: int) -> None:
+    def remember(self, max_items: int, max_bytes: int) -> None:
         self._remembers = True
-        self._most_items, self._most_bytes = most_items, most_bytes
+        self._max_items, self._max_bytes = max_items, max_bytes
 
     def remembered(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         if self._me.has_handed_over:
@@ -362,11 +362,11 @@ class Receiver:
         is_small = size <= SMALL and not self._edge.layout.by_reference
         if is_small and len(self._firsts) == self._me.batch_count - 1 < SHOWN_ITEMS:
             self._firsts.append(bytes(self._edge.memory.data[block : block + size]))
-        if size > self._most_bytes or not self._most_items:
+        if size > self._max_bytes or not self._max_items:
             return False
         self._lasts.append(self._hand)
         self._last_bytes += size
-        while len(self._lasts) > self._most_items or self._last_bytes > self._most_bytes:
+        while len(self._lasts) > self._max_items or self._last_bytes > self._max_bytes:
             self._forget_oldest()
         return True
 
