@@ -367,7 +367,7 @@ cdef class Receiver:
         if self.busy:   # as a generator says it
             raise ValueError("the input is already being read, by another thread or by a message's own code")
         if self.fault is not None:   # a step that goes on after a lost message would hide the loss
-            raise Aborted("a message could not be decoded")
+            raise Aborted(Aborted.MESSAGE_LOST)
         if self.order != NULL:
             check_wait(self.order.close(held.with_gil(), self.output[0], self.me), self.me)
         if self.me.batch_out.load(relaxed) != self.me.items_out.load(relaxed):
@@ -463,7 +463,7 @@ cdef class Receiver:
         try:
             item = decode(held, &self.me.hand, True)
             if self.run.access is None:
-                raise Aborted("the run was closed")
+                raise Aborted(Aborted.RUN_CLOSED)
             self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
             return item
         except Aborted:
@@ -473,7 +473,7 @@ cdef class Receiver:
             self.fault.__cause__ = error
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise Aborted("a message could not be decoded") from error
+            raise Aborted(Aborted.MESSAGE_LOST) from error
         finally:
             self.busy = False
 
@@ -484,5 +484,5 @@ cdef int check_wait(Status status, ReplicaEntry* me) except -1:
         PyErr_CheckSignals()
     elif status == Status.aborted:
         me.state.store(<uint32_t> <int> State.STOPPING, release)
-        raise Aborted("the pipeline is being stopped")
+        raise Aborted
     return 0

@@ -113,7 +113,12 @@ class Aborted(BaseException):
     It is not an `Exception`: a step's `except Exception` would take it for an error of the step.
     """
 
-    def __init__(self, text: str = "the pipeline is being stopped") -> None:
+    STOPPING = "the pipeline is being stopped"
+    MESSAGE_LOST = "a message could not be decoded"
+    RUN_CLOSED = "the run was closed"
+    PROGRAM_ENDS = "a signal has asked the program to end"
+
+    def __init__(self, text: str = STOPPING) -> None:
         super().__init__(text)
 
 

@@ -315,14 +315,14 @@ class Receiver:
             self.fault.__cause__ = error
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise Aborted("a message could not be decoded") from error
+            raise Aborted(Aborted.MESSAGE_LOST) from error
         self._me.decoded()
         return item
 
     def _release(self) -> None:
         """The step asks for its next item: the one in hand is consumed, its credit free."""
         if self.fault is not None:  # a step that goes on after a lost message would hide the loss
-            raise Aborted("a message could not be decoded")
+            raise Aborted(Aborted.MESSAGE_LOST)
         is_held = False
         if self._me.has_handed_over:
             self._me.begin_batch()

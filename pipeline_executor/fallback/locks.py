@@ -58,7 +58,7 @@ class AbortableLock:
         self._run.check_open()
         while not self._lock.acquire(timeout=_LOOK_S):
             if self._run.is_aborted():
-                raise Aborted("the pipeline is being stopped")
+                raise Aborted
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

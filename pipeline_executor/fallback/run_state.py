@@ -83,7 +83,7 @@ class RunState:
         self.check_open()
         if self.is_aborted():
             me.set_state(State.STOPPING)
-            raise Aborted("the pipeline is being stopped")
+            raise Aborted
 
     def abort(self, cause: Cause, entry: int) -> bool:
         self.check_open()
