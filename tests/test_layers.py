@@ -131,7 +131,7 @@ LAYERS: dict[str, set[str]] = {
         "fallback.codec",
         "fallback.edge",
         "fallback.ends",
-        "fallback.line",
+        "fallback.wait_queue",
         "fallback.link",
         "fallback.locks",
         "fallback.memory",

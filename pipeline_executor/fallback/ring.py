@@ -1,7 +1,6 @@
-"""The ring of an edge: its messages, their bytes, and who is left at its ends, in shared memory.
+"""The ring of an edge: its messages, their bytes, and how many replicas are left at its ends, in shared memory.
 
-What the order of an edge and the queue of its producers work on. It knows neither of them: `edge.Edge` puts them
-together.
+The ring wakes no producer. `edge.Edge` adds what producers wait for: credits, an order, a wait queue.
 """
 
 from __future__ import annotations
@@ -17,27 +16,28 @@ __all__ = ["NOBODY", "Ring", "capacity_items"]
 
 _TAIL, _HEAD, _BYTES, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED, _DROPPED = range(8)
 _EDGE_WORDS = 8
-#: The quitter of an edge that nobody has left early.
+#: Value of the quitter word: no consumer has left the edge before the end of its input.
 NOBODY = -1
 _MIN_ARENA_BYTES = 2**22
 
 
 def capacity_items(layout: EdgeLayout) -> int:
-    """How many items the edge can hold."""
-    # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
+    """Return how many items the edge can hold."""
+    # Some systems limit the value of a semaphore to less than 2**20. Half of it is left for extra wake-ups.
     capacity: int = min(layout.limit_items, SEM_VALUE_MAX // 2)
     return capacity
 
 
 class Ring:
-    """Messages in the order in which they were pushed, each a (block, size) pair. Calls that change it are made under
-    the edge's lock.
+    """The messages of an edge, in the order in which they were pushed, each as a (block, size) pair.
+
+    Call the methods, except `set_stopped`, under the edge's lock. The properties may be read without it.
 
     Attributes:
-        limit: how many items it holds.
+        limit: how many items the ring can hold.
         limit_bytes: how many bytes may be buffered.
-        waiting_start: the first of the words for those that wait.
-        items: a token for each message, for consumers to sleep on.
+        waiting_start: the first of the words that an order or a wait queue may use.
+        items: a semaphore with a token for each message. Consumers sleep on it.
     """
 
     def __init__(self, layout: EdgeLayout, waiting_words: int, context: BaseContext) -> None:
@@ -62,24 +62,28 @@ class Ring:
 
     @property
     def stopped(self) -> bool:
+        """Whether the consumers want no more items (they may stop early, and did)."""
         return self.memory.words[_STOPPED] != 0
 
     @property
     def ended(self) -> bool:
+        """Whether all producers have finished."""
         return self.memory.words[_PRODUCERS_LEFT] == 0
 
     @property
     def quitter(self) -> int:
+        """The ledger entry of the consumer that first left before the end of its input; `NOBODY`: none did."""
         entry: int = self.memory.words[_QUITTER]
         return entry
 
     @property
     def dropped(self) -> bool:
+        """Whether a message was pushed after a consumer had left early, which breaks rule R3."""
         return self.memory.words[_DROPPED] != 0
 
     @property
     def head(self) -> int:
-        """The position of the message that is taken next."""
+        """The position of the message that will be taken next."""
         position: int = self.memory.words[_HEAD]
         return position
 
@@ -94,6 +98,7 @@ class Ring:
 
     @property
     def queued(self) -> bool:
+        """Whether the ring holds a message."""
         return self.memory.words[_HEAD] != self.memory.words[_TAIL]
 
     @property
@@ -104,14 +109,15 @@ class Ring:
         return words[at], words[at + 1]
 
     def set_stopped(self) -> None:
+        """Note that the consumers want no more items."""
         self.memory.words[_STOPPED] = 1
 
-    def has_room(self, size: int) -> bool:
-        """Whether a message fits within max_buffer_bytes, or nothing else is buffered."""
+    def fits(self, size: int) -> bool:
+        """Whether there are `size` free bytes. A message larger than max_buffer_bytes fits if nothing is buffered."""
         return self.buffered_bytes == 0 or self.buffered_bytes + size <= self.limit_bytes
 
     def push(self, block: int, size: int) -> None:
-        """Hand a message over; a consumer that had left before is then known to have dropped it (rule R3)."""
+        """Add a message. If a consumer has left early, it has thereby dropped this message (rule R3)."""
         words = self.memory.words
         if words[_QUITTER] != NOBODY and not self.stopped:
             words[_DROPPED] = 1
@@ -120,6 +126,7 @@ class Ring:
         words[_TAIL] += 1
 
     def pop(self) -> tuple[int, int]:
+        """Take the next message, as (block, size)."""
         words = self.memory.words
         at = self._ring + words[_HEAD] % self.limit * 2
         block, size = words[at], words[at + 1]
@@ -128,13 +135,18 @@ class Ring:
         return block, size
 
     def producer_left(self) -> None:
+        """Note that a producer has finished. The last one wakes all consumers."""
         self.memory.words[_PRODUCERS_LEFT] -= 1
         if self.ended:
             for _ in range(self.layout.consumers):
                 self.items.release()
 
     def consumer_left(self, quitter: int | None) -> bool:
-        """Returns whether it was the last."""
+        """Note that a consumer has left. Return whether it was the last one.
+
+        Arguments:
+            quitter: its ledger entry, if it left before the end of its input; else None.
+        """
         words = self.memory.words
         if quitter is not None and words[_QUITTER] == NOBODY:
             words[_QUITTER] = quitter

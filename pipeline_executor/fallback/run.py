@@ -19,7 +19,7 @@ def open_run(layout: RunLayout, context: BaseContext) -> Run:
 
 
 class Run(RunState):
-    """The state of a run, and what replicas and the calling process ask it for."""
+    """See `interfaces.Run`. It adds to the state the functions that make senders, receivers and the supervisor."""
 
     def sender(self, edge: int, entry: int, max_message_bytes: int | None = None) -> Sender:
         self.check_open()

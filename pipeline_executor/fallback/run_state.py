@@ -1,4 +1,4 @@
-"""What all parts of one run share: edges, ledger, abort and bell (see `interfaces.Run`)."""
+"""What all parts of a run share: edges, ledger, abort word and bell (see `interfaces.Run`)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipeline_executor.interfaces import Aborted, Cause, LastSent, RunLayout, St
 
 __all__ = ["RunState"]
 
-#: Seconds to wait for the right to write the abort word first. Who held it longer has died.
-_ABORT_PATIENCE_S = 0.1
+#: Longest wait for the lock under which the abort word is written. A process that holds it for longer has died.
+_MAX_ABORT_LOCK_WAIT_S = 0.1
 
 
 class RunState:
-    """Everything of `interfaces.Run` but the ends of edges and the supervisor, which work on it."""
+    """The part of `interfaces.Run` that senders, receivers and the supervisor work on."""
 
     def __init__(self, layout: RunLayout, context: BaseContext) -> None:
         self.edges: list[Edge] = []
@@ -33,8 +33,8 @@ class RunState:
         self._bell: Connection | None = None
         self._retry = False
         self._closed = False
-        self.is_disowned = False  # this process is a fork of one whose run it is
-        self._places: dict[int, Places] = {}  # by entry, of the replicas in this process
+        self.is_disowned = False  # this process was forked from one that has the run
+        self._places: dict[int, Places] = {}  # by ledger entry; only of the replicas in this process
         self.ledger = Ledger(layout.entries)
         try:
             for edge in layout.edges:
@@ -70,7 +70,7 @@ class RunState:
         return AbortableLock(self.edges[edge].lock, self)
 
     def places(self, entry: int) -> Places:
-        """Where the replica is among the items of its step; one for its sender and its receiver."""
+        """Return the place of a replica among the items of its step. Its sender and its receiver share the object."""
         return self._places.setdefault(entry, Places())
 
     # ---- the abort
@@ -79,7 +79,7 @@ class RunState:
         return self.ledger.abort_word != 0
 
     def check(self, me: Entry) -> None:
-        """Raise `Aborted` if the run is aborted, having noted that the replica knows."""
+        """Raise `Aborted` if the run is aborted, and note in the ledger that the replica is stopping."""
         self.check_open()
         if self.is_aborted():
             me.set_state(State.STOPPING)
@@ -87,15 +87,15 @@ class RunState:
 
     def abort(self, cause: Cause, entry: int) -> bool:
         self.check_open()
-        locked = self._abort_lock.acquire(timeout=_ABORT_PATIENCE_S)
+        locked = self._abort_lock.acquire(timeout=_MAX_ABORT_LOCK_WAIT_S)
         try:
             first = not self.is_aborted()
             if first:
                 self.ledger.abort_word = cause << 32 | entry
         finally:
-            if locked and not self.is_disowned:  # a signal handler may have forked; the lock is the parent's
+            if locked and not self.is_disowned:  # if a signal handler has forked, the parent holds the lock
                 self._abort_lock.release()
-        # Also when somebody else was first: it may have died before it woke anybody.
+        # Also if another process was first: it may have died before it woke the others.
         for edge in self.edges:
             edge.wake_everybody()
         self._ring()
@@ -114,7 +114,7 @@ class RunState:
         self.check_open()
         return self.edges[edge].stopped
 
-    # ---- the bell, on which the calling process sleeps
+    # ---- the bell, on which the caller sleeps
 
     def ring_if_armed(self, edge: Edge) -> None:
         if edge.layout.caller_reads and self.ledger.bell_armed:
@@ -122,7 +122,7 @@ class RunState:
             self._ring()
 
     def after_publishing(self, edge: Edge, me: Entry) -> None:
-        """Tell the calling process, and abort if a consumer had left before (rule R3)."""
+        """Ring the bell if the caller waits for it. Abort the run if a consumer has left the edge early (rule R3)."""
         self.ring_if_armed(edge)
         if edge.dropped:
             self.abort(Cause.STOPPED_EARLY, edge.quitter)
@@ -130,12 +130,12 @@ class RunState:
 
     def _ring(self) -> None:
         assert self._bell is not None
-        # If the calling process is gone, nobody needs to be told; if the pipe is full, it will look anyway.
+        # A broken pipe means that the caller is gone. If the pipe is full, earlier rings will wake the caller.
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             self._bell.send_bytes(b"\0")
 
     def look_again_soon(self) -> None:
-        """The calling process could not reach a lock: its next wait must be short."""
+        """Make the supervisor's next wait short, because the caller could not take a lock."""
         self._retry = True
 
     def take_retry(self) -> bool:
@@ -156,8 +156,8 @@ class RunState:
         if self._closed:
             return
         self._closed = self.is_disowned = True
-        # What this thread is in the middle of finds no memory any more. The objects that wait on edges between threads
-        # stay, for their ends are the parent's business.
+        # A call that this thread is in the middle of will find the memory closed. Items on edges between threads are
+        # kept, because the parent decides when they are destroyed.
         self._free()
 
     def _free(self) -> None:
@@ -175,6 +175,6 @@ class RunState:
         self._free()
         for edge in self.edges:
             edge.drop_all()
-        # The locks' names in the system go with their last reference.
+        # The system forgets a lock when the last reference to it goes.
         self.edges.clear()
         self.__dict__.pop("_abort_lock", None)
