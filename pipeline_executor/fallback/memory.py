@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.context import assert_spawning
 from typing import Any
 
-from pipeline_executor.descriptors import DescriptorForChild
+from pipeline_executor.descriptors import DescriptorForChild, OwnDescriptor
 
 __all__ = ["SharedMemory", "address_space_bytes"]
 
@@ -39,7 +39,7 @@ class SharedMemory:
     data: memoryview
     words: memoryview
     _mapping: mmap.mmap | None = None
-    _descriptor = -1
+    _descriptor: OwnDescriptor | None = None  # None on Windows
     #: The process that created the memory, which closes it last. None in a process that has received it.
     _owner_pid: int | None = None
 
@@ -53,9 +53,12 @@ class SharedMemory:
             self._tag = f"pipeline_executor-{secrets.token_hex(16)}"
             self._map(mmap.mmap(-1, size, tagname=self._tag))
             return
-        self._descriptor = _create_descriptor(size)
+        self._attach(_create_descriptor(size), size)
+
+    def _attach(self, descriptor: int, size: int) -> None:
+        self._descriptor = OwnDescriptor(descriptor)
         try:
-            self._map(mmap.mmap(self._descriptor, size))
+            self._map(mmap.mmap(descriptor, size))
         except BaseException:
             self._close_descriptor()
             raise
@@ -87,7 +90,8 @@ class SharedMemory:
         if sys.platform == "win32":
             assert_spawning(self)
             return _attach_tag, (self._tag, len(self.data))
-        return _attach_descriptor, (DescriptorForChild(self._descriptor), len(self.data))
+        assert self._descriptor is not None
+        return _attach_descriptor, (DescriptorForChild(self._descriptor.number), len(self.data))
 
     def close(self) -> None:
         """Unmap the memory in this process.
@@ -113,16 +117,15 @@ class SharedMemory:
 
     def _give_back(self, size: int) -> None:
         # A daemon that a step has started may still map the memory. It keeps the addresses, but no longer the memory.
-        if self._descriptor < 0 or not hasattr(mmap, "MADV_REMOVE"):  # here the memory goes with the last mapping
+        if self._descriptor is None or not hasattr(mmap, "MADV_REMOVE"):  # here the memory goes with the last mapping
             return
         # Some file systems cannot remove pages, and a limited address space may have no place for this mapping.
-        with contextlib.suppress(OSError), mmap.mmap(self._descriptor, size) as again:
+        with contextlib.suppress(OSError), mmap.mmap(self._descriptor.number, size) as again:
             again.madvise(mmap.MADV_REMOVE)
 
     def _close_descriptor(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        if self._descriptor is not None:
+            self._descriptor.close()
 
     def __del__(self) -> None:
         self._close_descriptor()  # if `close` was not called; the mapping closes itself
@@ -146,8 +149,7 @@ def _create_descriptor(size: int) -> int:
 
 def _attach_descriptor(descriptor: int, size: int) -> SharedMemory:
     memory = SharedMemory.__new__(SharedMemory)
-    memory._descriptor = descriptor
-    memory._map(mmap.mmap(memory._descriptor, size))
+    memory._attach(descriptor, size)
     return memory
 
 
