@@ -379,7 +379,7 @@ cdef class Receiver:
                 "decoded; only one of them may read at a time"
             )
         if self.fault is not None:   # a step that goes on after it lost a message would hide the loss
-            raise Aborted("a message could not be decoded")
+            raise Aborted(Aborted.MESSAGE_LOST)
         if self.order != NULL:
             check_status(self.order.close_item(held.with_gil(), self.output[0], self.me), self.me)
         if self.me.batch_out.load(relaxed) != self.me.items_out.load(relaxed):
@@ -476,7 +476,7 @@ cdef class Receiver:
         try:
             item = decode(held, &self.me.hand, True)
             if self.run.access is None:
-                raise Aborted("the run was closed")
+                raise Aborted(Aborted.RUN_CLOSED)
             self.me.hand_phase.store(<uint32_t> HandPhase.decoded, release)
             return item
         except Aborted:
@@ -486,7 +486,7 @@ cdef class Receiver:
             self.fault.__cause__ = error
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise Aborted("a message could not be decoded") from error
+            raise Aborted(Aborted.MESSAGE_LOST) from error
         finally:
             self.busy = False
 
@@ -497,5 +497,5 @@ cdef int check_status(Status status, ReplicaEntry* me) except -1:
         PyErr_CheckSignals()
     elif status == Status.aborted:
         me.state.store(<uint32_t> <int> State.STOPPING, release)
-        raise Aborted("the pipeline is being stopped")
+        raise Aborted
     return 0

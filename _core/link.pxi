@@ -114,7 +114,7 @@ cdef class Link:
         if self.state == YIELDING and self.items is not None:
             return self.__next__()
         if self.state == ABORTED:
-            raise Aborted("the pipeline is being stopped")
+            raise Aborted
         raise StopIteration
 
     cdef _start(self):
@@ -150,7 +150,7 @@ cdef class Link:
 
     cdef _fail(self, error):
         self.step.failed(error)
-        raise Aborted("the pipeline is being stopped") from None
+        raise Aborted from None
 
     @property
     def batch_first(self):

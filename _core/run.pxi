@@ -212,7 +212,7 @@ cdef class Run:
     cdef int _after_wait(self) except -1:
         """Raise after a wait without the GIL if the run was closed meanwhile."""
         if self.access is None:
-            raise Aborted("the run was closed")
+            raise Aborted(Aborted.RUN_CLOSED)
         return 0
 
     def sender(self, uint32_t edge, uint32_t entry, max_message_bytes=None):

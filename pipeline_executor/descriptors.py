@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import assert_spawning
 from typing import Any
 
-__all__ = ["ConnectionForChild", "DescriptorForChild", "close_connection"]
+__all__ = ["ConnectionForChild", "DescriptorForChild", "OwnDescriptor", "close_connection"]
 
 
 class DescriptorForChild:
@@ -47,11 +47,30 @@ class ConnectionForChild:
         return Connection, (DescriptorForChild(connection.fileno()), connection.readable, connection.writable)
 
 
-def close_connection(connection: Connection) -> None:
-    """Close one end of a pipe, which forgets its number first.
+class OwnDescriptor:
+    """A file descriptor that belongs to its holder, and is closed once, also if a thread forks meanwhile.
 
-    `Connection.close` forgets it last. If another thread forked in between, the child would close the number again when
-    the object is collected there; see `forks`.
+    Attributes:
+        number: the descriptor; -1 once it is closed, or if there is none.
+    """
+
+    def __init__(self, number: int = -1) -> None:
+        self.number = number
+
+    def close(self) -> None:
+        """Close the descriptor if it is open."""
+        # Forget the number first. If another thread forks during `os.close`, the child must not close the number again:
+        # by then it may be another file's (see `forks`).
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+
+def close_connection(connection: Connection) -> None:
+    """Close one end of a pipe as an `OwnDescriptor`: forget its number first.
+
+    `Connection.close` forgets it last. A child that is forked in between would close the number again, when the object
+    is destroyed there.
     """
     if sys.platform == "win32":
         connection.close()

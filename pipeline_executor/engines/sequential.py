@@ -323,7 +323,7 @@ class _SequentialRun:
         if self._core.running_step() is None:
             self.close()
             return False
-        self._abort(Aborted("the program was told to end"))  # also for a step that swallows what unwinds it
+        self._abort(Aborted(Aborted.PROGRAM_ENDS))  # also for a step that swallows what unwinds it
         return True
 
     def _finish(self) -> None:

@@ -142,7 +142,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if not _open:
         _take_effect()
     if is_to_unwind:
-        raise Aborted("the program was told to end")
+        raise Aborted(Aborted.PROGRAM_ENDS)
 
 
 def _take_effect() -> None:

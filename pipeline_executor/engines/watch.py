@@ -20,18 +20,15 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from multiprocessing.connection import Pipe
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection, Pipe
+from typing import Protocol
 
 from pipeline_executor.descriptors import close_connection
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.interfaces import Cause, Run
 from pipeline_executor.replica.waiting_threads import waiting_threads
-
-if TYPE_CHECKING:
-    from pipeline_executor.engines.supervision import Supervision
 
 __all__ = ["Watch", "watches_paused"]
 
@@ -45,6 +42,19 @@ _CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGS
 _BLOCKED = {int(number) for number in signal.valid_signals()} - {getattr(signal, name, 0) for name in _CRASHES}
 
 
+class AttendedReplicas(Protocol):
+    """What a watch needs of `supervision.Supervision`, which itself pauses the watches and so imports this module."""
+
+    in_background: bool
+    handing_over: bool
+
+    @property
+    def alive(self) -> Mapping[int, object]: ...
+    def watch_for_wake(self, handle: Connection) -> None: ...
+    def attend(self, timeout_s: float | None) -> None: ...
+    def shut_down(self) -> None: ...
+
+
 class Watch:
     """See the module.
 
@@ -53,7 +63,7 @@ class Watch:
             be started again after a fork.
     """
 
-    _replicas: Supervision
+    _replicas: AttendedReplicas
 
     def __init__(self, run: Run) -> None:
         self.error: BaseException | None = None
@@ -72,7 +82,7 @@ class Watch:
         """Whether the thread attends to the replicas, or will again when a fork is over."""
         return self in _on
 
-    def start(self, replicas: Supervision) -> None:
+    def start(self, replicas: AttendedReplicas) -> None:
         """When all replicas have been started."""
         with self._lock:
             self._replicas = replicas

@@ -1,7 +1,7 @@
 """The pure-Python core: the same names and behaviour as the compiled `_core`, over multiprocessing.
 
-It serves where the compiled core is not available, on every system, and shows in tests that the behaviour is the
-design's and not an accident of one core. docs/protocol.md has a section on how it differs inside.
+It runs on every system, and serves where the compiled core is not available. Tests compare the two cores, so that no
+behaviour is an accident of one of them. A section of docs/protocol.md says how this core differs inside.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Blocks of an edge's shared memory: the algorithm of `_core/include/arena.hpp`, under the edge's lock.
 
-A block starts with one word: its size class while it is in use, the next free block's offset while it is free. The
-arena's own words are the first never used offset and one free list per size class.
+The first word of a block is its size class while the block is in use, and the offset of the next free block while it is
+free. The arena's own words are the first offset that was never used, and the head of one free list per size class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _HEADER = 8  # bytes
 
 
 def _class_of(units: int) -> int:
-    """Every number of units up to 8 is a class, then there are four to a doubling."""
+    """Return the smallest class that holds so many units. The classes are 1 to 8 units, then four to each doubling."""
     if units <= 8:
         return units - 1
     shift = (units - 1).bit_length() - 3
@@ -32,7 +32,7 @@ def _units_of(size_class: int) -> int:
 
 
 class Arena:
-    """All calls are made under the edge's lock."""
+    """The blocks of an edge's memory. Call everything under the edge's lock."""
 
     WORDS = 1 + _CLASSES
 
@@ -45,7 +45,7 @@ class Arena:
         self._memory.words[self._top] = -(-first_byte // _UNIT) * _UNIT
 
     def allocate(self, size: int) -> int:
-        """The offset of `size` bytes, or 0 when there is no room for them."""
+        """Return the offset of a block of `size` bytes, or 0 if the memory has none left."""
         words = self._memory.words
         size_class = _class_of(-(-(size + _HEADER) // _UNIT))
         if size_class >= _CLASSES:

@@ -1,4 +1,4 @@
-"""Values to bytes and back, all by pickle (protocol 5, large buffers beside the pickle)."""
+"""Encodes items as messages and decodes them, by pickle protocol 5. Large buffers lie beside the pickle."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline_executor.words import qualified_name
 
 __all__ = ["Encoder", "decode", "message_check"]
 
-_LEAST_BUFFER = 1024  # bytes; a smaller one costs less inside the pickle
-_MOST_REMEMBERED = 256
+_MIN_BUFFER_BYTES = 1024  # a smaller buffer costs less inside the pickle
+_MAX_CLOUDPICKLED_TYPES = 256  # how many types an encoder remembers
 _HEAD = struct.Struct("=QQ")  # number of buffers, size of the pickle
 _SIZE = struct.Struct("=Q")
 
@@ -25,7 +25,7 @@ Piece = bytes | memoryview
 
 
 class _TablePickler(pickle.Pickler):
-    """A pickler that can be given a dispatch table; it looks at it once, when it is initialised."""
+    """A pickler with a dispatch table. It must be set before `__init__`, which reads it once."""
 
     reducer_override = staticmethod(reduce_in_message)
 
@@ -41,7 +41,7 @@ class _TablePickler(pickle.Pickler):
 
 
 def _size(item: Any, pieces: list[Piece]) -> int:
-    """What counts for max_message_size: of plain values their own size, as in the compiled core."""
+    """Return the size that max_message_size limits. A plain value counts as in the compiled core."""
     if type(item) is bytes:
         return len(item)
     if type(item) is str:
@@ -54,7 +54,7 @@ def _size(item: Any, pieces: list[Piece]) -> int:
 
 
 def _width(text: str) -> int:
-    """Bytes of each of its characters where the interpreter holds it, as the compiled core sends them."""
+    """Return how many bytes the interpreter uses for each character. The compiled core sends them like that."""
     if text.isascii():
         return 1
     largest = max(text)
@@ -62,7 +62,10 @@ def _width(text: str) -> int:
 
 
 class _Text:
-    """In place of a str: pickling one leaves its UTF-8 form in the caller's object, which would keep it."""
+    """Stands for a str while it is pickled.
+
+    Pickling the str itself would store its UTF-8 form in the step's object, and so use memory while that object lives.
+    """
 
     def __init__(self, text: str) -> None:
         self._data = text.encode(errors="surrogatepass")
@@ -72,16 +75,16 @@ class _Text:
 
 
 class Encoder:
-    """Turns values into lists of pieces whose concatenation is the message. One per sender."""
+    """Encodes items. A message is the concatenation of the pieces that it returns. Each sender has one."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
-        self._cloudpickled: dict[int, type] = {}  # by id: a type need not be hashable
+        self._cloudpickled: dict[int, type] = {}  # by id, because a type need not be hashable
         self._table: Table = {}
-        self._made_for: object = None  # what the table depends on, as it was then
+        self._made_for: object = None  # what the table depended on when it was made
 
     def encode(self, item: Any) -> list[Piece]:
-        """The pieces of the message. They may be views of the value: copy them before the step goes on."""
+        """Return the pieces of the message. They may be views of the item, so copy them before the step goes on."""
         views: list[memoryview] = []
         pickled = self._pickle(_Text(item) if type(item) is str and not item.isascii() else item, views)
         pieces: list[Piece] = [
@@ -96,16 +99,16 @@ class Encoder:
         return pieces
 
     def _plain_table(self) -> Table:
-        # Making it takes longer than pickling a small message.
+        # Making the table takes longer than pickling a small message, so it is kept.
         now = registered(), torch_is_loaded()
         if self._made_for != now:
             self._made_for, self._table = now, plain_table()
         return self._table
 
     def _pickle(self, item: Any, views: list[memoryview]) -> bytes:
-        kind = type(item)  # which need not be hashable
+        kind = type(item)  # compared by identity below, because it need not be hashable
         if kind is int or kind is float or kind is str or kind is bytes or kind is bool or item is None:
-            # A pickler asks its table for none of these, and the interpreter has a quicker one for them.
+            # A pickler does not look these types up in its table, so the faster `pickle.dumps` gives the same.
             return pickle.dumps(item, 5)
         saw_read_only = False
 
@@ -113,10 +116,10 @@ class Encoder:
             nonlocal saw_read_only
             try:
                 view = buffer.raw()
-            except BufferError:  # not contiguous: pickle says so in its own words
+            except BufferError:  # it is not contiguous; pickle raises an error that says so
                 return True
             saw_read_only = saw_read_only or view.readonly
-            if view.nbytes < _LEAST_BUFFER:
+            if view.nbytes < _MIN_BUFFER_BYTES:
                 return True
             views.append(view)
             return False
@@ -132,7 +135,7 @@ class Encoder:
             except Exception as error:
                 refusal = error
                 views.clear()
-        # The reader's own arrays cost copies here; where those do not fit into memory, they are left as they are.
+        # With this table read-only arrays are copied. If memory is too short for the copies, they are sent as they are.
         table = None if isinstance(refusal, MemoryError) else own_arrays_table()
         try:
             by_value = cloudpickle_dumps(item, table or self._plain_table(), keep_in_band, reduce_in_message)
@@ -140,19 +143,19 @@ class Encoder:
             error = refusal or error
             raise MessageFault("encode", qualified_name(type(item)), f"{type(error).__name__}: {error}") from error
         if needs_cloudpickle_again(item):
-            if len(self._cloudpickled) >= _MOST_REMEMBERED:  # a program that makes types without end
+            if len(self._cloudpickled) >= _MAX_CLOUDPICKLED_TYPES:  # a program may make new types without end
                 self._cloudpickled.clear()
             self._cloudpickled[id(type(item))] = type(item)
         return by_value
 
 
 def message_check(limit: int) -> Callable[[Any], object]:
-    """See `interfaces.Core`."""
+    """See `interfaces.Core.message_check`."""
     return Encoder(limit).encode
 
 
 def decode(message: memoryview) -> Any:
-    """The value again; its large buffers are the reader's own and writable."""
+    """Return the item of a message. Its large buffers are copies, writable, and belong to the reader."""
     count, pickled = _HEAD.unpack_from(message)
     sizes = [_SIZE.unpack_from(message, _HEAD.size + _SIZE.size * index)[0] for index in range(count)]
     at = _HEAD.size + _SIZE.size * count

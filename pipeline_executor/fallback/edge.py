@@ -1,209 +1,128 @@
 """An edge: the bounded queue between two steps, under one lock, with semaphores to sleep on.
 
-The twin of `_core/include/edge.hpp`, with the same meaning of credits, end, early stop and rule R3. Messages are blocks
-of the edge's own shared memory; a ring of (block, size) pairs holds their order.
+The twin of `_core/include/edge.hpp`: credits, the end, early stop and rule R3 mean the same. The messages lie in shared
+memory of the edge's own; `ring` keeps their order.
 
-Who waits on what, and who releases it:
-    room    producers, for a credit: a consumer that asks for the item after, or a producer that used no credit
-    items   consumers: whoever publishes, once for each message; the last producer to finish, once for each consumer
-    a semaphore for each producer, for room within max_buffer_bytes (`line`): a consumer that takes a message
-An ordered edge counts its credits itself, and its producers sleep elsewhere (`order`).
-All are released for everybody on abort and on an early stop, after the word that says so was written; who wakes
-looks at the words first, so a release too many is harmless and a wait without a release impossible.
+| semaphore | sleeps on it | releases it |
+|---|---|---|
+| `credits` | a producer that wants a credit | a consumer that asks for its next item; a producer that made none |
+| `items` | a consumer | a publication, once; the last producer to finish, once for each consumer |
+| one for each producer (`wait_queue`) | a producer that wants free bytes | a consumer that takes a message |
+
+An ordered edge counts its credits itself, and its producers sleep on semaphores of its own (`order`).
+
+An abort and an early stop first write a word in shared memory, and then release all semaphores for everybody. A process
+that wakes looks at those words first. So an extra release does no harm, and nobody sleeps through an abort.
 """
 
 from __future__ import annotations
 
 import itertools
 from multiprocessing.context import BaseContext
-from multiprocessing.synchronize import SEM_VALUE_MAX  # type: ignore[attr-defined]
 from typing import Any
 
-from pipeline_executor.fallback.arena import Arena
 from pipeline_executor.fallback.codec import decode
-from pipeline_executor.fallback.line import Line
-from pipeline_executor.fallback.memory import SharedMemory, address_space_bytes
 from pipeline_executor.fallback.order import Order
-from pipeline_executor.interfaces import MAX_BYTES, EdgeLayout, LastSent
+from pipeline_executor.fallback.ring import Ring, capacity_items
+from pipeline_executor.fallback.wait_queue import WaitQueue
+from pipeline_executor.interfaces import EdgeLayout, LastSent
 
-__all__ = ["NOBODY", "Edge"]
-
-_TAIL, _HEAD, _BYTES, _PRODUCERS_LEFT, _CONSUMERS_LEFT, _QUITTER, _STOPPED, _DROPPED = range(8)
-_EDGE_WORDS = 8
-#: The quitter of an edge that nobody has left early.
-NOBODY = -1
-_MIN_ARENA_BYTES = 2**22  # bytes
+__all__ = ["Edge"]
 
 
-class Edge:
-    """What all processes share of an edge."""
+class Edge(Ring):
+    """The ring of an edge together with everything that its producers and consumers wait for.
+
+    Attributes:
+        last: the last item of a source, if the edge carries references (see `LastSent`).
+        order: None if the edge is not ordered.
+        wait_queue: None where no producer waits for bytes, or where `order` holds those that wait.
+    """
 
     def __init__(self, layout: EdgeLayout, context: BaseContext) -> None:
-        self.layout = layout
-        #: Messages that are passed as they are, by the number that stands for them in the ring.
+        capacity = capacity_items(layout)
+        waiting_words = Order.words(capacity, layout.producers) if layout.ordered else WaitQueue.words(layout.producers)
+        super().__init__(layout, waiting_words, context)
+        # Items that are passed by reference, by the number that stands for them in the ring.
         self._objects: dict[int, Any] = {}
         self._numbers = itertools.count(1)
-        #: What a source has yielded last, of such messages.
         self.last: LastSent = ("unknown", None)
-        # Semaphores can hold less than 2**20 on some systems; half, because wake-ups are added to them.
-        self.limit = min(layout.limit_items, SEM_VALUE_MAX // 2)
-        self.limit_bytes = MAX_BYTES if layout.by_reference else layout.limit_bytes
-        self._ring = _EDGE_WORDS + Arena.WORDS
-        waiting_start = self._ring + 2 * self.limit
-        waiting_words = Order.words(self.limit, layout.producers) if layout.ordered else Line.words(layout.producers)
-        arena_start = (waiting_start + waiting_words) * 8
-        self.memory = SharedMemory.at_most(address_space_bytes(), arena_start + _MIN_ARENA_BYTES)
-        self.arena = Arena(self.memory, _EDGE_WORDS)
-        self.arena.setup(arena_start)
-        words = self.memory.words
-        words[_PRODUCERS_LEFT] = layout.producers
-        words[_CONSUMERS_LEFT] = layout.consumers
-        words[_QUITTER] = NOBODY
         try:
             self.lock = context.Lock()
-            self.room = context.Semaphore(self.limit)
-            self.items = context.Semaphore(0)
-            self.order = Order(self, waiting_start, context) if layout.ordered else None
-            #: None where nobody waits for bytes, or does so elsewhere.
-            self.line = None if layout.ordered or layout.by_reference else Line(self, waiting_start, context)
+            self.credits = context.Semaphore(self.limit)
+            self.order = Order(self, self.waiting_start, context) if layout.ordered else None
+            has_wait_queue = not layout.ordered and not layout.by_reference
+            self.wait_queue = WaitQueue(self, self.waiting_start, context) if has_wait_queue else None
         except BaseException:
             self.memory.close()
             raise
 
-    @property
-    def stopped(self) -> bool:
-        return self.memory.words[_STOPPED] != 0
-
-    @property
-    def ended(self) -> bool:
-        return self.memory.words[_PRODUCERS_LEFT] == 0
-
-    @property
-    def quitter(self) -> int:
-        entry: int = self.memory.words[_QUITTER]
-        return entry
-
-    @property
-    def dropped(self) -> bool:
-        return self.memory.words[_DROPPED] != 0
-
-    @property
-    def head(self) -> int:
-        """The position of the message that is taken next."""
-        position: int = self.memory.words[_HEAD]
-        return position
-
-    @property
-    def buffered_bytes(self) -> int:
-        size: int = self.memory.words[_BYTES]
-        return size
-
-    @buffered_bytes.setter
-    def buffered_bytes(self, size: int) -> None:
-        self.memory.words[_BYTES] = size
-
-    @property
-    def queued(self) -> bool:
-        return self.memory.words[_HEAD] != self.memory.words[_TAIL]
-
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_objects": {},
-            "_numbers": None,
-            "last": ("unknown", None),
-        }  # the other end of no such message
+        # References have no meaning in another process.
+        return {**self.__dict__, "_objects": {}, "_numbers": None, "last": ("unknown", None)}
 
     def keep(self, item: Any) -> bytes:
-        """What stands in the queue for a message that is passed as it is."""
+        """Keep an item that is passed by reference, and return the message that stands for it in the ring."""
         number = next(self._numbers)
         self._objects[number] = item
         return number.to_bytes(8, "little")
 
     def forget(self, block: int) -> None:
-        """The message is consumed that is passed as it is."""
+        """Drop the reference to a consumed item."""
         del self._objects[self._number_at(block)]
 
     def _number_at(self, block: int) -> int:
         return int.from_bytes(self.memory.data[block : block + 8], "little")
 
     def drop_all(self) -> None:
-        """Nobody uses the run any more."""
+        """Drop all references, because the run is closed."""
         self._objects.clear()
         self.last = ("unknown", None)
 
     def last_sent(self) -> LastSent:
-        """What was pushed last. Only the edge's one producer allocates here, so the bytes stay when it is taken."""
+        """Return the last item that was pushed. Call it only where the edge has one producer, which yields no more.
+
+        Only that producer allocates blocks, so the bytes stay what they were when the message has been taken.
+        """
         if self.layout.by_reference:
             return self.last
-        words = self.memory.words
-        at = self._ring + (words[_TAIL] - 1) % self.limit * 2
-        return "item", self.read(words[at], words[at + 1])
+        return "item", self.read(*self.newest)
 
     def read(self, block: int, size: int) -> Any:
-        """Decode the message that lies there."""
+        """Decode the message in a block."""
         if self.layout.by_reference:
             return self._objects[self._number_at(block)]
         with self.memory.data[block : block + size] as message:
             return decode(message)
 
     def stop(self) -> None:
-        self.memory.words[_STOPPED] = 1
+        """Tell the producers that the consumers want no more items."""
+        self.set_stopped()
         self.wake_everybody()
 
     def wake_everybody(self) -> None:
         for _ in range(self.layout.producers):
-            self.room.release()
+            self.credits.release()
         for _ in range(self.layout.consumers):
             self.items.release()
-        for waiting in (self.order, self.line):
-            if waiting is not None:
-                waiting.wake_everybody()
+        for waiters in (self.order, self.wait_queue):
+            if waiters is not None:
+                waiters.wake_everybody()
 
     # ---- under the lock
 
-    def has_room(self, size: int) -> bool:
-        """Whether a message fits within max_buffer_bytes, or nothing else is buffered."""
-        return self.buffered_bytes == 0 or self.buffered_bytes + size <= self.limit_bytes
-
     def try_reserve_bytes(self, size: int) -> bool:
-        if not self.has_room(size) or not (self.line is None or self.line.is_empty()):
+        """Take free bytes, unless other producers wait for some."""
+        if not self.fits(size) or not (self.wait_queue is None or self.wait_queue.is_empty()):
             return False
         self.buffered_bytes += size
         return True
 
-    def push(self, block: int, size: int) -> None:
-        """Hand a message over; a consumer that had left before is then known to have dropped it (rule R3)."""
-        words = self.memory.words
-        if words[_QUITTER] != NOBODY and not self.stopped:
-            words[_DROPPED] = 1
-        at = self._ring + words[_TAIL] % self.limit * 2
-        words[at], words[at + 1] = block, size
-        words[_TAIL] += 1
-
     def pop(self) -> tuple[int, int]:
-        words = self.memory.words
-        at = self._ring + words[_HEAD] % self.limit * 2
-        block, size = words[at], words[at + 1]
-        words[_HEAD] += 1
-        words[_BYTES] -= size
-        if self.line is not None:
-            self.line.serve()
+        """Take the next message, and give its bytes to the producers that wait for some."""
+        message = super().pop()
+        if self.wait_queue is not None:
+            self.wait_queue.grant_free_bytes()
         if self.order is not None:
-            self.order.call()
-        return block, size
-
-    def producer_left(self) -> None:
-        self.memory.words[_PRODUCERS_LEFT] -= 1
-        if self.ended:
-            for _ in range(self.layout.consumers):
-                self.items.release()
-
-    def consumer_left(self, quitter: int | None) -> bool:
-        """Returns whether it was the last."""
-        words = self.memory.words
-        if quitter is not None and words[_QUITTER] == NOBODY:
-            words[_QUITTER] = quitter
-        words[_CONSUMERS_LEFT] -= 1
-        last: bool = words[_CONSUMERS_LEFT] == 0
-        return last
+            self.order.wake_first()
+        return message

@@ -1,7 +1,12 @@
 """The counters of a run in shared memory: the twin of `_core/include/ledger.hpp`.
 
-Word 0 is the abort word, word 1 says whether the caller sleeps on the bell; then one entry of `_ENTRY_WORDS` per
-replica; then room for each replica's report. Every word has one writer at a time, so no lock is needed.
+| what | size |
+|---|---|
+| word 0: the abort word; word 1: whether the caller sleeps on the bell | `_CONTROL_WORDS` words |
+| an entry for each replica | `_ENTRY_WORDS` words each |
+| the report of each replica: its size + 1 (0: none), its bytes | `_REPORT_BYTES` each |
+
+Every word has one writer at a time, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ __all__ = ["Entry", "Ledger"]
 
 _CONTROL_WORDS = 16
 _ENTRY_WORDS = 16
-_REPORT_BYTES = 2**20  # address space; only what a report touches costs memory
+_REPORT_BYTES = 2**20  # of address space; only the pages that a report touches cost memory
 
 _ABORT, _BELL_ARMED = 0, 1
 _STATE, _PID, _IN, _OUT, _WAIT_INPUT, _WAIT_ROOM = range(6)
@@ -31,7 +36,7 @@ EMPTY, TAKEN, DECODED = range(3)
 
 
 class Entry:
-    """One replica's entry, for the replica itself: it alone writes it while it lives."""
+    """The ledger entry of one replica, for the replica itself. Nobody else writes to it while the replica lives."""
 
     def __init__(self, memory: SharedMemory, index: int) -> None:
         self._words = memory.words
@@ -45,12 +50,13 @@ class Entry:
 
     @property
     def has_handed_over(self) -> bool:
-        """Whether the replica has handed something over since it last asked for an item."""
+        """Whether the replica has handed an item over since it last asked for one."""
         moved: bool = self._words[self._at + _OUT] != self._words[self._at + _BATCH_OUT]
         return moved
 
     def begin_batch(self) -> None:
-        # In this order: what is read between the two says that the batch is not known, and so only the hand counts.
+        # Keep this order. A reader that comes between the two lines sees no valid batch, and counts only the item in
+        # hand.
         self._words[self._at + _BATCH_FIRST] = self._words[self._at + _IN]
         self._words[self._at + _BATCH_OUT] = self._words[self._at + _OUT]
 
@@ -69,15 +75,17 @@ class Entry:
 
     @contextlib.contextmanager
     def waiting(self, what: Waiting) -> Iterator[None]:
-        """Around a wait: says what for, and counts the time. A replica may have a thread that waits for input and
-        another that waits for room."""
+        """Note what the replica waits for in the block, and count the time.
+
+        One thread of a replica may wait for input while another waits to hand an item over.
+        """
         waits, counter = (_WAITS_INPUT, _WAIT_INPUT) if what is Waiting.INPUT else (_WAITS_ROOM, _WAIT_ROOM)
         since = time.monotonic_ns()
         self._words[self._at + waits] = 1
         try:
             yield
         finally:
-            with contextlib.suppress(ValueError):  # a fork that a signal handler has made has let go of the memory
+            with contextlib.suppress(ValueError):  # closed memory: a signal handler has forked, and this is the child
                 self._words[self._at + waits] = 0
                 self._words[self._at + counter] += time.monotonic_ns() - since
 
@@ -91,7 +99,7 @@ class Entry:
         self._words[self._at + _PHASE] = DECODED
 
     def empty_hand(self) -> int:
-        """The block of the item in hand, which is in hand no longer; 0 if there was none."""
+        """Note that no item is in hand. Return the block of the item that was; 0 if there was none."""
         if self._words[self._at + _PHASE] == EMPTY:
             return 0
         self._words[self._at + _PHASE] = EMPTY
@@ -100,7 +108,7 @@ class Entry:
 
 
 class Ledger:
-    """See `interfaces.Ledger`; besides it the run's abort word and the bell's flag."""
+    """See `interfaces.Ledger`. It also holds the abort word and the flag of the bell."""
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
@@ -116,7 +124,7 @@ class Ledger:
 
     def _at(self, entry: int) -> int:
         if not 0 <= entry < self._entries:
-            raise IndexError(f"entry {entry} of {self._entries}")
+            raise IndexError(f"the ledger has {self._entries} entries, and none with number {entry}")
         return _CONTROL_WORDS + entry * _ENTRY_WORDS
 
     def entry(self, index: int) -> Entry:
@@ -157,7 +165,7 @@ class Ledger:
     def _batch_first(self, at: int) -> int:
         words = self.memory.words
         first: int = words[at + _BATCH_FIRST]
-        if words[at + _BATCH_OUT] != words[at + _OUT]:  # it has not asked since it handed something over
+        if words[at + _BATCH_OUT] != words[at + _OUT]:  # it has handed an item over since it last asked for one
             first = words[at + _IN] - (words[at + _PHASE] != EMPTY and words[at + _IN] > 0)
         return first
 
@@ -171,7 +179,7 @@ class Ledger:
         self._at(entry)
         start = self._report(entry)
         if len(report) > _REPORT_BYTES - 8:
-            raise MemoryError(f"no shared memory for a report of {len(report)} bytes")
+            raise MemoryError(f"a report of {len(report)} bytes does not fit in the {_REPORT_BYTES - 8} bytes for it")
         self.memory.data[start + 8 : start + 8 + len(report)] = report
         self.memory.words[start // 8] = len(report) + 1  # 0: none
 
@@ -193,13 +201,13 @@ class Ledger:
         return self.read_message(words[at + _HAND_EDGE], words[at + _HAND], words[at + _HAND_SIZE])
 
     def remembered_item(self, entry: int, kept: bytes) -> Any:
-        """`kept`: a message's bytes, or where it lies (see `ends.Receiver`)."""
+        """See `interfaces.Ledger`. `kept` holds the message, or its edge, block and size (see `ends.Receiver`)."""
         self._at(entry)
         what = pickle.loads(kept)
         if isinstance(what, bytes):
             return decode(memoryview(what))
         if self.read_message is None:
-            raise LookupError("this ledger has no run")
+            raise LookupError("this ledger belongs to no run, so it cannot read messages of its edges")
         return self.read_message(*what)
 
     def last_sent(self, entry: int, edge: int) -> LastSent | None:

@@ -1,8 +1,10 @@
 """How the items of one step reach the next where all steps run in one thread (see `interfaces.Link`).
 
-Every item of every step passes here, so its way is one frame without a call, and for all that is rare the loop over
-`_source` is empty. Which step a thread runs is noted nowhere: its link's frame is on the stack, where `running_step`
-finds it.
+Every item of every step passes here, so the common case takes one frame and no call. In all other cases the loop over
+`_source` has nothing to yield.
+
+No variable says which step a thread runs. The frame of the step's link is on the thread's stack, and `running_step`
+looks for it there.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, GeneratorType
 from typing import Any
 
-from pipeline_executor.fallback.ends import told_of
+from pipeline_executor.fallback.ends import last_sent_of
 from pipeline_executor.interfaces import Aborted, LastSent, LinkedStep, WorkerInfo
 
 __all__ = ["Link", "open_link", "run_as", "running_step"]
@@ -51,7 +53,8 @@ class Link:
         self._batch_out = self._batch_first = 0
         self._tells_last = step.tells_last
         self._last: LastSent | None = None
-        #: `items`, while there is nothing but to hand them on. Only a generator is sure to be its own iterator.
+        # `items`, while the link only has to hand them on, and only if it is a generator. The `for` in `__next__` calls
+        # `iter`, which is sure to return the same object for a generator only.
         self._source: Iterable[Any] = ()
 
     def __iter__(self) -> Iterator[Any]:
@@ -63,7 +66,7 @@ class Link:
             self._batch_out = reader.count
             self._batch_first = self.count
         if self._tells_last and self.count:
-            self._last = told_of(self.item)
+            self._last = last_sent_of(self.item)
         self.item = None
         try:
             for item in self._source:
@@ -76,7 +79,7 @@ class Link:
         return self._next()
 
     def _next(self) -> Any:
-        """The next item where there is more to do than to hand it on."""
+        """Return the next item in all cases but the common one."""
         if self.saw_end:
             raise StopIteration
         if self._aborted:
@@ -133,26 +136,26 @@ class Link:
 
 
 def open_link(step: LinkedStep) -> Link:
-    """The link over which the items of a step reach the next one."""
+    """Return a link over which the items of a step reach the next one."""
     return Link(step)
 
 
 def run_as(info: WorkerInfo, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function as a part of that step."""
+    """Call a function as a part of a step."""
     return function(*args, **kwargs)
 
 
-_AS_ITS_LINK, _AS_ARGUMENT = Link.__next__.__code__, run_as.__code__
+_LINK_CODE, _RUN_AS_CODE = Link.__next__.__code__, run_as.__code__
 
 
 def running_step() -> WorkerInfo | None:
-    """Whose code this thread runs; None outside of linked steps."""
+    """Return which step's code this thread runs; None outside of linked steps."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _AS_ITS_LINK:
+        if frame.f_code is _LINK_CODE:
             info: WorkerInfo = frame.f_locals["self"].info
             return info
-        if frame.f_code is _AS_ARGUMENT:
+        if frame.f_code is _RUN_AS_CODE:
             info = frame.f_locals["info"]
             return info
         frame = frame.f_back

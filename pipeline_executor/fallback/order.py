@@ -1,7 +1,8 @@
-"""Outputs of a step with several replicas, in the order of the inputs that they came from.
+"""Keeps the outputs of a step with several replicas in the order of the inputs that they came from.
 
-The twin of `_core/include/order.hpp`, with the same meaning of turn, slots, credits and bytes. All is under the lock of
-the edge that the step writes to, so whoever moves the turn also publishes what waited for it, and there is no baton.
+The twin of `_core/include/order.hpp`: next position, slots, credits and bytes mean the same. All words are changed
+under the lock of the edge that the step writes to. So the process that moves the next position also publishes the
+messages that were pending for it, and this core needs no baton.
 """
 
 from __future__ import annotations
@@ -10,27 +11,28 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Semaphore
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.edge import Edge
+from pipeline_executor.fallback.ring import Ring
 
 __all__ = ["Order", "Place", "Places"]
 
-_TURN, _CREDITS_OUT, _PENDING_BYTES, _BEDS, _IN_LINE, _EARLY = range(6)
+_NEXT_POSITION, _CREDITS_TAKEN, _PENDING_BYTES, _PRODUCERS, _WAITING, _EARLY = range(6)
 _WORDS = 6
-# Of a bed: 1 + the rank of who sleeps there, 0: nobody; and the bytes that it wants room for, in a list of their own.
-# Of a slot: the list of the messages that wait, and whether there will be no more.
+
+# Each producer has two words, in two lists:
+#   rank + 1 of the message that it waits with; 0: it does not wait
+#   how many free bytes it wants
+# The words of a slot: the ends of the list of its pending messages, and whether the item is closed.
 _OLDEST, _OLDEST_SIZE, _NEWEST, _NEWEST_SIZE, _CLOSED = range(5)
 _SLOT_WORDS = 5
 
 
 @dataclass(frozen=True)
 class Place:
-    """Whose outputs a replica makes.
+    """What the outputs of a replica belong to: an item, or the end of the input.
 
     Attributes:
-        position: of an item in the step's input edge; of the end, how many items the step has taken.
+        position: the item's position in the step's input edge; at the end, the number of items that the step has taken.
         is_end: the replica has seen the end of its input.
     """
 
@@ -39,60 +41,66 @@ class Place:
 
     @property
     def rank(self) -> int:
-        """Where it stands in the line: what comes after the end of n items right behind the last of them, n - 1."""
+        """The place among all places, as a number. The end of n items comes right after item n - 1."""
         return 2 * self.position + (not self.is_end)
 
 
 class Places:
-    """Where one replica is, for its two threads: the one that reads its input and the one that yields.
+    """The place of one replica. It may have two threads: one that reads its input, and one that yields.
 
     Attributes:
-        now: None when it has no item: before it asks for its first, and while it asks.
+        current: None while the replica has no item: before it asks for its first item, and while it asks for one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._putting: Place | None = None
-        self._closes_later = False
-        self.now: Place | None = None
+        self._sending: Place | None = None
+        self._close_is_next = False
+        self.current: Place | None = None
 
-    def begin(self) -> Place | None:
-        """An output is on its way out. What is asked for from now on is another item."""
+    def begin_output(self) -> Place | None:
+        """Return the place that an output belongs to. The output keeps it if the replica asks for another item."""
         with self._lock:
-            self._putting = self.now
-            return self.now
+            self._sending = self.current
+            return self.current
 
-    def end(self) -> Place | None:
-        """The output is out. Returns the place to be closed, if it was left meanwhile."""
+    def end_output(self) -> Place | None:
+        """Note that the output is handed over or given up.
+
+        Returns the place to close, if the replica has left it meanwhile.
+        """
         with self._lock:
-            putting, self._putting = self._putting, None
-            later, self._closes_later = self._closes_later, False
-            return putting if later else None
+            sending, self._sending = self._sending, None
+            close_is_next, self._close_is_next = self._close_is_next, False
+            return sending if close_is_next else None
 
     def leave(self) -> Place | None:
-        """The replica asks for its next item. Returns the place to be closed, if there is one, and now."""
+        """Note that the replica asks for its next item. Returns the place to close now, if there is one."""
         with self._lock:
-            left = self.now
+            left = self.current
             if left is None or left.is_end:
                 return None
-            self.now = None
-            if left is self._putting:
-                self._closes_later = True
+            self.current = None
+            if left is self._sending:
+                self._close_is_next = True
                 return None
             return left
 
 
 class Order:
-    """What an edge's processes share of its order. All calls are made under the edge's lock, but for `holds_back` and
-    `wake_everybody`.
+    """The order of one edge, as all its processes share it.
 
-    Who waits for a credit, for room within max_buffer_bytes or for its turn stands in a line, in the order of the
-    items, and sleeps on a semaphore of its own, its bed. Whoever changes one of these calls the first, if it can go on,
-    and who was admitted calls the next. Those that wait for the oldest item in work share a semaphore: as many are
-    woken as the turn has moved (docs/protocol.md).
+    Call everything but `is_too_early` and `wake_everybody` under the edge's lock.
+
+    A producer that waits for a credit, for free bytes or for its position waits in the order of the items, on a
+    semaphore of its own. A process that changes one of these wakes the first waiting producer, if that can go on. A
+    producer that has been admitted wakes the next.
+
+    Replicas whose next item is too far ahead of the oldest item in work share a semaphore. When the next position moves
+    by n, n of them are woken (docs/protocol.md).
 
     Attributes:
-        turns: where those sleep that wait for the oldest item in work.
+        next_position_event: the semaphore on which they sleep.
     """
 
     @staticmethod
@@ -105,144 +113,153 @@ class Order:
 
     @staticmethod
     def block_size(size: int) -> int:
-        """Bytes to allocate for a message: behind it lies which message follows it in its slot's list, and its size."""
+        """Return how many bytes to allocate for a message.
+
+        Behind the message lie the block and the size of the message that follows it in its slot's list.
+        """
         return -(-size // 8) * 8 + 16
 
-    def __init__(self, edge: Edge, first_word: int, context: BaseContext) -> None:
-        self._edge = edge
+    def __init__(self, ring: Ring, first_word: int, context: BaseContext) -> None:
+        self._ring = ring
         self._first = first_word
-        self._num_slots = self._slots(edge.limit, edge.layout.producers)
-        # What is being made holds no credit; it is at most one item for each producer.
-        self._limit = max(1, edge.limit - edge.layout.producers)
-        self._beds = [context.Semaphore(0) for _ in range(edge.layout.producers)]
-        self.turns = context.Semaphore(0)
+        self._num_slots = self._slots(ring.limit, ring.layout.producers)
+        # An item that is being made holds no credit here, unlike on other edges. Each producer makes at most one.
+        self._limit = max(1, ring.limit - ring.layout.producers)
+        self._semaphores = [context.Semaphore(0) for _ in range(ring.layout.producers)]
+        self.next_position_event = context.Semaphore(0)
         self._ranks_at = first_word + _WORDS
-        self._sizes_at = self._ranks_at + len(self._beds)
-        self._slots_at = self._sizes_at + len(self._beds)
+        self._sizes_at = self._ranks_at + len(self._semaphores)
+        self._slots_at = self._sizes_at + len(self._semaphores)
 
     def _slot(self, position: int) -> int:
         return self._slots_at + position % self._num_slots * _SLOT_WORDS
 
-    def find_bed(self) -> int:
-        """Where the caller, a sender, is to sleep, nobody else."""
-        words, at = self._edge.memory.words, self._first + _BEDS
+    def add_producer(self) -> int:
+        """Return the number of a sender among the edge's producers. Call it once for each sender."""
+        words, at = self._ring.memory.words, self._first + _PRODUCERS
         words[at] += 1
-        bed: int = words[at] - 1
-        if bed >= len(self._beds):
-            raise ValueError("an ordered edge has one sender for each producer")
-        return bed
+        producer: int = words[at] - 1
+        if producer >= len(self._semaphores):
+            raise ValueError(f"the edge has {len(self._semaphores)} producers, and each has a sender already")
+        return producer
 
-    def semaphore(self, bed: int) -> Semaphore:
-        return self._beds[bed]
+    def semaphore(self, producer: int) -> Semaphore:
+        """Return the semaphore on which only this producer sleeps."""
+        return self._semaphores[producer]
 
     @property
-    def turn(self) -> int:
-        """The item whose outputs go out now."""
-        turn: int = self._edge.memory.words[self._first + _TURN]
-        return turn
+    def next_position(self) -> int:
+        """The position of the item whose outputs go out now."""
+        position: int = self._ring.memory.words[self._first + _NEXT_POSITION]
+        return position
 
-    def holds_back(self, position: int) -> bool:
-        """Whether the item must not be taken yet: the oldest in work is too far behind. Only ever changes to False."""
-        return position >= self.turn + self._num_slots
+    def is_too_early(self, position: int) -> bool:
+        """Whether the item must not be taken yet, because the oldest item in work is too far behind.
 
-    def is_due(self, place: Place | None) -> bool:
-        """Whether what belongs there goes out at once: it is its turn, or it is no item's."""
-        return place is None or place.position == self.turn or (place.is_end and place.position < self.turn)
-
-    def may_wait(self, place: Place | None) -> bool:
-        """Whether what belongs there can be laid down until its turn; what comes after the end cannot."""
-        return place is not None and not place.is_end
-
-    def try_admit(self, size: int, place: Place | None, bed: int) -> bool:
-        """Take credit and bytes for a message, if there are any; else the caller is to sleep.
-
-        One credit is left for what is due, and what is due minds the bytes in the ring alone, so it never has to wait
-        for messages that wait.
+        An item that is not too early never becomes too early.
         """
-        edge, words = self._edge, self._edge.memory.words
+        return position >= self.next_position + self._num_slots
+
+    def is_next(self, place: Place | None) -> bool:
+        """Whether a message of this place goes out at once. Messages that belong to no item always do."""
+        next_position = self.next_position
+        return place is None or place.position == next_position or (place.is_end and place.position < next_position)
+
+    def try_admit(self, size: int, place: Place | None, producer: int) -> bool:
+        """Take a credit and bytes for a message. If that is not possible now, the producer has to sleep: return False.
+
+        A message that is next must never have to wait for pending messages. So the others leave one credit free for it,
+        and it counts only the bytes in the ring.
+        """
+        ring, words = self._ring, self._ring.memory.words
         rank = 0 if place is None else place.rank
-        if not self._has_room(size, rank):
-            self._stand_in_line(bed, rank, size)
+        if not self._can_admit(size, rank):
+            self._join_waiting(producer, rank, size)
             return False
-        words[self._first + _CREDITS_OUT] += 1
-        if self.is_due(place):
-            edge.buffered_bytes += size
+        words[self._first + _CREDITS_TAKEN] += 1
+        if self.is_next(place):
+            ring.buffered_bytes += size
         else:
             words[self._first + _PENDING_BYTES] += size
-        self.call()
+        self.wake_first()
         return True
 
-    def _has_room(self, size: int, rank: int) -> bool:
-        edge, words, turn = self._edge, self._edge.memory.words, self.turn
-        is_item, is_due = rank % 2 == 1, rank <= 2 * turn + 1
-        queued = edge.buffered_bytes + (0 if is_due else words[self._first + _PENDING_BYTES])
+    def _can_admit(self, size: int, rank: int) -> bool:
+        ring, words = self._ring, self._ring.memory.words
+        is_item, is_next = rank % 2 == 1, rank <= 2 * self.next_position + 1
+        counted = ring.buffered_bytes + (0 if is_next else words[self._first + _PENDING_BYTES])
         return (
-            (is_due or is_item)
-            and words[self._first + _CREDITS_OUT] < self._limit - (not is_due)
-            and (not queued or queued + size <= edge.limit_bytes)
+            (is_next or is_item)  # a message that comes after the end cannot be pending
+            and words[self._first + _CREDITS_TAKEN] < self._limit - (not is_next)
+            and (not counted or counted + size <= ring.limit_bytes)
         )
 
-    # ---- who waits, and who is called
+    # ---- the producers that wait
 
-    def _stand_in_line(self, bed: int, rank: int, size: int) -> None:
-        words = self._edge.memory.words
-        words[self._first + _IN_LINE] += not words[self._ranks_at + bed]
-        words[self._ranks_at + bed] = rank + 1
-        words[self._sizes_at + bed] = size
+    def _join_waiting(self, producer: int, rank: int, size: int) -> None:
+        words = self._ring.memory.words
+        words[self._first + _WAITING] += not words[self._ranks_at + producer]
+        words[self._ranks_at + producer] = rank + 1
+        words[self._sizes_at + producer] = size
 
-    def _leave_line(self, bed: int) -> None:
-        words = self._edge.memory.words
-        if words[self._ranks_at + bed]:
-            words[self._ranks_at + bed] = 0
-            words[self._first + _IN_LINE] -= 1
+    def _leave_waiting(self, producer: int) -> None:
+        words = self._ring.memory.words
+        if words[self._ranks_at + producer]:
+            words[self._ranks_at + producer] = 0
+            words[self._first + _WAITING] -= 1
 
-    def call(self) -> None:
-        """Wake the first in the line, if it can go on."""
-        words = self._edge.memory.words
-        while words[self._first + _IN_LINE]:
+    def wake_first(self) -> None:
+        """Wake the first waiting producer, if it can go on."""
+        words = self._ring.memory.words
+        while words[self._first + _WAITING]:
             ranks = words[self._ranks_at : self._sizes_at].tolist()
             first = min(filter(None, ranks))
-            bed, rank = ranks.index(first), first - 1
-            has_gone = rank % 2 == 1 and rank < 2 * self.turn  # its item is done: a second signal came while it left
-            if not has_gone and not self._has_room(words[self._sizes_at + bed], rank):
+            producer, rank = ranks.index(first), first - 1
+            # The item may be done: a signal interrupted the producer's wait, and a second one kept it from leaving.
+            is_done = rank % 2 == 1 and rank < 2 * self.next_position
+            if not is_done and not self._can_admit(words[self._sizes_at + producer], rank):
                 return
-            self._leave_line(bed)
-            if not has_gone:
-                self._beds[bed].release()
+            self._leave_waiting(producer)
+            if not is_done:
+                self._semaphores[producer].release()
                 return
 
-    def gave_up(self, bed: int) -> None:
-        """Who slept there, or was to, does not any more, and may have been called."""
-        self._leave_line(bed)
-        self.call()
+    def give_up(self, producer: int) -> None:
+        """End the producer's wait. It may have been woken already, so wake the next one instead."""
+        self._leave_waiting(producer)
+        self.wake_first()
 
     def may_take(self, position: int) -> bool:
-        """Whether the item may be taken by now; if not, the caller is to sleep on `turns`."""
-        if not self.holds_back(position):
+        """Whether the item may be taken now. If not, the replica has to sleep on `next_position_event`."""
+        if not self.is_too_early(position):
             return True
-        self._edge.memory.words[self._first + _EARLY] += 1
+        self._ring.memory.words[self._first + _EARLY] += 1
         return False
 
     def _wake_early(self, items: int) -> None:
-        """So many items more may be taken than before."""
-        words, at = self._edge.memory.words, self._first + _EARLY
+        """Wake replicas whose item was too early, because `items` more items may be taken than before."""
+        words, at = self._ring.memory.words, self._first + _EARLY
         count = min(items, words[at])
         words[at] -= count
         for _ in range(count):
-            self.turns.release()
+            self.next_position_event.release()
 
-    # ---- what leaves
+    # ---- messages
 
-    def hand_over(self, block: int, size: int, place: Place | None, *, was_due: bool) -> None:
-        """A message that was admitted: into the ring, or to those that wait."""
-        if self.is_due(place):
-            if not was_due:
-                self._to_ring(size)
-            self._edge.push(block, size)
-            self._edge.items.release()
+    def hand_over(self, block: int, size: int, place: Place | None, *, was_next: bool) -> None:
+        """Push an admitted message to the ring, or add it to the pending messages of its item.
+
+        Arguments:
+            was_next: whether the place was next when the message was admitted.
+        """
+        if self.is_next(place):
+            if not was_next:
+                self._count_in_ring(size)
+            self._ring.push(block, size)
+            self._ring.items.release()
             return
         assert place is not None
-        words, slot = self._edge.memory.words, self._slot(place.position)
+        words, slot = self._ring.memory.words, self._slot(place.position)
         self._set_next(block, size, 0, 0)
         if words[slot + _OLDEST]:
             self._set_next(words[slot + _NEWEST], words[slot + _NEWEST_SIZE], block, size)
@@ -251,48 +268,51 @@ class Order:
         words[slot + _NEWEST], words[slot + _NEWEST_SIZE] = block, size
 
     def close(self, place: Place) -> None:
-        """The replica yields nothing more for this item. If it is its turn, the turn goes on as far as it can."""
-        words = self._edge.memory.words
+        """Close an item: its replica yields nothing more for it.
+
+        If the item is next, the next position moves to the first item that is not closed.
+        """
+        words = self._ring.memory.words
         words[self._slot(place.position) + _CLOSED] = 1
-        first = self.turn
+        first = self.next_position
         if place.position != first:
             return
-        while words[(slot := self._slot(self.turn)) + _CLOSED]:
+        while words[(slot := self._slot(self.next_position)) + _CLOSED]:
             words[slot + _CLOSED] = 0
-            words[self._first + _TURN] += 1
-            self._publish_list(self._slot(self.turn))
-        self._wake_early(self.turn - first)
-        self.call()
+            words[self._first + _NEXT_POSITION] += 1
+            self._publish_pending(self._slot(self.next_position))
+        self._wake_early(self.next_position - first)
+        self.wake_first()
 
-    def _publish_list(self, slot: int) -> None:
-        words = self._edge.memory.words
+    def _publish_pending(self, slot: int) -> None:
+        words = self._ring.memory.words
         block, size = words[slot + _OLDEST], words[slot + _OLDEST_SIZE]
         words[slot + _OLDEST] = 0
         while block:
             following = self._next(block, size)
-            self._to_ring(size)
-            self._edge.push(block, size)
-            self._edge.items.release()
+            self._count_in_ring(size)
+            self._ring.push(block, size)
+            self._ring.items.release()
             block, size = following
 
-    def _to_ring(self, size: int) -> None:
-        self._edge.memory.words[self._first + _PENDING_BYTES] -= size
-        self._edge.buffered_bytes += size
+    def _count_in_ring(self, size: int) -> None:
+        self._ring.memory.words[self._first + _PENDING_BYTES] -= size
+        self._ring.buffered_bytes += size
 
     def _next(self, block: int, size: int) -> tuple[int, int]:
-        words, at = self._edge.memory.words, (block + self.block_size(size)) // 8
+        words, at = self._ring.memory.words, (block + self.block_size(size)) // 8
         return words[at - 2], words[at - 1]
 
     def _set_next(self, block: int, size: int, following: int, following_size: int) -> None:
-        words, at = self._edge.memory.words, (block + self.block_size(size)) // 8
+        words, at = self._ring.memory.words, (block + self.block_size(size)) // 8
         words[at - 2], words[at - 1] = following, following_size
 
-    def give_back(self) -> None:
-        """A consumer has asked for the item after: the credit of the one that it had is free."""
-        self._edge.memory.words[self._first + _CREDITS_OUT] -= 1
-        self.call()
+    def return_credit(self) -> None:
+        """Return the credit of an item that its consumer is done with."""
+        self._ring.memory.words[self._first + _CREDITS_TAKEN] -= 1
+        self.wake_first()
 
     def wake_everybody(self) -> None:
-        for bed in self._beds:
-            bed.release()
-            self.turns.release()
+        for semaphore in self._semaphores:
+            semaphore.release()
+            self.next_position_event.release()

@@ -1,20 +1,17 @@
-"""The two ends that a replica of an ordered step has: what it takes has a place, and what it yields leaves in order."""
+"""The sender and the receiver of a replica whose step is ordered (see `order`)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline_executor.fallback.edge import Edge
-from pipeline_executor.fallback.ends import COPY_LOCKED, Receiver, Sender
-from pipeline_executor.fallback.locks import acquire
+from pipeline_executor.fallback.ends import MAX_LOCKED_COPY_BYTES, Receiver, Sender
+from pipeline_executor.fallback.ledger import Entry
+from pipeline_executor.fallback.locks import AbortableLock, acquire
 from pipeline_executor.fallback.order import Order, Place
+from pipeline_executor.fallback.run_state import RunState
 from pipeline_executor.interfaces import MessageFault, Waiting
 from pipeline_executor.words import qualified_name
-
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.ledger import Entry
-    from pipeline_executor.fallback.locks import AbortableLock
-    from pipeline_executor.fallback.run import Run
 
 __all__ = ["OrderedReceiver", "OrderedSender"]
 
@@ -25,101 +22,105 @@ def _order_of(edge: Edge) -> Order:
     return edge.order
 
 
-def _close(run: Run, edge: Edge, lock: AbortableLock, me: Entry, place: Place) -> None:
-    """`place` yields nothing more; what waited for that is published."""
+def _close(run: RunState, edge: Edge, lock: AbortableLock, me: Entry, place: Place) -> None:
+    """Close a place, and publish the messages that were pending until then."""
     with lock:
         _order_of(edge).close(place)
     run.after_publishing(edge, me)
 
 
 class OrderedSender(Sender):
-    """Takes credits when it hands a message over, not before the message is made (see `Order`)."""
+    """A sender that takes a credit when it hands a message over, not before the item is made (see `Order`)."""
 
-    def __init__(self, run: Run, edge: int, entry: int, max_message_bytes: int | None) -> None:
+    def __init__(self, run: RunState, edge: int, entry: int, max_message_bytes: int | None) -> None:
         super().__init__(run, edge, entry, max_message_bytes)
         self._order = _order_of(self._edge)
         self._places = run.places(entry)
-        self._kept: tuple[list[Any], Any, Place | None] | None = None  # of try_send, for send_rest
+        self._kept: tuple[list[Any], Any, Place | None] | None = None  # by try_send, for send_rest
         with self._lock:
-            self._bed = self._order.find_bed()
+            self._order_producer = self._order.add_producer()
 
     def reserve(self) -> bool:
-        return not self._heed()
+        return not self._check_stopped()
 
     def try_reserve(self) -> bool:
-        return not self._heed()
+        return not self._check_stopped()
 
     def unreserve(self) -> None:
         self._run.check_open()
 
     def send(self, item: Any) -> None:
         self._run.check_open()
-        # First of all: encoding runs Python code, and a step may have a thread that asks for the next input.
-        place = self._places.begin()
+        # Note the place before encoding. Encoding runs Python code, and another thread of the step may ask for the next
+        # input meanwhile.
+        place = self._places.begin_output()
         try:
-            self._put(self._encode(item), item, place)
+            self._hand_over_or_wait(self._encode(item), item, place)
         finally:
-            self._end()
+            self._end_output()
 
     def try_send(self, item: Any) -> bool:
         self._run.check_open()
-        place = self._places.begin()
+        place = self._places.begin_output()
         is_out = True
         try:
             pieces = self._encode(item)
-            is_out = self._heed() or self._hand_over_at(pieces, item, place)
+            is_out = self._check_stopped() or self._hand_over_at(pieces, item, place)
             if not is_out:
                 self._kept = [bytes(piece) for piece in pieces], item, place
         finally:
-            if is_out:  # or failed
-                self._end()
+            if is_out:  # also when encoding has failed
+                self._end_output()
         return is_out
 
     def send_rest(self) -> None:
         assert self._kept is not None
         (pieces, item, place), self._kept = self._kept, None
         try:
-            # `try_send` stands in the line, so there will be a token to be used up.
+            # The producer has waited since `try_send`, so a token is there or will come, and it must be used up.
             self._sleep()
-            self._put(pieces, item, place)
+            self._hand_over_or_wait(pieces, item, place)
         finally:
-            self._end()
+            self._end_output()
 
-    def _end(self) -> None:
-        left = self._places.end()
+    def _end_output(self) -> None:
+        left = self._places.end_output()
         if left is not None:
             _close(self._run, self._edge, self._lock, self._me, left)
 
-    def _put(self, pieces: list[Any], item: Any, place: Place | None) -> None:
-        while not self._heed() and not self._hand_over_at(pieces, item, place):  # or nobody wants it
+    def _hand_over_or_wait(self, pieces: list[Any], item: Any, place: Place | None) -> None:
+        while not self._check_stopped() and not self._hand_over_at(pieces, item, place):
             self._sleep()
 
     def _sleep(self) -> None:
-        """Until it is called."""
+        """Sleep until the order wakes this producer."""
         try:
             with self._me.waiting(Waiting.ROOM):
-                acquire(self._order.semaphore(self._bed))
-        except BaseException:  # a signal's handler has raised
+                acquire(self._order.semaphore(self._order_producer))
+        except BaseException:  # a signal handler has raised
             self._give_up()
             raise
 
     def _give_up(self) -> None:
         if not self._run.closed:
             with self._lock:
-                self._order.gave_up(self._bed)
+                self._order.give_up(self._order_producer)
 
     def _hand_over_at(self, pieces: list[Any], item: Any, place: Place | None) -> bool:
-        """False if it can be neither published nor laid down now: who then sleeps will be called."""
+        """Publish the message, or add it to the pending ones of its place. Return False if neither is possible now.
+
+        After False the producer is waiting: it has to sleep, and the order will wake it.
+        """
         edge, order = self._edge, self._order
         size = sum(map(len, pieces))
         with self._lock:
-            if not order.try_admit(size, place, self._bed):
+            if not order.try_admit(size, place, self._order_producer):
                 return False
-            was_due = order.is_due(place)
+            was_next = order.is_next(place)
             block = edge.arena.allocate(order.block_size(size))
-            if block and size <= COPY_LOCKED:
+            if block and size <= MAX_LOCKED_COPY_BYTES:
                 self._copy(pieces, block)
-                order.hand_over(block, size, place, was_due=was_due)
+                order.hand_over(block, size, place, was_next=was_next)
                 self._me.count_out()
         if not block:
             raise MessageFault(
@@ -127,25 +128,28 @@ class OrderedSender(Sender):
                 qualified_name(type(item)),
                 f"{size} bytes do not fit in {len(edge.memory.data)} bytes of shared memory",
             )
-        if size > COPY_LOCKED:
+        if size > MAX_LOCKED_COPY_BYTES:
             self._copy(pieces, block)
             with self._lock:
-                order.hand_over(block, size, place, was_due=was_due)
+                order.hand_over(block, size, place, was_next=was_next)
                 self._me.count_out()
         self._run.after_publishing(edge, self._me)
         return True
 
 
 class OrderedReceiver(Receiver):
-    """Closes the item before when it is asked for the next, and takes none that is too far ahead of the oldest."""
+    """A receiver that closes an item when the step asks for the next one.
 
-    def __init__(self, run: Run, edge: int, entry: int, orders: int) -> None:
+    It takes no item that is too far ahead of the oldest item in work.
+    """
+
+    def __init__(self, run: RunState, edge: int, entry: int, orders: int) -> None:
         super().__init__(run, edge, entry)
         self._output = run.edges[orders]
         self._order = _order_of(self._output)
         self._output_lock = run.lock(orders)
         self._places = run.places(entry)
-        self._is_held_back = False
+        self._is_too_early = False
 
     def _release(self) -> None:
         left = self._places.leave()
@@ -155,24 +159,24 @@ class OrderedReceiver(Receiver):
 
     def _take(self) -> bool:
         position = self._edge.head
-        if self._edge.queued and not self._edge.stopped and self._order.holds_back(position):
-            self._is_held_back = self._has_token = True
+        if self._edge.queued and not self._edge.stopped and self._order.is_too_early(position):
+            self._is_too_early = self._has_token = True
             return False
         try:
             found = super()._take()
         except StopIteration:
-            self._places.now = Place(position, is_end=True)
+            self._places.current = Place(position, is_end=True)
             raise
         if found:
-            self._places.now = Place(position)
+            self._places.current = Place(position)
         return found
 
     def _after_nothing(self) -> None:
-        if not self._is_held_back:
+        if not self._is_too_early:
             return
-        self._is_held_back = False
+        self._is_too_early = False
         with self._output_lock:
             may_take = self._order.may_take(self._edge.head)
         if not may_take:
             with self._me.waiting(Waiting.INPUT):
-                acquire(self._order.turns)
+                acquire(self._order.next_position_event)

@@ -1,4 +1,4 @@
-"""Python's handlers of signals, without the system's (see `interfaces.Core.set_handler`)."""
+"""Sets Python's handler of a signal and leaves the system's alone (see `interfaces.Core.set_handler`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 
 __all__ = ["set_handler"]
 
-#: More than a `struct sigaction` takes anywhere. It is only read and written back, so nobody needs to know its fields.
-_ROOM_BYTES = 1024
+#: More than the size of `struct sigaction` on any system. The struct is only read and written back, so its fields do
+#: not matter.
+_STRUCT_BYTES = 1024
 
 
 @functools.cache
 def _sigaction() -> Callable[..., int] | None:
-    """The system's function. None where there is none, or none that ctypes can call; then `signal.signal` has to do,
-    and a flag or a C handler that was set past it is lost."""
+    """Return the system's `sigaction`, or None if there is none that ctypes can call.
+
+    Without it `signal.signal` is used, and that loses flags and C handlers that were not set by `signal.signal`.
+    """
     if not sys.platform.startswith(("linux", "darwin")):
         return None
     try:
@@ -36,12 +39,12 @@ def set_handler(number: int, handler: Callable[..., Any]) -> None:
         return
     import ctypes
 
-    before = ctypes.create_string_buffer(_ROOM_BYTES)
+    before = ctypes.create_string_buffer(_STRUCT_BYTES)
     if sigaction(number, None, before) != 0:
         raise OSError(ctypes.get_errno(), "sigaction")
     try:
         signal.signal(number, handler)
-    finally:  # also when another signal's handler raises here
+    finally:  # also if the handler of another signal raises here
         restored = sigaction(number, before, None)
     if restored != 0:
         raise OSError(ctypes.get_errno(), "sigaction")

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline_executor.fallback.run import Run
+from pipeline_executor.fallback.run_state import RunState
 
 __all__ = ["Supervisor"]
 
-#: Seconds until the next look when a lock was out of reach.
+#: Longest wait after a poll that could not take a lock.
 _RETRY_S = 0.005
 
-#: Seconds until the next look when the bell was armed and has not rung.
-_LOOK_S = 0.5
+#: Longest wait with the bell armed, in case its ring was missed.
+_ARMED_WAIT_S = 0.5
 
 
 class Supervisor:
-    def __init__(self, run: Run, bell: Connection) -> None:
+    """See `interfaces.Supervisor`."""
+
+    def __init__(self, run: RunState, bell: Connection) -> None:
         self._run = run
         self._bell = bell
         self._entries: dict[int | Connection, int] = {}  # handle -> entry
@@ -29,8 +29,8 @@ class Supervisor:
 
     def arm(self) -> None:
         self._run.ledger.bell_armed = True
-        # The flag should be visible before the last look at the queue. Nothing in Python is a full fence on every
-        # processor, so `wait` does not rely on it: after an arm it looks again after a while.
+        # Producers should see the flag before the caller looks at the queue for the last time. Python has no full fence
+        # on every processor to ensure that, so `wait` ends after `_ARMED_WAIT_S`, and the caller looks again.
         self._armed = True
 
     def wait(self, timeout_s: float | None, *, bell: bool = True, processes: bool = True) -> list[int]:
@@ -40,12 +40,12 @@ class Supervisor:
         elif self._run.take_retry():
             timeout_s = _RETRY_S if timeout_s is None else min(timeout_s, _RETRY_S)
         elif self._armed:
-            timeout_s = _LOOK_S if timeout_s is None else min(timeout_s, _LOOK_S)
+            timeout_s = _ARMED_WAIT_S if timeout_s is None else min(timeout_s, _ARMED_WAIT_S)
         if bell:
             self._armed = False
         watched = [*([self._bell] if bell else []), *(self._entries if processes else [])]
         ready = wait(watched, timeout_s)
-        if self._run.closed:  # by a signal handler, or by another thread
+        if self._run.closed:  # a signal handler or another thread has closed it
             return []
         while bell and self._bell.poll():
             self._bell.recv_bytes()

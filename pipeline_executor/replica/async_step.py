@@ -195,7 +195,7 @@ class AsyncStep:
     def _cancel(self) -> None:
         if not self._is_told and self._task is not None:
             self._is_told = self._saw_abort = True
-            self._task.cancel("the pipeline is being stopped")
+            self._task.cancel(Aborted.STOPPING)
 
     # ---- the end
 

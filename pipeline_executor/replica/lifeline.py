@@ -19,7 +19,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from pipeline_executor.descriptors import ConnectionForChild, close_connection
+from pipeline_executor.descriptors import ConnectionForChild, OwnDescriptor, close_connection
 from pipeline_executor.replica.process_group import die_with_own_group, has_own_group
 
 __all__ = ["Lifeline"]
@@ -44,7 +44,7 @@ if hasattr(os, "register_at_fork"):
 class Lifeline:
     """Made by the caller before it starts a run's processes; each of these calls `hold`."""
 
-    _own = -1  # in the child: the descriptor on whose hang-up the kernel acts; below 0: a thread waits for it
+    _own: OwnDescriptor | None = None  # in the child, on Linux: the descriptor on whose hang-up the kernel acts
 
     def __init__(self) -> None:
         self._reader: Connection | None
@@ -62,14 +62,13 @@ class Lifeline:
         assert self._reader is not None
         if sys.platform.startswith("linux"):
             self._own = _kill_on_hangup(self._reader.fileno())
-        if self._own < 0:
+        if self._own is None:
             threading.Thread(target=_wait_and_die, args=(self._reader,), name="lifeline", daemon=True).start()
 
     def let_go(self) -> None:
         """In a fork of the child, which goes with the child's group, as long as it belongs to that."""
-        if self._own >= 0:
-            own, self._own = self._own, -1
-            os.close(own)
+        if self._own is not None:
+            self._own.close()
         if self._reader is not None:
             close_connection(self._reader)
             self._reader = None
@@ -98,10 +97,10 @@ def _attach(reader: Connection) -> Lifeline:
     return line
 
 
-def _kill_on_hangup(descriptor: int) -> int:
+def _kill_on_hangup(descriptor: int) -> OwnDescriptor | None:
     """Have the kernel send SIGKILL when the pipe's last writer is gone: to this process's group, if it is its own.
 
-    Returns the descriptor for which it does that, or -1 where it cannot.
+    Returns the descriptor for which it does that, or None where it cannot.
     """
     import fcntl
 
@@ -109,7 +108,7 @@ def _kill_on_hangup(descriptor: int) -> int:
         # A description of our own: flags and owner belong to the open file, which our siblings share.
         own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # no /proc here
-        return -1
+        return None
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid() if has_own_group() else os.getpid())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
@@ -118,7 +117,7 @@ def _kill_on_hangup(descriptor: int) -> int:
     hangup.register(own, 0)
     if hangup.poll(0):
         die_with_own_group()
-    return own
+    return OwnDescriptor(own)
 
 
 def _wait_and_die(reader: Connection) -> None:

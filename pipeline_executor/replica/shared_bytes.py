@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from pipeline_executor.descriptors import DescriptorForChild
+from pipeline_executor.descriptors import DescriptorForChild, OwnDescriptor
 
 __all__ = ["SharedBytes"]
 
@@ -23,29 +23,27 @@ class SharedBytes:
         with tempfile.TemporaryFile(prefix="pipeline_executor-") as file:
             file.write(data)
             file.flush()
-            self._descriptor = os.dup(file.fileno())
+            self._descriptor = OwnDescriptor(os.dup(file.fileno()))
         self._size = len(data)
 
     def __reduce__(self) -> tuple[Callable[..., SharedBytes], tuple[Any, ...]]:
-        return _attach_shared, (DescriptorForChild(self._descriptor), self._size)
+        return _attach_shared, (DescriptorForChild(self._descriptor.number), self._size)
 
     def read(self) -> bytes:
         """In the child, once: all of them."""
         # By position, because the siblings that got this descriptor share its place in the file.
         data = bytearray()
         while len(data) < self._size:
-            data += os.pread(self._descriptor, self._size - len(data), len(data))
+            data += os.pread(self._descriptor.number, self._size - len(data), len(data))
         self.close()
         return bytes(data)
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._descriptor.close()
 
 
 def _attach_shared(descriptor: int, size: int) -> SharedBytes:
     shared = SharedBytes.__new__(SharedBytes)
-    shared._descriptor = descriptor
+    shared._descriptor = OwnDescriptor(descriptor)
     shared._size = size
     return shared

@@ -396,7 +396,9 @@ def test_r8_who_takes_a_shutdown_over_has_the_same_deadline(
         eventually(lambda: bool(pids_in(busy) and pids_in(others)))
         os.kill(pids_in(others)[0], signal.SIGKILL)
         (watch,) = watch_module._on
-        eventually(lambda: watch._is_acting and watch._replicas._stop_by > 0)
+        replicas = watch._replicas
+        assert isinstance(replicas, Supervision)
+        eventually(lambda: watch._is_acting and replicas._stop_by > 0)
         threading.Timer(0, past.set).start()
         with pytest.raises(TaskDied):
             next(results)

@@ -132,13 +132,15 @@ LAYERS: dict[str, set[str]] = {
         "fallback.codec",
         "fallback.edge",
         "fallback.ends",
-        "fallback.line",
+        "fallback.wait_queue",
         "fallback.link",
         "fallback.locks",
         "fallback.memory",
         "fallback.order",
         "fallback.ordered",
+        "fallback.ring",
         "fallback.run",
+        "fallback.run_state",
         "fallback.signals",
         "fallback.supervisor",
     },
@@ -174,29 +176,14 @@ SOURCE_FILES = source_files()
 
 def imports_of(module: str) -> set[str]:
     """The package's modules that a module imports anywhere in it, also for the type checker or inside a function."""
-    return {found for found, _ in imports_and_guards(module)}
-
-
-def imports_at_run_time(module: str) -> set[str]:
-    return {found for found, for_checker in imports_and_guards(module) if not for_checker}
-
-
-def imports_and_guards(module: str) -> Iterator[tuple[str, bool]]:
-    """(imported module, whether only for the type checker)."""
     path = SOURCE_FILES[module]
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_checker = {
-        inner
+    dotted_names = (
+        dotted
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
-        for dotted in _dotted_names(node, module, is_package=path.name == "__init__.py"):
-            found = _module_of(dotted)
-            if found is not None and found != module:
-                yield found, node in for_checker
+        for dotted in _dotted_names(node, module, is_package=path.name == "__init__.py")
+    )
+    return {found for dotted in dotted_names if (found := _module_of(dotted)) is not None and found != module}
 
 
 def _dotted_names(node: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
@@ -247,6 +234,7 @@ def test_layers_hold_every_module_exactly_once() -> None:
         ("engines", "from .local import run_local", {"engines.local"}),
         ("backend", "from . import errors", {"errors"}),
         ("backend", "def f():\n    from .errors import PipelineError", {"errors"}),
+        ("backend", "if TYPE_CHECKING:\n    from .errors import PipelineError", {"errors"}),
         ("backend", "import importlib\nimportlib.import_module('pipeline_executor._core')", {"_core"}),
         ("backend", "import os\nfrom multiprocessing import util", set()),
         ("__init__", "from .task import PipelineTask", {"task"}),
@@ -275,7 +263,7 @@ def test_layers_are_imported_from_the_left_only(module: str) -> None:
 
 
 def test_layers_of_one_module_make_no_circle() -> None:
-    graph = {module: imports_at_run_time(module) & set(SOURCE_FILES) for module in SOURCE_FILES}
+    graph = {module: imports_of(module) & set(SOURCE_FILES) for module in SOURCE_FILES}
     while graph:
         free = {module for module, needs in graph.items() if not needs & set(graph)}
         assert free, f"these modules import each other in a circle: {sorted(graph)}"
