@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-__all__ = ["TakingApart", "pickles_itself", "reduce_in_message"]
+__all__ = ["ExceptionReducer", "pickles_itself", "reduce_in_message"]
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: the class was made by Python code or by an extension, not compiled in
 
@@ -34,7 +34,7 @@ def reduce_in_message(obj: Any) -> Any:
     kind = type(obj)
     if not issubclass(kind, BaseException) or kind in copyreg.dispatch_table or pickles_itself(kind):
         return NotImplemented
-    return TakingApart(relatives=0).reduce(obj)
+    return ExceptionReducer(relatives=0).reduce(obj)
 
 
 def pickles_itself(kind: type) -> bool:
@@ -43,7 +43,7 @@ def pickles_itself(kind: type) -> bool:
     return any(name in vars(each) for each in own for name in _OWN_WAYS)
 
 
-class TakingApart:
+class ExceptionReducer:
     """What the pickler of one pickle asks for each object: how to write it, if it is an exception.
 
     Arguments:

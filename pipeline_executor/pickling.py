@@ -33,16 +33,16 @@ def cloudpickle_dumps(
     item: Any,
     table: dict[type, Callable[[Any], Any]],
     buffer_callback: Callable[[Any], object] | None = None,
-    take_apart: Callable[[Any], Any] | None = None,
+    reducer_override: Callable[[Any], Any] | None = None,
 ) -> bytes:
     """Pickle what plain pickle refuses (protocol 5). Raises whatever cloudpickle or the item's own code raises.
 
     Arguments:
         table: reducers that go before cloudpickle's own.
-        take_apart: asked before all of them, for each object; NotImplemented where it has no answer.
+        reducer_override: asked before all of them, for each object; NotImplemented where it has no answer.
     """
     stream = io.BytesIO()
-    _pickler_class()(stream, table, buffer_callback, take_apart).dump(item)
+    _pickler_class()(stream, table, buffer_callback, reducer_override).dump(item)
     return stream.getvalue()
 
 
@@ -77,14 +77,17 @@ def _pickler_class() -> type[Any]:
         import cloudpickle
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-            def __init__(self, stream: io.BytesIO, table: Any, buffer_callback: Any, take_apart: Any) -> None:
+            def __init__(self, stream: io.BytesIO, table: Any, buffer_callback: Any, reducer_override: Any) -> None:
                 # The pickler looks at its table once, when it is initialised.
                 self.dispatch_table = ChainMap(table, cloudpickle.Pickler.dispatch_table)
                 super().__init__(stream, 5, buffer_callback=buffer_callback)
-                self._take_apart = take_apart
+                self._reducer_override = reducer_override
 
             def reducer_override(self, obj: Any) -> Any:
-                if self._take_apart is not None and (reduced := self._take_apart(obj)) is not NotImplemented:
+                if (
+                    self._reducer_override is not None
+                    and (reduced := self._reducer_override(obj)) is not NotImplemented
+                ):
                     return reduced
                 if isinstance(obj, (FunctionType, type)) and is_found_by_name(obj, _shared_names):
                     return NotImplemented  # by name, as plain pickle does

@@ -24,7 +24,7 @@ __all__ = ["PipelineResults"]
 T = TypeVar("T")
 
 #: Seconds for which results that are there are handed to a task before the event loop runs its others.
-_TURN_S = 0.001
+_SLICE_S = 0.001
 
 
 class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
@@ -48,7 +48,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._awaited: Future[tuple[T] | None] | None = None  # the reader is waiting for it
         self._is_waiting = False  # a task waits in `__anext__`
         self._owner_pid = os.getpid()
-        self._turn_ends = 0.0  # by when the event loop is to run its other tasks
+        self._slice_ends = 0.0  # by when the event loop is to run its other tasks
         # A finalizer can be called but once, and an interrupt may come while it is at work.
         self._close = functools.partial(_close, stream, self._reader, os.getpid())
         self._finalizer = weakref.finalize(self, self._close)
@@ -96,10 +96,10 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._is_waiting = True
         try:
             if self._awaited is None:
-                if time.monotonic() >= self._turn_ends:
+                if time.monotonic() >= self._slice_ends:
                     # However many results are there, the loop's other tasks have their turn between them.
                     await asyncio.sleep(0)
-                    self._turn_ends = time.monotonic() + _TURN_S
+                    self._slice_ends = time.monotonic() + _SLICE_S
                     if self._stream is None:  # closed meanwhile
                         raise StopAsyncIteration
                 found, result = self._poll()
@@ -133,7 +133,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
             raise
         if self._awaited is awaited:
             self._awaited = None
-        self._turn_ends = time.monotonic() + _TURN_S  # the loop has just run the others
+        self._slice_ends = time.monotonic() + _SLICE_S  # the loop has just run the others
         if got is None:
             self._ended(None)
             await self.aclose()

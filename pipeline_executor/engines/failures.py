@@ -6,8 +6,8 @@ import contextlib
 import pickle
 from collections.abc import Container, Mapping, Sequence
 
-from pipeline_executor.engines.items_told import items_told
 from pipeline_executor.engines.started_replica import ExitStatus
+from pipeline_executor.engines.suspect_items import suspect_items
 from pipeline_executor.engines.working_directory import lacks_working_directory
 from pipeline_executor.errors import (
     InactivityError,
@@ -28,13 +28,13 @@ __all__ = [
     "GUARD_EXIT_CODE",
     "GUARD_HINT",
     "add_note",
-    "error_of",
-    "inactive",
+    "error_of_run",
+    "inactivity_error",
     "message_error",
-    "note_second",
-    "raised",
+    "raise_or_note",
+    "raised_error",
     "report_of",
-    "stopped_early",
+    "stopped_early_error",
     "thread_name",
     "unreadable_result",
 ]
@@ -98,7 +98,7 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
         item_index=index,
         item_repr=shown,
         stack=stack,
-        **items_told(
+        **suspect_items(
             assignment,
             ledger,
             counters,
@@ -110,7 +110,7 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
     )
 
 
-def error_of(
+def error_of_run(
     plan: Plan,
     ledger: Ledger,
     cause: Cause,
@@ -136,7 +136,7 @@ def error_of(
         for entry in dict.fromkeys(order)
     ]
     if cause is Cause.STOPPED_EARLY:
-        return stopped_early(failures)
+        return stopped_early_error(failures)
     report = report_of(ledger, culprit)
     if cause is Cause.FAILED and report is not None:
         if report.fault is not None:
@@ -146,13 +146,13 @@ def error_of(
         original = raised_in_threads.get(culprit)
         if original is None and report.exception is not None:
             original = unpack(report.exception)
-        return raised(failures, original)
+        return raised_error(failures, original)
     alike, others = _split(failures)
     text = _died_text(failures[0], died.get(culprit), ledger.counters(culprit).state, out_of_memory)
     return TaskDied(_counted(alike, text) + _others(others), failures)
 
 
-def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> BaseException:
+def raised_error(failures: Sequence[TaskFailure], original: BaseException | None) -> BaseException:
     """What the caller gets when a step raised: the original, explained, or a TaskError if it could not be carried."""
     first = failures[0]
     called_exit = isinstance(original, SystemExit) or first.exception_type == "SystemExit"
@@ -197,14 +197,14 @@ def add_note(error: BaseException, text: str) -> None:
         error.add_note(text)
 
 
-def note_second(error: BaseException | None, second: Exception) -> None:
+def raise_or_note(error: BaseException | None, second: Exception) -> None:
     """The caller's `on_report` has raised: raise that if nothing else had failed, else tell it beside the error."""
     if error is None:
         raise second
     add_note(error, f"on_report raised {type(second).__name__}: {second}")
 
 
-def stopped_early(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
+def stopped_early_error(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
     """What the caller gets for rule R3."""
     first = failures[0]
     return StoppedEarlyError(
@@ -246,7 +246,7 @@ def _why(first: TaskFailure) -> str:
     return " What it printed to standard error says why; often the main script calls sys.exit() while it is imported."
 
 
-def inactive(
+def inactivity_error(
     plan: Plan,
     ledger: Ledger,
     stuck: Mapping[int, ReplicaCounters],

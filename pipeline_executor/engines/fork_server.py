@@ -29,7 +29,7 @@ _OURS = ["pipeline_executor.replica.child", "pipeline_executor.backend", "multip
 #: And of each core.
 _CORES = {"compiled": "pipeline_executor._core", "pure": "pipeline_executor.fallback"}
 
-_UNBLOCKS_INTERRUPTS = "pipeline_executor.replica.in_fork_server"
+_UNBLOCKS_INTERRUPTS = "pipeline_executor.replica.unblock_in_fork_server"
 _FLUSHES = "pipeline_executor.replica.flush_in_fork_server"
 
 

@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_executor.engines.accounting import check_counts
 from pipeline_executor.engines.failed_item import keep_item_of_failed_replica
-from pipeline_executor.engines.failures import add_note, error_of, inactive, note_second, unreadable_result
+from pipeline_executor.engines.failures import (
+    add_note,
+    error_of_run,
+    inactivity_error,
+    raise_or_note,
+    unreadable_result,
+)
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.open_runs import close_at_exit, has_ended
@@ -127,7 +133,7 @@ class _LocalRun:
         self._inactivity = None if timeout_s is None else InactivityWatch(float(timeout_s))
         self._ended = False
         # One thread at a time works on the run; another may only abort it, which wakes the first.
-        self._turn = threading.RLock()
+        self._lock = threading.RLock()
         self._is_at_work = False  # whoever has the turn; so if one gets the turn and finds it set, it is itself
         self._is_to_be_closed = False
         try:
@@ -183,26 +189,26 @@ class _LocalRun:
 
     def wait(self) -> None:
         """Until everything has ended; raises what the run failed of."""
-        with self._turn:
+        with self._lock:
             self._do(self._wait)
 
     def next_result(self) -> Any:
         self._refuse_in_a_fork()
-        with self._turn:
+        with self._lock:
             if self._is_at_work and not self._ended:
                 raise PipelineError("a signal handler or a result's own code has called next() within next()")
             return self._do(self._next_result)
 
     def poll_result(self) -> tuple[bool, Any]:
         self._refuse_in_a_fork()
-        if not self._turn.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return False, None
         try:
             return (False, None) if self._is_at_work else self._do(self._poll_result)
         except (StopIteration, Aborted):  # which `next_result` sees to; it may take its time
             return False, None
         finally:
-            self._turn.release()
+            self._lock.release()
 
     def close(self) -> None:
         if is_let_go(self._run):  # a fork: nothing of it is this process's
@@ -214,7 +220,7 @@ class _LocalRun:
             # Garbage collection runs in whatever thread it likes; this one cannot wait for its own end.
             threading.Thread(target=self.close, name="pipeline_executor-close", daemon=True).start()
             return
-        with self._turn:
+        with self._lock:
             if self._is_at_work:
                 self._is_to_be_closed = True
             else:
@@ -322,7 +328,9 @@ class _LocalRun:
         self._replicas.shut_down()
         stacks.update(self._replicas.written_stacks())
         ledger = self._run.ledger
-        return self._with_item(inactive(self._plan, ledger, counters, stopped, stacks, self._inactivity.timeout_s))
+        return self._with_item(
+            inactivity_error(self._plan, ledger, counters, stopped, stacks, self._inactivity.timeout_s)
+        )
 
     def _patience_s(self) -> float | None:
         """How long to wait for the next event: for ever, unless all that still runs is what a step that stopped early
@@ -377,12 +385,12 @@ class _LocalRun:
         try:
             self._end()
         except Exception as second:
-            note_second(error, second)
+            raise_or_note(error, second)
         if error is not None:
             raise error
 
     def _verdict(self, cause: Cause, culprit: int) -> BaseException:
-        error = error_of(
+        error = error_of_run(
             self._plan,
             self._run.ledger,
             cause,

@@ -46,7 +46,7 @@ class _UnpicklableConstant(Exception):
 
 
 #: Bytes. A pipe takes 64 KiB on Linux and 16 KiB at the least elsewhere; the rest of a launch takes some of it.
-_MOST_IN_PIPE = 8_000
+_MAX_BYTES_IN_PIPE = 8_000
 
 
 class Payload:
@@ -85,7 +85,7 @@ class Payload:
         return self._reusable if self._reusable is not None else self._to_send(dumps(self._content, self._main_names))
 
     def _to_send(self, data: bytes) -> bytes | SharedBytes:
-        if len(data) <= _MOST_IN_PIPE or sys.platform == "win32":
+        if len(data) <= _MAX_BYTES_IN_PIPE or sys.platform == "win32":
             return data
         self._shared.append(SharedBytes(data))
         return self._shared[-1]

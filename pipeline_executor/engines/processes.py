@@ -65,8 +65,8 @@ class ReplicaProcess:
 
     def __init__(self, context: multiprocessing.context.BaseContext, launch: Launch) -> None:
         assignment = launch.assignment
-        first_words = launch.first_words
-        assert first_words is not None
+        early_setup = launch.early_setup
+        assert early_setup is not None
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run_child, args=(launch,), name=f"{assignment.task}-{assignment.replica}"
         )
@@ -76,7 +76,7 @@ class ReplicaProcess:
                 if start_method == "fork":  # the process inherits them
                     self._process.start()
                 else:
-                    first_words.start(self._process)
+                    early_setup.start(self._process)
         except OSError as error:
             _close_pipes_of_failed_start(error)
             raise

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline_executor.engines.failed_item import keep_failed_item
-from pipeline_executor.engines.failures import message_error, note_second, raised, stopped_early
-from pipeline_executor.engines.items_told import ItemsTold, last_output_in_words
+from pipeline_executor.engines.failures import message_error, raise_or_note, raised_error, stopped_early_error
+from pipeline_executor.engines.suspect_items import SuspectItems, last_output_in_words
 from pipeline_executor.engines.termination import OpenRun
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.frames import from_the_step, warn_caller
@@ -190,7 +190,7 @@ class _SequentialRun:
         if isinstance(error, MessageFault):
             verdict: BaseException = message_error([failure], error, self._plan)
         else:
-            verdict = raised([failure], error)
+            verdict = raised_error([failure], error)
         self._abort(verdict)
         source = self.source_of(step)
         if self._kept_item_path is not None and source is not None:
@@ -219,7 +219,7 @@ class _SequentialRun:
         in_hand = source is not None and source.count > 0 and not source.saw_end
         kind = type(error)
         output = self._links[step.index] if step.index < len(self._links) else None
-        told: ItemsTold = {}
+        told: SuspectItems = {}
         if step.index == 0 and output is not None and output.count > 0:
             told = {
                 "last_output_index": output.count - 1,
@@ -260,7 +260,7 @@ class _SequentialRun:
             next(source)
         except StopIteration:
             return
-        self._abort(stopped_early([failure]))
+        self._abort(stopped_early_error([failure]))
         raise Aborted
 
     # ---- what callers do
@@ -334,7 +334,7 @@ class _SequentialRun:
             try:
                 self._report()
             except Exception as second:
-                note_second(error, second)
+                raise_or_note(error, second)
         finally:
             self.release()
         self.error = None

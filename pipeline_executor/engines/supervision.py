@@ -26,11 +26,11 @@ from pipeline_executor.frames import warn_caller
 from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
 from pipeline_executor.replica.child import Launch
-from pipeline_executor.replica.first_words import FirstWords
+from pipeline_executor.replica.early_setup import EarlySetup
 from pipeline_executor.replica.lifeline import Lifeline
 from pipeline_executor.replica.run_tracker import RunTracker, tracker_of_forked_steps
 from pipeline_executor.replica.seeds import load_generators
-from pipeline_executor.replica.stacks import ASK, StackFile, StackFiles
+from pipeline_executor.replica.stacks import STACK_SIGNAL, StackFile, StackFiles
 from pipeline_executor.replica.waiting_threads import waiting_threads
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Supervision:
             Launch(
                 assignment,
                 self._run,
-                FirstWords(
+                EarlySetup(
                     (step := self._plan.steps[assignment.step]).env,
                     self._lifeline,
                     self._stack_file(assignment.entry),
@@ -289,7 +289,7 @@ class Supervision:
             # Before it has reached our code the signal that asks would end it.
             elif isinstance(replica, ReplicaProcess) and self._run.ledger.counters(entry).state is not State.CREATED:
                 file = self._stack_files.get(entry)
-                if file is not None and ASK is not None and replica.process.send(ASK):
+                if file is not None and STACK_SIGNAL is not None and replica.process.send(STACK_SIGNAL):
                     asked.append(file)
         answer_until = time.monotonic() + _ANSWER_S
         while self.alive and time.monotonic() < answer_until and not all(file.written for file in asked):

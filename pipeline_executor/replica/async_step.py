@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncStep"]
 
 #: Seconds after which the loop's other tasks get a turn, where items come and go without any wait.
-_TURN_S = 0.001
+_SLICE_S = 0.001
 
 #: Packages whose code must not be interrupted by an exception: the loop would lose what it is just about to do.
 _OF_THE_LOOP = frozenset({*BELOW_THE_STEP, "selectors"})
@@ -55,9 +55,9 @@ class AsyncStep:
         self._task: asyncio.Task[None] | None = None
         self._is_told = False  # the step itself was told that the run ends; it is not told again while it closes
         self._saw_abort = False  # it, or a task of its own
-        self._turn_ends = 0.0
+        self._slice_ends = 0.0
         self._input = None if receiver is None else _Input(self, receiver)
-        self._room = _Waiter(f"{assignment.task}: room")
+        self._output_waiter = _Waiter(f"{assignment.task}: output")
 
     # ---- the run
 
@@ -117,10 +117,10 @@ class AsyncStep:
                         sender.unreserve()
                     return
                 if not sender.try_send(item):
-                    await self._wait_for_room(items, sender.send_rest)
+                    await self._wait_for_output(items, sender.send_rest)
                 item = None  # the item must not live longer than the step wants it to
-                if self.turn_is_over():
-                    await self._give_turn(items)
+                if self.slice_is_over():
+                    await self._yield_to_other_tasks(items)
         except Aborted:
             self._saw_abort = True
             raise
@@ -133,14 +133,14 @@ class AsyncStep:
             return True
         if sender.stopped:
             return False
-        return bool(await self._wait_for_room(items, sender.reserve))
+        return bool(await self._wait_for_output(items, sender.reserve))
 
-    async def _wait_for_room(self, items: AsyncItems, wait: Callable[[], Any]) -> Any:
+    async def _wait_for_output(self, items: AsyncItems, wait: Callable[[], Any]) -> Any:
         """Have the thread wait. The step stands at its `yield` meanwhile; if it is cancelled there, by a timeout that
         it has set or by a task of its own, it is told when it is resumed."""
         assert self._loop is not None
         arrival = _Arrival(self._loop)
-        self._room.ask(wait, arrival)
+        self._output_waiter.ask(wait, arrival)
         while arrival.outcome is None:
             try:
                 await arrival.wait()
@@ -152,18 +152,18 @@ class AsyncStep:
 
     # ---- turns of the other tasks
 
-    def turn_is_over(self) -> bool:
+    def slice_is_over(self) -> bool:
         """Whether the loop's other tasks have waited for long enough."""
-        return time.monotonic() >= self._turn_ends
+        return time.monotonic() >= self._slice_ends
 
-    async def give_turn(self) -> None:
+    async def yield_to_other_tasks(self) -> None:
         """Let the loop's other tasks go on."""
         await asyncio.sleep(0)
-        self._turn_ends = time.monotonic() + _TURN_S
+        self._slice_ends = time.monotonic() + _SLICE_S
 
-    async def _give_turn(self, items: AsyncItems) -> None:
+    async def _yield_to_other_tasks(self, items: AsyncItems) -> None:
         try:
-            await self.give_turn()
+            await self.yield_to_other_tasks()
         except asyncio.CancelledError as error:
             if self._is_told:
                 raise
@@ -216,11 +216,11 @@ class AsyncStep:
     def end_threads(self) -> None:
         """End the threads that wait. To be called when nothing of the step is left, and a failure is an abort."""
         if self._run.aborted() is None:  # what still waits then is what a step further down has no more use for
-            if self._room.is_busy and self._sender is not None:
+            if self._output_waiter.is_busy and self._sender is not None:
                 self._sender.stop()
             if self._input is not None and self._input.is_asking and self._receiver is not None:
                 self._receiver.stop()
-        self._room.end()
+        self._output_waiter.end()
         if self._input is not None:
             self._input.end_thread()
 
@@ -235,9 +235,9 @@ class _Input:
     def __init__(self, step: AsyncStep, receiver: Receiver) -> None:
         self._step = step
         self._receiver = receiver
-        self._waiter = _Waiter(f"{step._assignment.task}: input")
+        self._input_waiter = _Waiter(f"{step._assignment.task}: input")
         self._arrival: _Arrival | None = None  # of the request that the thread has, or has answered
-        self._turn = asyncio.Lock()
+        self._request_lock = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -246,14 +246,14 @@ class _Input:
         step = self._step
         if step.is_fork:  # it would wait for a thread that is not there
             raise PipelineError(NOT_A_PART)
-        if step.turn_is_over():
-            await step.give_turn()
+        if step.slice_is_over():
+            await step.yield_to_other_tasks()
         try:
-            if self._arrival is None and not self._turn.locked():
+            if self._arrival is None and not self._request_lock.locked():
                 found, item = self._poll()
                 if found:
                     return item
-            async with self._turn:
+            async with self._request_lock:
                 return await self._wait()
         except Aborted:
             step.saw_abort()
@@ -265,7 +265,7 @@ class _Input:
             if found:
                 return item
             self._arrival = _Arrival(asyncio.get_running_loop())
-            self._waiter.ask(self._take, self._arrival)
+            self._input_waiter.ask(self._take, self._arrival)
         while self._arrival.outcome is None:
             await self._arrival.wait()
         # From here to the step nothing is awaited, so that no cancellation comes between.
@@ -289,19 +289,19 @@ class _Input:
 
     @property
     def is_asking(self) -> bool:
-        return self._waiter.is_busy
+        return self._input_waiter.is_busy
 
     def holds_item(self) -> bool:
         """Whether an item has arrived that the step has not got. Waits for a request that is under way."""
         if self._arrival is None:
             return False
-        self._waiter.end()
+        self._input_waiter.end()
         assert self._arrival.outcome is not None
         found, _ = self._arrival.outcome.result()
         return bool(found)
 
     def end_thread(self) -> None:
-        self._waiter.end()
+        self._input_waiter.end()
 
 
 class _Outcome:

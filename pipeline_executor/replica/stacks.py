@@ -22,10 +22,10 @@ from pipeline_executor.descriptors import DescriptorForChild
 from pipeline_executor.frames import OUR_FOLDER
 from pipeline_executor.words import qualified_name, text_of
 
-__all__ = ["ASK", "HAS_SLOTS", "StackFile", "StackFiles"]
+__all__ = ["HAS_SLOTS", "STACK_SIGNAL", "StackFile", "StackFiles"]
 
 #: Asks a replica's process for its stack. A step that handles the signal itself is not asked.
-ASK = getattr(signal, "SIGUSR2", None)
+STACK_SIGNAL = getattr(signal, "SIGUSR2", None)
 
 #: Whether the replicas of a run share one file, of which each has a part. Each must be able to open it anew, so that it
 #: has its own place to write at, although the file has no name.
@@ -34,12 +34,12 @@ HAS_SLOTS = sys.platform.startswith("linux") and os.path.exists("/proc/self/fd")
 #: Enough for what faulthandler writes at most: 100 threads with 100 frames each. What is not written takes no memory.
 _SLOT_BYTES = 2**22
 
-_MOST_READ = 200_000  # bytes
-_MOST_TEXT = 20_000  # characters of an error, and of its traceback: together less than what is read
+_MAX_READ_BYTES = 200_000  # bytes
+_MAX_TEXT_CHARS = 20_000  # characters of an error, and of its traceback: together less than what is read
 
 _ERROR_FOLLOWS = b"\0error:\n"  # in the file, between what faulthandler has written and a report
-_MOST_FRAMES = 40  # of a thread
-_MOST_THREADS = 8
+_MAX_FRAMES = 40  # of a thread
+_MAX_THREADS = 8
 
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
 _THREAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+")
@@ -69,8 +69,8 @@ class StackFile:
                 self._descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
                 os.lseek(self._descriptor, self._start, os.SEEK_SET)
         faulthandler.enable(self._descriptor, all_threads=True)
-        if ASK is not None:
-            faulthandler.register(ASK, self._descriptor, all_threads=True, chain=False)
+        if STACK_SIGNAL is not None:
+            faulthandler.register(STACK_SIGNAL, self._descriptor, all_threads=True, chain=False)
 
     def let_go(self) -> None:
         """In a fork of the replica's process: its crash is not the replica's, nor does it answer in its place.
@@ -78,8 +78,10 @@ class StackFile:
         faulthandler cannot be asked for the file that it writes to, which may be the step's own by now. So it is left
         as it is, and what it writes to this file goes where it went before `hold`: to standard error, or nowhere.
         """
-        if ASK is not None and signal.getsignal(ASK) is signal.SIG_DFL:  # else the step handles it itself
-            faulthandler.unregister(ASK)
+        if (
+            STACK_SIGNAL is not None and signal.getsignal(STACK_SIGNAL) is signal.SIG_DFL
+        ):  # else the step handles it itself
+            faulthandler.unregister(STACK_SIGNAL)
         if self._was_enabled:
             os.dup2(2, self._descriptor, inheritable=False)
         else:
@@ -94,7 +96,7 @@ class StackFile:
     def read(self) -> str | None:
         """The stack as the traceback of an exception would show it, most recent call last; None if nothing was
         written."""
-        data, _, _ = os.pread(self._descriptor, _MOST_READ, self._start).partition(b"\0")
+        data, _, _ = os.pread(self._descriptor, _MAX_READ_BYTES, self._start).partition(b"\0")
         return _readable(data.decode(errors="replace")) or None
 
     def write_error(self, error: BaseException, trace: TracebackType | None) -> None:
@@ -105,13 +107,15 @@ class StackFile:
 
         kind = type(error)
         lines = traceback.format_exception(kind, error, trace)
-        report = FailureReport(None, qualified_name(kind), text_of(error)[:_MOST_TEXT], "".join(lines)[-_MOST_TEXT:])
+        report = FailureReport(
+            None, qualified_name(kind), text_of(error)[:_MAX_TEXT_CHARS], "".join(lines)[-_MAX_TEXT_CHARS:]
+        )
         with open(self._descriptor, "wb", closefd=False) as file:
             file.write(_ERROR_FOLLOWS + pickle.dumps(report))
 
     def read_error(self) -> bytes | None:
         """The same as a pickled `FailureReport`; None if there was no such error."""
-        _, found, report = os.pread(self._descriptor, _MOST_READ, self._start).rpartition(_ERROR_FOLLOWS)
+        _, found, report = os.pread(self._descriptor, _MAX_READ_BYTES, self._start).rpartition(_ERROR_FOLLOWS)
         return report.rstrip(b"\0") if found else None  # behind it there is nothing, up to the next replica's part
 
 
@@ -156,8 +160,8 @@ def _readable(text: str) -> str:
             outside = frame["file"] in (_WORKER, _PROCESS)
             if not frame["file"].startswith(OUR_FOLDER) and frame["file"] != _PROCESS:
                 threads[-1].append(_with_source(frame["file"], int(frame["line"]), frame["name"]))
-    shown = ["\n".join(reversed(frames[:_MOST_FRAMES])) for frames in threads]
-    return "\nanother thread:\n".join([stack for stack in shown if stack][:_MOST_THREADS])
+    shown = ["\n".join(reversed(frames[:_MAX_FRAMES])) for frames in threads]
+    return "\nanother thread:\n".join([stack for stack in shown if stack][:_MAX_THREADS])
 
 
 def _with_source(file: str, line: int, name: str) -> str:

@@ -29,7 +29,7 @@ from pipeline_executor.interfaces import (
     State,
 )
 from pipeline_executor.replica.carried_exception import carry
-from pipeline_executor.replica.checked import CheckedSender
+from pipeline_executor.replica.checked_sender import CheckedSender
 from pipeline_executor.replica.end_of_fork import end_fork
 from pipeline_executor.replica.step_result import refuse_none, refuse_value
 from pipeline_executor.replica.worker_info import forget_worker_info, set_thread_worker_info, set_worker_info
@@ -55,7 +55,7 @@ Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
 #: in a way that keeps its event loop whole. False: it computes, and the engine has to raise `Aborted` in its thread.
 Interrupt = Callable[[FrameType | None], bool]
 
-_LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
+_MAX_TEXT_CHARS = 100_000  # characters of a traceback or an exception's text
 
 #: Bytes that a replica gives up when its step has used all memory, so that there are some to report it with: several
 #: of the pieces in which the interpreter asks for memory. They are never written, and so only addresses are taken.
@@ -283,10 +283,10 @@ def _let_go_of_variables(trace: TracebackType | None) -> None:
 
 def _shortened(text: str) -> str:
     """Both ends of what is too long: a traceback's frames come first, and what was raised comes last."""
-    left_out = len(text) - _LONGEST_TEXT
+    left_out = len(text) - _MAX_TEXT_CHARS
     if left_out <= 0:
         return text
-    half = _LONGEST_TEXT // 2
+    half = _MAX_TEXT_CHARS // 2
     return f"{text[:half]}\n[{left_out} characters are left out here]\n{text[-half:]}"
 
 

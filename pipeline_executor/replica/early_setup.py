@@ -30,15 +30,15 @@ from pipeline_executor.replica.process_group import leave_the_callers_group
 from pipeline_executor.replica.run_tracker import RunTracker
 from pipeline_executor.replica.stacks import StackFile
 
-__all__ = ["FirstWords", "replica_is_starting", "started"]
+__all__ = ["EarlySetup", "finish_start", "replica_is_starting"]
 
 
-class FirstWords:
+class EarlySetup:
     """Of the caller to one child.
 
     Arguments:
         env: the step's environment variables.
-        stack_file: where the child leaves its last words; None where it cannot be passed on.
+        stack_file: where the child leaves its last setup; None where it cannot be passed on.
         tracker: of the run, if it has its own, which it has only under fork.
     """
 
@@ -51,7 +51,7 @@ class FirstWords:
         self.tracker = tracker
 
     def start(self, process: BaseProcess) -> None:
-        """Start the process by spawn or forkserver and send it these words first."""
+        """Start the process by spawn or forkserver and send it these setup first."""
 
         def start_stand_in(_: BaseProcess) -> Any:
             del process._Popen  # type: ignore[attr-defined]  # it is not to travel with the process object
@@ -64,9 +64,9 @@ class FirstWords:
 class _StandIn:
     """What `Popen` starts: the process object, but for its name and for how it is pickled."""
 
-    def __init__(self, process: BaseProcess, words: FirstWords) -> None:
+    def __init__(self, process: BaseProcess, setup: EarlySetup) -> None:
         self._process = process
-        self._name = _Name(process.name, words)
+        self._name = _Name(process.name, setup)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._process, name)
@@ -82,13 +82,13 @@ def _itself(process: BaseProcess) -> BaseProcess:
 class _Name:
     """Becomes a plain str when it is unpickled, which has the effects."""
 
-    def __init__(self, name: str, words: FirstWords) -> None:
+    def __init__(self, name: str, setup: EarlySetup) -> None:
         self._name = name
-        self._words = words
+        self._setup = setup
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # The parts are unpickled one after the other, and the last is the value.
-        return operator.itemgetter(1), ((_SearchPath(), _Entry(self._name, self._words)),)
+        return operator.itemgetter(1), ((_SearchPath(), _Entry(self._name, self._setup)),)
 
 
 class _SearchPath:
@@ -100,31 +100,31 @@ class _SearchPath:
 
 
 class _Entry:
-    def __init__(self, name: str, words: FirstWords) -> None:
+    def __init__(self, name: str, setup: EarlySetup) -> None:
         self._name = name
-        self._words = words
+        self._setup = setup
 
     def __reduce__(self) -> tuple[Callable[..., str], tuple[Any, ...]]:
-        words = self._words
-        return _enter, (self._name, words.env, words.lifeline, words.stack_file)
+        setup = self._setup
+        return _enter, (self._name, setup.env, setup.lifeline, setup.stack_file)
 
 
 # ---- in the child
 
-_words: FirstWords | None = None  # of this process's caller
+_setup: EarlySetup | None = None  # of this process's caller
 _is_starting = False
 _hook_before: Callable[[type[BaseException], BaseException, TracebackType | None], Any] = sys.__excepthook__
 
 
 def _enter(name: str, env: dict[str, str], lifeline: Lifeline, stack_file: StackFile | None) -> str:
-    global _words, _is_starting, _hook_before
+    global _setup, _is_starting, _hook_before
     if is_of_the_fork_server():
         forget_hooks_of_the_parent()  # before `__main__` is imported here, which may register some
     leave_the_callers_group()
     lifeline.hold()
     _keep_descriptors_from_children()
     _drop_what_the_server_printed()
-    _words = FirstWords(env, lifeline, stack_file, None)
+    _setup = EarlySetup(env, lifeline, stack_file, None)
     _is_starting = True
     if stack_file is not None:
         stack_file.hold()
@@ -138,21 +138,21 @@ def replica_is_starting() -> bool:
     return _is_starting
 
 
-def started() -> FirstWords:
+def finish_start() -> EarlySetup:
     """To be called when the process has come so far. Returns what it was told."""
     global _is_starting
-    assert _words is not None
+    assert _setup is not None
     _is_starting = False
     if sys.excepthook is _report_to_caller:
         sys.excepthook = _hook_before
-    return _words
+    return _setup
 
 
 def _report_to_caller(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """As `sys.excepthook`: tell the caller what has ended this process at its start, and nobody else."""
     # A hook that `__main__` sets may call this one at any time.
-    if _is_starting and _words is not None and _words.stack_file is not None:
-        _words.stack_file.write_error(error, _from_main(trace))
+    if _is_starting and _setup is not None and _setup.stack_file is not None:
+        _setup.stack_file.write_error(error, _from_main(trace))
     else:
         _hook_before(kind, error, trace)
 

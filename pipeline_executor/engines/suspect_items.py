@@ -11,10 +11,10 @@ from typing import Any, TypedDict
 from pipeline_executor.interfaces import SHOWN_ITEMS, LastSent, Ledger, ReplicaCounters
 from pipeline_executor.plan import Assignment
 
-__all__ = ["ItemsTold", "items_told", "last_output_in_words"]
+__all__ = ["SuspectItems", "last_output_in_words", "suspect_items"]
 
 
-class ItemsTold(TypedDict, total=False):
+class SuspectItems(TypedDict, total=False):
     """These fields of a `TaskFailure`."""
 
     batch_first: int | None
@@ -23,7 +23,7 @@ class ItemsTold(TypedDict, total=False):
     last_output_repr: str | None
 
 
-def items_told(
+def suspect_items(
     assignment: Assignment,
     ledger: Ledger,
     counters: ReplicaCounters,
@@ -32,7 +32,7 @@ def items_told(
     show: Callable[[object], str],
     *,
     has_reported: bool,
-) -> ItemsTold:
+) -> SuspectItems:
     """What the counters tell of a replica's items.
 
     Arguments:
