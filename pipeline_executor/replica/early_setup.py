@@ -1,15 +1,18 @@
-"""What a child that spawn or forkserver starts does before it imports the caller's `__main__`, which may take long.
+"""The setup of a child under spawn or forkserver that must be done before the child imports the caller's `__main__`.
 
-It leaves the caller's process group and takes its lifeline, so that neither a Ctrl-C reaches the import nor the import
-outlives the caller. It sets the step's environment, so that OMP_NUM_THREADS and its like are in force before numpy is
-imported. And what goes wrong from there on it tells the caller, not the terminal: a hundred children that fail alike
-would print as many tracebacks.
+That import may take long. Before it the child
 
-multiprocessing has no hook for it. It sends the child two pickles: the preparation data, by which the child imports
-`__main__`, and then the process object. All but one entry of the preparation data are the same for each child; that
-one is the name of the object which is being started. So in place of the process object a stand-in is started, whose
-name is pickled as a call: it does the above in the child and returns the name proper, a plain str. The process object
-has the plain name all the time, in the caller and in the child.
+* leaves the caller's process group, so that a Ctrl-C does not interrupt the import;
+* attaches to its lifeline, so that the import does not outlive the caller;
+* sets the step's environment, so that OMP_NUM_THREADS and the like are in force before numpy is imported;
+* sends its errors to the caller instead of the terminal: a hundred children that fail alike would print a hundred
+  tracebacks.
+
+multiprocessing has no hook for this. It sends the child two pickles: first the preparation data, from which the child
+imports `__main__`, then the process object. The only entry of the preparation data that differs between children is the
+name of the process object. So this module starts a stand-in for the process object, whose name is pickled as a call.
+The call does the setup in the child and returns the real name, a plain str. The process object itself always has the
+plain name, in the caller and in the child.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+from pipeline_executor.descriptors import redirect_to_devnull
 from pipeline_executor.frames import after_frames_of
 from pipeline_executor.replica.exit_hooks import forget_hooks_of_the_parent, is_of_the_fork_server
 from pipeline_executor.replica.lifeline import Lifeline
@@ -34,12 +38,12 @@ __all__ = ["EarlySetup", "finish_start", "replica_is_starting"]
 
 
 class EarlySetup:
-    """Of the caller to one child.
+    """What one child needs before it imports `__main__`.
 
     Arguments:
         env: the step's environment variables.
-        stack_file: where the child leaves its last setup; None where it cannot be passed on.
-        tracker: of the run, if it has its own, which it has only under fork.
+        stack_file: where the child leaves its stack or an early error; None where a descriptor cannot be passed on.
+        tracker: the run's own resource tracker, which only a run under fork may have.
     """
 
     def __init__(
@@ -51,10 +55,10 @@ class EarlySetup:
         self.tracker = tracker
 
     def start(self, process: BaseProcess) -> None:
-        """Start the process by spawn or forkserver and send it these setup first."""
+        """Start the process by spawn or forkserver, and have it do this setup first."""
 
         def start_stand_in(_: BaseProcess) -> Any:
-            del process._Popen  # type: ignore[attr-defined]  # it is not to travel with the process object
+            del process._Popen  # type: ignore[attr-defined]  # else it would be pickled with the process object
             return process._Popen(_StandIn(process, self))  # type: ignore[attr-defined]
 
         process._Popen = start_stand_in  # type: ignore[attr-defined]
@@ -62,7 +66,7 @@ class EarlySetup:
 
 
 class _StandIn:
-    """What `Popen` starts: the process object, but for its name and for how it is pickled."""
+    """Stands in for the process object in `Popen`. Only its name and its pickling differ."""
 
     def __init__(self, process: BaseProcess, setup: EarlySetup) -> None:
         self._process = process
@@ -80,20 +84,23 @@ def _itself(process: BaseProcess) -> BaseProcess:
 
 
 class _Name:
-    """Becomes a plain str when it is unpickled, which has the effects."""
+    """Is unpickled as a plain str, and unpickling it does the setup."""
 
     def __init__(self, name: str, setup: EarlySetup) -> None:
         self._name = name
         self._setup = setup
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        # The parts are unpickled one after the other, and the last is the value.
+        # Both parts are unpickled, in this order. The second one is the value.
         return operator.itemgetter(1), ((_SearchPath(), _Entry(self._name, self._setup)),)
 
 
 class _SearchPath:
-    """The caller's `sys.path`, set when it is unpickled. The preparation data brings it as well, but it is in force
-    only later, and this package may be where only the caller has added a folder."""
+    """Sets the caller's `sys.path` when it is unpickled.
+
+    The preparation data sets it, too, but later. Until then this package could not be imported from a folder that the
+    caller has added to its `sys.path`.
+    """
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return exec, ("import sys; sys.path[:] = callers", {"callers": sys.path.copy()})
@@ -111,7 +118,7 @@ class _Entry:
 
 # ---- in the child
 
-_setup: EarlySetup | None = None  # of this process's caller
+_setup: EarlySetup | None = None  # of this process
 _is_starting = False
 _hook_before: Callable[[type[BaseException], BaseException, TracebackType | None], Any] = sys.__excepthook__
 
@@ -119,11 +126,11 @@ _hook_before: Callable[[type[BaseException], BaseException, TracebackType | None
 def _enter(name: str, env: dict[str, str], lifeline: Lifeline, stack_file: StackFile | None) -> str:
     global _setup, _is_starting, _hook_before
     if is_of_the_fork_server():
-        forget_hooks_of_the_parent()  # before `__main__` is imported here, which may register some
+        forget_hooks_of_the_parent()  # before the import of `__main__`, which may register exit hooks for this process
     leave_the_callers_group()
     lifeline.hold()
-    _keep_descriptors_from_children()
-    _drop_what_the_server_printed()
+    _make_descriptors_non_inheritable()
+    _drop_output_of_the_fork_server()
     _setup = EarlySetup(env, lifeline, stack_file, None)
     _is_starting = True
     if stack_file is not None:
@@ -134,12 +141,12 @@ def _enter(name: str, env: dict[str, str], lifeline: Lifeline, stack_file: Stack
 
 
 def replica_is_starting() -> bool:
-    """Whether this process is to become a replica's, and has not come so far: it imports the caller's `__main__`."""
+    """Whether this process will be a replica's and is still importing the caller's `__main__`."""
     return _is_starting
 
 
 def finish_start() -> EarlySetup:
-    """To be called when the process has come so far. Returns what it was told."""
+    """End the start of this process, after the import of `__main__`. Returns its setup."""
     global _is_starting
     assert _setup is not None
     _is_starting = False
@@ -149,8 +156,8 @@ def finish_start() -> EarlySetup:
 
 
 def _report_to_caller(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As `sys.excepthook`: tell the caller what has ended this process at its start, and nobody else."""
-    # A hook that `__main__` sets may call this one at any time.
+    """Replace `sys.excepthook` during the start: report the error to the caller and print nothing."""
+    # `__main__` may set a hook that calls this one, also after the start.
     if _is_starting and _setup is not None and _setup.stack_file is not None:
         _setup.stack_file.write_error(error, _from_main(trace))
     else:
@@ -158,40 +165,43 @@ def _report_to_caller(kind: type[BaseException], error: BaseException, trace: Tr
 
 
 def _from_main(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of multiprocessing and of the import of `__main__`."""
+    """Return the traceback without the frames of multiprocessing and of the import of `__main__`."""
     return after_frames_of(("__main__", "multiprocessing", "runpy", "importlib"), trace)
 
 
-def _drop_what_the_server_printed() -> None:
-    """Nothing of this process's own has been printed yet. What waits in the streams was printed in the fork server,
-    which may have been started by the program itself, and is written there as well."""
+def _drop_output_of_the_fork_server() -> None:
+    """Drop the buffered output that this process has inherited from the fork server.
+
+    The fork server writes this output itself, so it would appear twice. This process has printed nothing yet.
+    """
     if _inherited_from_server() is None:
         return
     for stream in (sys.stdout, sys.stderr):
         try:
             descriptor = stream.fileno()
             before = os.dup(descriptor)
-        except (AttributeError, OSError, ValueError):  # none, closed, or not a file
+        except (AttributeError, OSError, ValueError):  # there is no stream, it is closed, or it is not a file
             continue
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
+        redirect_to_devnull(descriptor, os.O_WRONLY, inheritable=True)
         stream.flush()
         os.dup2(before, descriptor)
-        os.close(nowhere)
         os.close(before)
 
 
 def _inherited_from_server() -> list[int] | None:
-    """The descriptors that the fork server has handed over; None if it has not started this process."""
+    """Return the descriptors that the fork server has handed over; None if it has not started this process."""
     server = sys.modules.get("multiprocessing.forkserver")
     return None if server is None else server.get_inherited_fds()
 
 
-def _keep_descriptors_from_children() -> None:
-    """What this process was started with, all of which a program that it starts would inherit: our descriptors until
-    they are unpickled, and the interpreter's own, by which its servers know that this process is there."""
+def _make_descriptors_non_inheritable() -> None:
+    """Keep the descriptors that this process was started with from the programs that it starts.
+
+    They are this library's, which are made non-inheritable only when they are unpickled, and multiprocessing's own
+    pipes, by whose end its servers notice that this process is gone.
+    """
     for descriptor in _descriptors_from_caller():
-        with contextlib.suppress(OSError):  # the one with which the folder was read
+        with contextlib.suppress(OSError):  # listing the folder took a descriptor, which is closed by now
             os.set_inheritable(descriptor, False)
 
 
@@ -207,7 +217,7 @@ def _descriptors_from_caller() -> list[int]:
             resource_tracker._resource_tracker._fd,  # type: ignore[attr-defined]
         )
         return [*inherited, *(descriptor for descriptor in interpreters if descriptor is not None)]
-    # A new interpreter. It has opened nothing itself that its children inherit.
+    # Under spawn. All inheritable descriptors come from the caller: the interpreter opens none itself.
     for folder in ("/proc/self/fd", "/dev/fd"):
         if os.path.isdir(folder):
             return [int(name) for name in os.listdir(folder) if int(name) > 2]
