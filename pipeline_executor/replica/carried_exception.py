@@ -1,6 +1,6 @@
-"""A step's exception on its way to the caller, so that it arrives as it was raised: see `exceptions_by_parts`.
+"""Pickles a step's exception so that it arrives at the caller as it was raised; see `exceptions_by_parts`.
 
-The exceptions that it was raised from or while handling come along, and those among its arguments and attributes.
+Its cause and its context are pickled with it, and so are exceptions among its arguments and attributes.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pipeline_executor.reducers import plain_table
 
 __all__ = ["carry", "unpack"]
 
-#: Exceptions that are carried because others were raised from them, or while handling them.
+#: The maximum number of causes and contexts that are pickled with an exception.
 _MAX_RELATIVES = 100
 
 Dumps = Callable[[Any, ExceptionReducer], bytes]
 
 
 def carry(error: BaseException) -> bytes | None:
-    """The exception as bytes for `unpack`; None if it cannot be carried as what it is.
+    """Return the exception as bytes for `unpack`; None if it cannot be pickled.
 
-    What it was raised from or while handling is left out where that alone cannot be carried.
+    If only its causes and contexts cannot be pickled, they are left out.
     """
     attempts: list[tuple[Dumps, ExceptionReducer]] = [
         (_plain_dumps, ExceptionReducer(_MAX_RELATIVES)),
         (_dumps_by_value, ExceptionReducer(_MAX_RELATIVES)),
     ]
-    if pickles_itself(type(error)):  # its own way can write what its parts cannot, and costs the relatives
+    if pickles_itself(type(error)):  # its own pickling may work where its parts fail, but leaves out cause and context
         attempts += [(_plain_dumps, ExceptionReducer(0, error)), (_dumps_by_value, ExceptionReducer(0, error))]
     attempts.append((_dumps_by_value, ExceptionReducer(0)))
     for dumps, exception_reducer in attempts:
         try:
             data = dumps(error, exception_reducer)
-        except Exception:  # whatever a user's class raises there: then the exception travels another way, or as text
+        except Exception:  # whatever a user's class raises: the next attempt follows, in the end only text is sent
             continue
         if type(unpack(data)) is type(error):
             return data
@@ -45,7 +45,7 @@ def carry(error: BaseException) -> bytes | None:
 
 
 def unpack(data: bytes) -> BaseException | None:
-    """The exception again; None where its class cannot be had here, or refuses to be made."""
+    """Rebuild the exception. Returns None if its class cannot be imported here, or its unpickling raises."""
     try:
         error = pickle.loads(data)
     except Exception:  # whatever a user's class raises: the TaskError has the text

@@ -1,8 +1,9 @@
-"""Imported by the fork server, in which a Ctrl-C is blocked from its start on when this program starts it.
+"""Unblocks SIGINT in the children of a fork server that was started with SIGINT blocked. The server imports it.
 
-The server ignores a Ctrl-C only once it serves; one that comes while it still imports would end it with a traceback of
-its own. What is blocked goes over to its children, to whom a Ctrl-C may well be meant: they unblock it first of all.
-Only what a module starts by `subprocess` while the server imports it has it blocked, since no hook runs there.
+The server ignores SIGINT only when its imports are done, so a Ctrl-C before that would end it with a traceback.
+Therefore this program starts the server with SIGINT blocked. The server's children inherit that, but must be
+interruptible, so a hook unblocks SIGINT in each of them. The hook does not run in programs that a module starts by
+`subprocess` while the server imports it: there SIGINT stays blocked.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _blocked = True
 
 def _unblock_in_child() -> None:
     global _blocked
-    if _blocked:  # not in the children's children, which may have been started with it blocked for reasons of their own
+    if _blocked:  # only in the server's children: a child itself may block SIGINT on purpose before it forks
         _blocked = False
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
