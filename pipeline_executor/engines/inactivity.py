@@ -1,4 +1,4 @@
-"""Notices from a run's counters that nothing moves. The waiting thread looks now and then, so no thread is needed."""
+"""Notices from a run's counters that nothing moves. The thread that waits for the run compares them now and then."""
 
 from __future__ import annotations
 
