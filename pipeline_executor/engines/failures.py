@@ -238,7 +238,7 @@ def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_
     text = f"{first.where} {how} {first.progress}"
     if status is not None and status.clean:
         return (
-            text + "\nExit code 0 is an error here, because the step had not finished: something in it called "
+            text + "\nEven exit code 0 is an error here, because the step had not finished: something in it called "
             "os._exit(). Let the step return instead."
         )
     advice = _DIED_ADVICE.get(first.signal_name or "")
