@@ -1,8 +1,8 @@
-"""A file descriptor on its way into a child process that spawn or forkserver is starting. A leaf, like `errors`.
+"""File descriptors: how they travel into a child process, how they are closed, how one is redirected. A leaf.
 
-Both start methods deliver descriptors that the child's own children inherit: spawn because they have to survive the
-child's `exec`, forkserver because that is how a socket delivers them. Left so, any program that a step starts
-(`os.system`, a library's own `exec`) would hold the run's shared memory and pipes for as long as it lives.
+A descriptor that spawn or forkserver has delivered is inheritable: spawn's has to survive the child's `exec`, and a
+socket delivers it so under forkserver. If it stayed inheritable, any program that a step starts (`os.system`, a
+library's own `exec`) would keep the run's shared memory and pipes open for as long as that program lives.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import assert_spawning
 from typing import Any
 
-__all__ = ["ConnectionForChild", "DescriptorForChild", "OwnDescriptor", "close_connection"]
+__all__ = [
+    "ConnectionForChild",
+    "DescriptorForChild",
+    "OwnDescriptor",
+    "close_connection",
+    "redirect_to_devnull",
+]
 
 
 class DescriptorForChild:
-    """Pickled while a child is being started, it is unpickled there as an int: the child's own descriptor of the same
-    open file, which the child's children do not inherit. Not on Windows.
+    """Carries a descriptor into a child that is being started. Not on Windows.
 
-    One descriptor can be sent only once to each child.
+    The child unpickles it as an int: its own descriptor of the same open file, which its children do not inherit. The
+    same descriptor can be sent to a child only once.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -35,7 +41,7 @@ class DescriptorForChild:
 
 
 class ConnectionForChild:
-    """The same for one end of a pipe, which is unpickled as a `Connection`; on Windows, too, where it is a handle."""
+    """Carries one end of a pipe into a child, which unpickles it as a `Connection`. On Windows, too."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -67,10 +73,10 @@ class OwnDescriptor:
 
 
 def close_connection(connection: Connection) -> None:
-    """Close one end of a pipe as an `OwnDescriptor`: forget its number first.
+    """Close one end of a pipe. The object forgets the descriptor's number before the descriptor is closed.
 
-    `Connection.close` forgets it last. A child that is forked in between would close the number again, when the object
-    is destroyed there.
+    `Connection.close` forgets the number afterwards. If another thread forked in between, the child would close the
+    number a second time when it collects the object; see `forks`.
     """
     if sys.platform == "win32":
         connection.close()
@@ -79,6 +85,18 @@ def close_connection(connection: Connection) -> None:
     number, its._handle = its._handle, None
     if number is not None:
         os.close(number)
+
+
+def redirect_to_devnull(descriptor: int, mode: int, *, inheritable: bool) -> None:
+    """Make the descriptor refer to the null device from now on.
+
+    Arguments:
+        mode: os.O_RDONLY or os.O_WRONLY.
+        inheritable: whether programs that this process starts get the descriptor.
+    """
+    null_device = os.open(os.devnull, mode)
+    os.dup2(null_device, descriptor, inheritable=inheritable)
+    os.close(null_device)
 
 
 def _received(duplicate: Any) -> int:

@@ -110,12 +110,17 @@ class TaskFailure:
         if self.batch_first is None or (self.batch_first == last and self.item_index is not None):
             return ""
         since = "since its last output" if self.items_out else "before its first output"
-        items = f"its items {self.batch_first:,} to {last:,}" if self.batch_first < last else f"its item {last:,}"
+        items = f"its {numbered_items(self.batch_first, last)}"
         if self.batch_reprs:
             items += f": {', '.join(self.batch_reprs)}"
             if len(self.batch_reprs) < last - self.batch_first + 1:
                 items += ", ..."
         return f" (taken {since}: {items})"
+
+
+def numbered_items(first: int, last: int) -> str:
+    """Return "item 3" or, for more than one, "items 3 to 5"."""
+    return f"item {last:,}" if first == last else f"items {first:,} to {last:,}"
 
 
 class PipelineError(RuntimeError):

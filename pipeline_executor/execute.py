@@ -247,7 +247,7 @@ def _refuse_while_starting() -> None:
     if not getattr(process, "_inheriting", False):
         return
     from pipeline_executor.engines.failures import GUARD_EXIT_CODE, GUARD_HINT
-    from pipeline_executor.replica.first_words import replica_is_starting
+    from pipeline_executor.replica.early_setup import replica_is_starting
 
     if not replica_is_starting() and process.name != "MainProcess":
         raise PipelineError(f"execute() was called while a process was being started. {GUARD_HINT}")

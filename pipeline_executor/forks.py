@@ -1,28 +1,30 @@
-"""Forks that are not ours: what a process that a step or the caller forks lets go of.
+"""Gives up a run in processes that the program or a step forks.
 
 A fork copies everything that its parent holds of a run: the right to take items and to abort, the handler of SIGTERM,
-the file for its stack. None of that is meant for the copy, which is a helper of the step's (a pool's worker, a
-subprocess before its exec) and is to behave as in a program without this library. So whoever takes something up
-registers here how a fork lets go of it, and a hook does that in the child before any of the program's code runs there.
+the file for its stack. The copy must use none of this. It is some helper of the program (a pool's worker, a subprocess
+before its exec) and has to behave as in a program without this library. So code that acquires such a thing registers
+here how a fork gives it up (`hold`), and a hook does that in the child before any of the program's code runs there.
 
 A replica that is started by fork is a fork of the caller, too. `forking_replica_of` tells the hook which run it keeps.
 
-| who | holds | in a fork |
+| process | what it holds | in a fork of the process |
 |---|---|---|
-| the caller (`engines.local`) | each run that is open | disowned: every use of it is an error; its replicas forgotten |
+| the caller (`engines.local`) | each run that is open | every use of the run raises; its replicas are forgotten |
 | a replica's process (`replica.child`) | its run, signal handlers, the file for its stack, its lifeline | given up |
-| a replica's thread | nothing of its own | as the caller's |
+| a replica's thread | nothing of its own | as in the caller |
 
-A fork whose code returns to us, or raises, is ended in the step's place by `replica.end_of_fork`.
+If the step's code returns to the library in a fork, or raises there, `replica.end_of_fork` ends the fork.
 
-Signals: one that arrives in the child before the hook has put its default action back would meet the parent's handler,
-and the interpreter drops what it has noted by then. So a signal that has a handler of ours is blocked over the fork.
+Signals. A signal could arrive in the child before the hook has restored the default action. It would run the parent's
+handler, or be lost, because the interpreter drops pending signals after a fork. So a signal that has a handler of this
+library is blocked during the fork.
 
-Descriptors: a thread that closes one lets go of the GIL for the system call. If another thread forks at that moment,
-the child must not close the number again. By then it may be a file of somebody else's, such as one of another run that
-has just been started. So whoever closes a descriptor that `let_go` closes, too, forgets the number first: a fork in
-between keeps one descriptor too many, and nothing worse. A lock around it would not do: a fork runs hooks and signal
-handlers of the program's, which may wait for whoever holds the lock, or raise and so keep it held.
+Descriptors. A thread that closes a descriptor releases the GIL during the system call. If another thread forks at that
+moment, the child must not close the same number again: in the child it may by then be another file, such as one of a
+run that has just been started. So code that closes a descriptor which `let_go` also closes must forget the number
+first. A fork in between then keeps one descriptor too many, which does no harm. A lock would not help: a fork runs
+hooks and signal handlers of the program, which may wait for the thread that holds the lock, or raise and leave it
+locked.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from pipeline_executor.plain_signals import SIG_DFL, SIG_IGN, block_signals, get
 
 __all__ = [
     "NOT_A_PART",
+    "RESULTS_NOT_IN_A_FORK",
     "forking_replica_of",
     "has_handler_of_its_own",
     "hold",
@@ -45,46 +48,55 @@ __all__ = [
     "release",
 ]
 
-#: What a fork is told that uses the run of the process that it was forked from.
+#: The message of the error in a fork that uses the run of its parent.
 NOT_A_PART = (
-    "this process is a fork of one that belongs to a pipeline, not itself a part of the pipeline: it cannot read the "
-    "step's input, hand on items, or read the pipeline's results. Let a fork do its work without them and end with "
-    "os._exit(), and leave reading and yielding to the step."
+    "this process is a fork of one that belongs to a pipeline and is not itself a part of the pipeline: it cannot read "
+    "the step's input, hand on items, or read the pipeline's results. Have the step itself read and yield items, and "
+    "end the fork with os._exit() when its work is done."
+)
+
+#: The message of the error in a fork that asks for a result of its parent's pipeline.
+RESULTS_NOT_IN_A_FORK = (
+    "the results of a pipeline can be read only in the process that called execute(), and this process is a fork of "
+    "it. Read the results there, and pass them to this process."
 )
 
 _held: dict[object, Callable[[], object]] = {}
-_handlers: dict[int, Any] = {}  # of ours, by signal
-_let_go: set[object] = set()  # what this process has copies of and no right to
+_handlers: dict[int, Any] = {}  # this library's handlers, by signal
+_let_go: set[object] = set()  # what this process has given up, as a fork of a process that holds it
 _of_thread = threading.local()
 
 
 def hold(thing: object, let_go: Callable[[], object]) -> None:
-    """From now on a fork of this process lets go of a thing by calling `let_go`.
+    """Have forks of this process give up a thing by calling `let_go`.
 
-    It is called while no other thread runs; it must neither wait nor use what another thread may have locked.
+    `let_go` runs in the child, where no other thread exists. It must neither wait nor take a lock, which a thread of
+    the parent may have held at the fork.
     """
     _held[thing] = let_go
 
 
 def release(thing: object) -> None:
-    """This process does not hold it any more."""
+    """Note that this process does not hold the thing any more."""
     _held.pop(thing, None)
 
 
 def hold_handler(number: int) -> None:
-    """The handler that a signal has now is ours: a fork gets the default action, unless the program has set another
-    handler by then."""
+    """Note that the signal's present handler is this library's.
+
+    A fork restores the default action, unless the program has replaced the handler by then.
+    """
     _handlers[number] = get_handler(number)
 
 
 def has_handler_of_its_own(number: int) -> bool:
-    """Whether the program has put a handler of its own into the place of ours."""
+    """Whether the program has replaced this library's handler by one of its own."""
     return number in _handlers and get_handler(number) not in (_handlers[number], SIG_DFL, SIG_IGN)
 
 
 @contextlib.contextmanager
 def forking_replica_of(run: object) -> Iterator[None]:
-    """What this thread forks in the block is a replica of that run, and keeps it."""
+    """A process that this thread forks inside the block is a replica of the run, and keeps the run."""
     _of_thread.run = run
     try:
         yield
@@ -93,7 +105,7 @@ def forking_replica_of(run: object) -> Iterator[None]:
 
 
 def is_let_go(thing: object) -> bool:
-    """Whether this process is a fork of the one that holds it."""
+    """Whether this process is a fork of the one that holds the thing, and so has given it up."""
     return thing in _let_go
 
 
@@ -106,7 +118,7 @@ def _signals_of_ours() -> list[int]:
 
 def _before_fork() -> None:
     if _handlers:
-        # All of them: while the main thread holds signals back, something else stands in for a handler of ours.
+        # All of them: `signals.hold_signals` may have replaced a handler for a while, so comparing would not find it.
         _of_thread.mask = block_signals(_handlers)
 
 
@@ -118,13 +130,16 @@ def _unblock() -> None:
 
 
 def _take_pending_handlers() -> None:
-    """A handler that is due runs at the entry of the first hook after the fork, and what it raises ends that hook. So
-    that is this one, which has nothing to do."""
+    """Do nothing, as the first hook after a fork in the parent.
+
+    The handler of a pending signal runs at the entry of the first hook, and an exception that it raises ends the hook.
+    This hook has nothing to do that could be lost.
+    """
 
 
 def _after_fork_in_child() -> None:
     kept = getattr(_of_thread, "run", None)
-    _of_thread.run = None  # what this process forks is no replica of it
+    _of_thread.run = None  # what this process forks is not a replica of the run
     held = {thing: let_go for thing, let_go in _held.items() if thing is not kept}
     _held.clear()
     _let_go.update(held)
@@ -140,7 +155,7 @@ def _after_fork_in_child() -> None:
 
 
 def _call_all(functions: Iterator[Callable[[], object]]) -> None:
-    """Call each of them, also where one raises."""
+    """Call each of them, even if one raises."""
     for function in functions:
         try:
             function()
@@ -152,4 +167,4 @@ def _call_all(functions: Iterator[Callable[[], object]]) -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_parent=_take_pending_handlers)
     os.register_at_fork(before=_before_fork, after_in_parent=_unblock, after_in_child=_after_fork_in_child)
-    os.register_at_fork(after_in_parent=_unblock)  # again: one that came since may have ended the first
+    os.register_at_fork(after_in_parent=_unblock)  # again, because a signal may have ended the first call

@@ -1,4 +1,4 @@
-"""How objects are pickled as messages where pickle's own way would break a promise. A leaf, used by both cores."""
+"""Reducers for objects in messages for which pickle's own way would break a promise. A leaf, used by both cores."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ Table = dict[type, Callable[[Any], Any]]
 
 
 def registered() -> int:
-    """How many reducers the program has registered with `copyreg`. A table that was made before another is too old."""
+    """Return how many reducers are registered with `copyreg`. If the number has changed, a table must be made anew."""
     return len(copyreg.dispatch_table)
 
 
 def plain_table() -> Table:
-    """The dispatch table of a pickler of messages: ours, and whatever is registered with `copyreg` at the moment.
+    """Return the dispatch table for pickling messages: this module's reducers and those registered with `copyreg`.
 
-    A plain dict, because a pickler asks it for each object that is not of a built-in type.
+    It is a plain dict, for speed: a pickler looks up each object that is not of a built-in type.
     """
     return {**copyreg.dispatch_table, **look_alikes(), **_connections(), **_tensor_reducers()}
 
 
 def own_arrays_table() -> Table | None:
-    """The same, under which a read-only array arrives as the reader's own and writable.
+    """Return `plain_table` with reducers by which a read-only numpy array arrives writable.
 
-    Pickle makes an array read-only again where it was so for the sender. A received array is its reader's alone, so
-    nothing speaks for that; and whether `frombuffer` or `broadcast_to` made an array is nothing that the next step
-    should notice.
+    Pickle by itself keeps an array read-only. But a received array belongs to its reader alone, and the reader should
+    not notice that the sender made the array by `frombuffer` or `broadcast_to`.
 
     Returns:
-        The table; None where numpy is not loaded: there are no arrays then.
+        The table; None if numpy is not loaded, because then there are no arrays.
     """
     numpy = sys.modules.get("numpy")
     if numpy is None:
@@ -48,16 +47,19 @@ def _reduce_own(array: Any) -> Any:
     return (array if array.flags.writeable else array.copy(order="K")).__reduce_ex__(5)
 
 
-# ---- what would arrive as something else
+# ---- objects that would arrive as something else
 
 
 def look_alikes() -> Table:
-    """For what cloudpickle would make something else of: bytes of a memoryview, a StringIO of an open file."""
+    """Return reducers for objects that cloudpickle would turn into others.
+
+    It would make bytes of a memoryview, and a StringIO of an open file.
+    """
     return {memoryview: _reduce_memoryview, io.TextIOWrapper: _refuse_file}
 
 
 def _connections() -> Table:
-    """For what pickle copies although it holds the number of a descriptor."""
+    """Return reducers that refuse connections: pickle would copy the descriptor's number, which is wrong elsewhere."""
     from multiprocessing import connection
 
     kinds = (getattr(connection, name, None) for name in ("Connection", "PipeConnection"))  # the latter on Windows
@@ -65,14 +67,14 @@ def _connections() -> Table:
 
 
 def _reduce_memoryview(view: memoryview) -> Any:
-    """Carried with its format and shape."""
+    """Pickle a memoryview with its format and shape."""
     shape = view.shape or ()
     data = view if view.c_contiguous and view.nbytes else bytearray(view.tobytes())
     try:
         _rebuild_memoryview(data, view.format, shape, view.readonly)
     except (TypeError, ValueError) as error:
         raise pickle.PicklingError(
-            f"cannot pickle a memoryview of format {view.format!r} and shape {shape}: {error}"
+            f"cannot pickle a memoryview of format {view.format!r} and shape {shape}: {error}. Yield bytes or an array"
         ) from error
     return _rebuild_memoryview, (pickle.PickleBuffer(data), view.format, shape, view.readonly)
 
@@ -83,7 +85,7 @@ def _rebuild_memoryview(buffer: Any, format: str, shape: tuple[int, ...], readon
     if math.prod(shape):
         view = view.cast(format) if len(shape) == 1 else view.cast(format, shape)
     elif len(shape) != 1:
-        raise ValueError("there is no empty view of several dimensions")
+        raise ValueError("an empty memoryview of several dimensions cannot be rebuilt")
     else:
         view = view.cast(format)
     made: memoryview = view.toreadonly() if readonly else view
@@ -91,22 +93,22 @@ def _rebuild_memoryview(buffer: Any, format: str, shape: tuple[int, ...], readon
 
 
 def _refuse_file(file: io.TextIOWrapper) -> NoReturn:
-    raise TypeError(f"cannot pickle an open file ({file.name!r}): yield its path or what it contains")
+    raise TypeError(f"cannot pickle an open file ({file.name!r}): yield its path or its content")
 
 
 def _refuse_connection(connection: Any) -> NoReturn:
     raise TypeError(
-        f"cannot pickle a {type(connection).__name__}: its descriptor means another file in another process. "
-        "Make the connection before the run, and pass it as a constant"
+        f"cannot pickle a {type(connection).__name__}: in another process its descriptor is another file. "
+        "Make the connection before execute() is called, and pass it as a constant"
     )
 
 
-# ---- PyTorch, whose own pickling copies a tensor's whole storage through `torch.save`, several times
+# ---- PyTorch: its own pickling copies a tensor's whole storage several times, through `torch.save`
 
 
 def torch_is_loaded() -> bool:
-    """Whether tensors can exist in this process."""
-    return hasattr(sys.modules.get("torch"), "nn")  # one of the last names that `import torch` gives it
+    """Whether torch has been imported completely, so that tensors can exist in this process."""
+    return hasattr(sys.modules.get("torch"), "nn")  # one of the last names that `import torch` sets
 
 
 def _tensor_reducers() -> Table:
@@ -117,25 +119,25 @@ def _tensor_reducers() -> Table:
 
 
 def _reduce_tensor(tensor: Any) -> Any:
-    """A tensor in this machine's memory travels as an array of what it shows, not of its whole storage."""
+    """Pickle a CPU tensor as a numpy array of its elements, without the rest of its storage."""
     torch: Any = sys.modules["torch"]
     if tensor.device.type != "cpu" or tensor.is_quantized or tensor.__dict__ or tensor._backward_hooks:
         return tensor.__reduce_ex__(5)
     if tensor.layout is torch.sparse_coo:
-        # torch's own way keeps every tensor that is unpickled in a list, which only torch.load empties.
+        # torch's own unpickling would keep every such tensor in a list, which only torch.load empties.
         parts = tensor.detach()
         return _rebuild_sparse, (parts._indices(), parts._values(), parts.shape, parts.is_coalesced(), *_rest(tensor))
     if tensor.layout is not torch.strided:
         return tensor.__reduce_ex__(5)
     plain = tensor.detach().resolve_conj().resolve_neg()
-    # The order of its dimensions in memory decides which of torch's kernels run, and how fast: it is kept.
+    # The order of the dimensions in memory is kept, because it decides which of torch's kernels run, and how fast.
     order = sorted(range(plain.dim()), key=plain.stride, reverse=True)
     plain = plain.permute(order)
     if not plain.is_contiguous():
         plain = plain.contiguous()
     try:
         array = plain.numpy()
-    except (TypeError, RuntimeError):  # numpy has no such type, as bfloat16
+    except (TypeError, RuntimeError):  # a type that numpy does not have, such as bfloat16
         array = plain.view(_integers_of(plain.dtype.itemsize)).numpy()
     return _rebuild_tensor, (array, tensor.dtype, order, *_rest(tensor))
 

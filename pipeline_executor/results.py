@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline_executor.errors import PipelineError
+from pipeline_executor.forks import RESULTS_NOT_IN_A_FORK
 from pipeline_executor.streams import ResultStream
 
-# asyncio takes longer to import than all of this package, so whoever iterates asynchronously imports it.
+# asyncio takes longer to import than all of this package, so it is imported only by asynchronous iteration.
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from queue import SimpleQueue
@@ -23,8 +24,8 @@ __all__ = ["PipelineResults"]
 
 T = TypeVar("T")
 
-#: Seconds for which results that are there are handed to a task before the event loop runs its others.
-_TURN_S = 0.001
+#: Seconds for which a task gets available results without a break. Then the event loop's other tasks run.
+_SLICE_S = 0.001
 
 
 class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
@@ -49,16 +50,16 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._state = "running"
         self._stream: ResultStream | None = stream
         self._reader: _Reader[T] = _Reader(stream)
-        self._awaited: Future[tuple[T] | None] | None = None  # the reader is waiting for it
+        self._awaited: Future[tuple[T] | None] | None = None  # of the result that the reader is waiting for
         self._is_waiting = False  # a task waits in `__anext__`
         self._owner_pid = os.getpid()
-        self._turn_ends = 0.0  # by when the event loop is to run its other tasks
-        # A finalizer can be called but once, and an interrupt may come while it is at work.
+        self._slice_ends = 0.0  # when the event loop's other tasks have to run
+        # Kept beside the finalizer, which can be called only once: an interrupt may cut that call short.
         self._close = functools.partial(_close, stream, self._reader, os.getpid())
         self._finalizer = weakref.finalize(self, self._close)
 
     def __repr__(self) -> str:
-        """The steps by name, and "running", "done" (all results were taken), "failed" or "closed" (left early)."""
+        """Show the names of the steps, and "running", "done" (all results taken), "failed" or "closed" (left early)."""
         return f"<PipelineResults of {' -> '.join(self._steps)}: {self._state}>"
 
     def __iter__(self) -> PipelineResults[T]:
@@ -76,7 +77,7 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
                     raise StopIteration
                 return found[0]
             result: T = self._stream.next_result()
-        except BaseException as error:  # the end, a failure, or an interrupt: each has ended the run
+        except BaseException as error:  # the end, a failure or an interrupt. In each case the run has ended
             self._ended(error)
             self.close()
             raise
@@ -93,17 +94,20 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         import asyncio
 
         self._refuse_in_a_fork()
-        if self._is_waiting:  # both would get the same result
-            raise RuntimeError("another task is already waiting for the next result")
+        if self._is_waiting:  # both tasks would get the same result
+            raise RuntimeError(
+                "another task is already waiting for the next result. Let one task read the results, or guard the "
+                "reading with an asyncio.Lock"
+            )
         if self._stream is None:
             raise StopAsyncIteration
         self._is_waiting = True
         try:
             if self._awaited is None:
-                if time.monotonic() >= self._turn_ends:
-                    # However many results are there, the loop's other tasks have their turn between them.
+                if time.monotonic() >= self._slice_ends:
+                    # The loop's other tasks must run now and then, even if results are always available.
                     await asyncio.sleep(0)
-                    self._turn_ends = time.monotonic() + _TURN_S
+                    self._slice_ends = time.monotonic() + _SLICE_S
                     if self._stream is None:  # closed meanwhile
                         raise StopAsyncIteration
                 found, result = self._poll()
@@ -131,13 +135,13 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         except BaseException as error:
             is_the_steps = awaited.done() and awaited.exception() is error
             if isinstance(error, asyncio.CancelledError) and not is_the_steps:
-                raise  # only the wait is over; the next call goes on with it
+                raise  # only this wait is cancelled; the next call waits for the same result
             self._ended(error)
             await self.aclose()
             raise
         if self._awaited is awaited:
             self._awaited = None
-        self._turn_ends = time.monotonic() + _TURN_S  # the loop has just run the others
+        self._slice_ends = time.monotonic() + _SLICE_S  # the other tasks have just run
         if got is None:
             self._ended(None)
             await self.aclose()
@@ -145,9 +149,9 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         return got[0]
 
     def _refuse_in_a_fork(self) -> None:
-        """A thread that has been sent for the next result is not there in a fork."""
+        """Raise PipelineError in a fork, where the thread that waits for the next result does not exist."""
         if self._awaited is not None and os.getpid() != self._owner_pid:
-            raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
+            raise PipelineError(RESULTS_NOT_IN_A_FORK)
 
     def close(self) -> None:
         """Stop the pipeline if it still runs. May be called more than once."""
@@ -159,11 +163,11 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
         self._reader.join()
 
     async def aclose(self) -> None:
-        """As `close`, the event loop being free until the pipeline has stopped."""
+        """Do what `close` does, without blocking the event loop."""
         import asyncio
 
         await asyncio.to_thread(self.close)
-        self._close()  # what is left to the main thread, if this is it: the handlers of signals
+        self._close()  # again in this thread: only the main thread can remove the signal handlers
 
     def __enter__(self) -> PipelineResults[T]:
         return self
@@ -183,10 +187,10 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
 
 
 class _Reader(Generic[T]):
-    """Waits for results in the place of an event loop, in one thread that is started with the first wait.
+    """Waits for results in a thread, so that the event loop need not wait. The thread is started with the first wait.
 
-    A thread of its own, not of the event loop's pool: the loop waits for its pool when it ends, and a pipeline may have
-    no result for a long time. The thread ends when the results are closed, and does not keep them from being collected.
+    The thread is not one of the event loop's pool: the loop waits for its pool when it ends, but the next result may
+    take long. The thread ends when the results are closed. It holds no reference that would keep them alive.
     """
 
     def __init__(self, stream: ResultStream) -> None:
@@ -195,12 +199,11 @@ class _Reader(Generic[T]):
         self._thread: threading.Thread | None = None
 
     def fetch(self) -> Future[tuple[T] | None]:
-        """Have the thread wait for the next result. What is returned will hold it in a tuple; None if there is no
-        more."""
+        """Have the thread wait for the next result. The future will hold it in a tuple, or None after the last one."""
         from concurrent.futures import Future
 
         future: Future[tuple[T] | None] = Future()
-        future.set_running_or_notify_cancel()  # from here on nobody who waits for it can cancel it
+        future.set_running_or_notify_cancel()  # makes sure that a waiting task cannot cancel the future itself
         if self._wanted is None:
             from queue import SimpleQueue
 
@@ -223,10 +226,10 @@ class _Reader(Generic[T]):
                 future.set_result(None)
             except BaseException as error:
                 future.set_exception(error)
-            del future  # which holds the result
+            del future  # it holds the result, which must not live longer than the caller needs it
 
     def end(self) -> None:
-        """Have the thread end, once the stream is closed."""
+        """Have the thread end. The stream must have been closed."""
         if self._wanted is not None:
             self._wanted.put(None)
 
@@ -236,7 +239,7 @@ class _Reader(Generic[T]):
 
 
 def _close(stream: ResultStream, reader: _Reader[Any], owner_pid: int) -> None:
-    # A process that was forked while the pipeline ran has a copy of this object; the pipeline is not its own.
+    # A fork of this process has a copy of the results, but must not close the pipeline of its parent.
     if owner_pid == os.getpid():
         try:
             stream.close()

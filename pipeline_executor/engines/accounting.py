@@ -1,4 +1,4 @@
-"""Whether the counters of a run add up that seems to have ended well (rule R6)."""
+"""The check at the end of a successful run that its counters add up (rule R6)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ def check_counts(plan: Plan, counters: Sequence[ReplicaCounters], stopped: Calla
 
     Arguments:
         counters: of every ledger entry, in order.
-        stopped: whether the readers of an edge stopped early, as they may.
+        stopped: tells of an edge whether its readers stopped early, with may_stop_early.
     """
     edges = range(len(plan.layout.edges))
     first_needed = max((edge + 1 for edge in edges if stopped(edge)), default=0)
     for replica in plan.assignments:
         if counters[replica.entry].state is not State.FINISHED and replica.step >= first_needed:
-            raise PipelineError(f"step {replica.step} {replica.task!r} ended without having finished: {counters}")
+            raise PipelineError(
+                f"step {replica.step} {replica.task!r} has ended, and its state should be FINISHED but is "
+                f"{counters[replica.entry].state.name}. This is an error of the library; please report it. "
+                f"All counters: {counters}"
+            )
     for index in edges:
         sent = sum(counters[replica.entry].items_out for replica in plan.steps[index].replicas)
         received = (
@@ -30,10 +34,10 @@ def check_counts(plan: Plan, counters: Sequence[ReplicaCounters], stopped: Calla
             if index + 1 < len(plan.steps)
             else counters[-1].items_in
         )
-        # Where a step stopped early, as it may, items were dropped, and a producer that was killed may not have
-        # counted its last.
+        # If the next step stopped early, the counts may differ: items were dropped, and a producer may have been killed
+        # before it counted its last item.
         if sent != received and not stopped(index):
             raise PipelineError(
-                f"the counts do not balance: step {index} {plan.steps[index].name!r} sent {sent} items, "
-                f"{received} were received. This is an error of the library; please report it."
+                f"items were lost or duplicated: step {index} {plan.steps[index].name!r} sent {sent}, but {received} "
+                "were received. This is an error of the library; please report it."
             )

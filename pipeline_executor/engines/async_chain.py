@@ -1,7 +1,8 @@
-"""An asynchronous step in the calling thread: an event loop that runs while its next item is asked for.
+"""An asynchronous step in the calling thread, for the sequential engine.
 
-Each step has a loop of its own, which stands still between two items, as a plain generator does. The loops of several
-steps are nested: while one asks for its input, it is set aside, and the step before runs its own in the same thread.
+Each step has an event loop of its own. The loop runs only while the step's next item is asked for, and stands still
+between two items, as a plain generator does. The loops of several steps are nested: while a step asks for its input,
+its loop is suspended, and the step before runs its own loop in the same thread.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ __all__ = ["ChainedItems", "refuse_inside_a_loop", "run_chained_sink"]
 
 
 def refuse_inside_a_loop() -> None:
-    """Raise PipelineError if the calling thread runs an event loop, which would stand still."""
+    """Raise PipelineError if the calling thread runs an event loop, because the step's own loop would block it."""
     if asyncio._get_running_loop() is not None:
         raise PipelineError(
-            "an asynchronous step cannot run under parallelism='sequential' in a thread whose event loop is running, "
-            "as in a notebook: its own loop would block that one. Use parallelism='process' or 'thread', or call "
-            "execute() in another thread: await asyncio.to_thread(execute, ...)."
+            "an asynchronous step cannot run under parallelism='sequential' in a thread that already runs an event "
+            "loop, as a notebook's does: the step's own loop would block it. Use parallelism='process' or 'thread', or "
+            "call execute() in another thread: await asyncio.to_thread(execute, ...)."
         )
 
 
 class ChainedItems(Iterator[Any]):
-    """What an asynchronous step yields, item by item as asked for.
+    """The outputs of an asynchronous step, each made when it is asked for.
 
-    All of the step runs in one task, so that its task groups and limits of time may span its `yield`s.
+    The whole step runs in one asyncio task, so that its task groups and timeouts may span a `yield`.
     """
 
     def __init__(self, step: Callable[..., Any], constants: Mapping[str, Any], source: Iterator[Any] | None) -> None:
@@ -50,7 +51,7 @@ class ChainedItems(Iterator[Any]):
         if self._task is None:
             loop.set_exception_handler(log_unless_aborted)
             self._task = loop.create_task(self._main())
-            self._task.add_done_callback(self._say_that_it_ended)
+            self._task.add_done_callback(self._answer_that_it_ended)
         self._answer = loop.create_future()
         self._wanted.set()
         if not self._task.done():
@@ -84,14 +85,14 @@ class ChainedItems(Iterator[Any]):
         self._wanted.clear()
         return not self._is_closing
 
-    def _say_that_it_ended(self, _: asyncio.Task[None]) -> None:
+    def _answer_that_it_ended(self, _: asyncio.Task[None]) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(False)
 
     def close(self) -> None:
-        """Close the step's generator; raises what that raises."""
+        """Close the step's generator. Raises what closing it raises."""
         self._is_closing = True
-        with _set_aside():
+        with _loop_suspended():
             try:
                 if self._task is not None and not self._task.done():
                     self._end(self._task)
@@ -100,17 +101,17 @@ class ChainedItems(Iterator[Any]):
 
     def _end(self, task: asyncio.Task[None]) -> None:
         loop = self._runner.get_loop()
-        if self._answer is not None and self._answer.done():  # it stands at its yield
+        if self._answer is not None and self._answer.done():  # the step is suspended at a yield
             self._wanted.set()
             _run(loop, task, task)
-        else:  # an interrupt has come out of its loop
+        else:  # an interrupt has left the loop in the middle of the step
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):  # which is what it was told
+            with contextlib.suppress(asyncio.CancelledError):  # the expected result of the cancellation
                 _run(loop, task, task)
 
 
 def run_chained_sink(step: Callable[..., Any], constants: Mapping[str, Any], source: Iterator[Any] | None) -> None:
-    """Run an asynchronous sink to its end. Raises what it raises."""
+    """Run an asynchronous sink to its end. Raises what the sink raises."""
     refuse_inside_a_loop()
 
     async def main() -> None:
@@ -124,7 +125,7 @@ def run_chained_sink(step: Callable[..., Any], constants: Mapping[str, Any], sou
 
 
 class _Input:
-    """The items of the step before, as an asynchronous step reads them."""
+    """The items of the step before, as an asynchronous iterator."""
 
     def __init__(self, source: Iterator[Any]) -> None:
         self._source = source
@@ -133,9 +134,9 @@ class _Input:
         return self
 
     async def __anext__(self) -> Any:
-        # An item is always there, so this is the moment at which the step's other tasks go on.
+        # Taking an item never awaits anything, so without this the step's other tasks would never run.
         await asyncio.sleep(0)
-        with _set_aside():
+        with _loop_suspended():
             try:
                 return next(self._source)
             except StopIteration:
@@ -144,10 +145,10 @@ class _Input:
 
 
 @contextlib.contextmanager
-def _set_aside() -> Iterator[None]:
-    """Let the thread run another event loop, or code that starts one, until the block is over.
+def _loop_suspended() -> Iterator[None]:
+    """Suspend the thread's running event loop inside the block, so that another loop can run there.
 
-    By the functions that asyncio has for those who write loops and tasks:
+    It uses asyncio's functions for authors of loops and tasks:
     https://docs.python.org/3/library/asyncio-extending.html
     """
     loop = asyncio._get_running_loop()
@@ -171,4 +172,4 @@ def _run(loop: asyncio.AbstractEventLoop, until: asyncio.Future[Any], task: asyn
         loop.run_until_complete(until)
     finally:
         if task.done() and not task.cancelled():
-            task.exception()  # known; asyncio is not to log it
+            task.exception()  # marks the exception as retrieved, so that asyncio does not log it

@@ -1,4 +1,4 @@
-"""The item that a failed step held, kept in a file, to run the step on that item alone (`keep_failed_item`)."""
+"""`keep_failed_item`: the item that a failed step held is written to a file, to run the step on this item alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline_executor.engines.failures import add_note, report_of
 from pipeline_executor.engines.kept_file import command_for, write_kept
-from pipeline_executor.errors import InactivityError, TaskError, TaskFailure
+from pipeline_executor.errors import InactivityError, TaskError, TaskFailure, numbered_items
 from pipeline_executor.interfaces import Ledger
 from pipeline_executor.plan import Plan, StepPlan
 
@@ -17,7 +17,7 @@ __all__ = ["keep_failed_item", "keep_item_of_failed_replica"]
 
 
 def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseException, plan: Plan, ledger: Ledger) -> None:
-    """Write the item of the first failed replica that has one, and say in a note of the error where, or why not."""
+    """Write the item of the first failed replica that has one. A note of the error says where, or why not."""
     for failure in _failures_of(error):
         entry = next(
             replica.entry
@@ -31,7 +31,9 @@ def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseExcepti
             continue
         if hand is not None and not hand.decoded:
             add_note(
-                error, f"keep_failed_item: item {hand.index} of {failure.where} was not kept: it had not been unpickled"
+                error,
+                f"keep_failed_item: item {hand.index} of {failure.where} was not written, because the step failed "
+                "before the item was unpickled",
             )
             return
         items: list[Any] = []
@@ -40,13 +42,19 @@ def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseExcepti
                 items.append(ledger.item_in_hand(entry))
             except Exception as second:  # a user's __setstate__
                 add_note(
-                    error, f"keep_failed_item: item {hand.index} of {failure.where} cannot be unpickled: {second!r}"
+                    error,
+                    f"keep_failed_item: item {hand.index} of {failure.where} was not written, because the calling "
+                    f"process cannot unpickle it: {second!r}",
                 )
                 return
         try:
             items[:0] = [ledger.remembered_item(entry, kept) for kept in earlier]
         except Exception as second:
-            add_note(error, f"keep_failed_item: the items before it cannot be unpickled: {second!r}")
+            add_note(
+                error,
+                f"keep_failed_item: the items that {failure.where} had taken before it are not written, because the "
+                f"calling process cannot unpickle them: {second!r}",
+            )
         if items:
             keep_failed_item(path, error, plan.steps[failure.step], failure, items)
         return
@@ -56,10 +64,13 @@ def keep_item_of_failed_replica(path: str | os.PathLike[str], error: BaseExcepti
 def keep_failed_item(
     path: str | os.PathLike[str], error: BaseException, step: StepPlan, failure: TaskFailure, items: Sequence[Any]
 ) -> None:
-    """Write the items that the step had taken, the last one being in its hand, and its constants. What goes wrong there
-    is a note of the error as well: the error itself is what the caller has to see."""
+    """Write the items that the step had taken, the last of which it held, and the step's constants.
+
+    A failure to write is only a note of the error, so that the caller still gets the step's own error.
+    """
     last = failure.item_index if failure.item_index is not None else failure.items_in - 1
-    which = f"item {last:,}" if len(items) == 1 else f"items {last - len(items) + 1:,} to {last:,}"
+    first = last - len(items) + 1
+    which = numbered_items(first, last)
     info = step.replicas[min(failure.replica, len(step.replicas) - 1)].worker_info
     about = {"step": step.index, "task": step.name, "worker_info": astuple(info), "item_index": last}
     try:
@@ -71,22 +82,17 @@ def keep_failed_item(
     it = "it" if len(items) == 1 else "them"
     add_note(
         error,
-        f"its {which} {were} written to {os.fspath(path)!r}; to run the step on {it} alone:\n"
+        f"its {which} {were} written to {os.fspath(path)!r}. To run the step on {it} alone:\n"
         f"    {command_for(path, step.function)}",
     )
-    first = last - len(items) + 1
     if failure.batch_first is not None and failure.batch_first < first:
-        before = (
-            f"items {failure.batch_first:,} to {first - 1:,}"
-            if failure.batch_first < first - 1
-            else f"item {first - 1:,}"
-        )
-        add_note(error, f"not written: {before}, which the step had taken since its last output as well")
+        before = numbered_items(failure.batch_first, first - 1)
+        add_note(error, f"not written: {before}, which the step had also taken since its last output")
 
 
 def _failures_of(error: BaseException) -> tuple[TaskFailure, ...]:
-    """The records behind what the caller gets: its own, or those of its cause."""
-    for told in (error, error.__cause__):
-        if isinstance(told, (TaskError, InactivityError)):
-            return told.failures
+    """Return the records of the error that the caller gets, or of its cause."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, (TaskError, InactivityError)):
+            return candidate.failures
     return ()

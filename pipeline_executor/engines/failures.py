@@ -1,4 +1,4 @@
-"""From the counters of a failed run to the exception that the caller gets."""
+"""Makes the exception that the caller gets, from what the ledger holds after a failed run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import pickle
 from collections.abc import Container, Mapping, Sequence
 
-from pipeline_executor.engines.items_told import items_told
 from pipeline_executor.engines.started_replica import ExitStatus
+from pipeline_executor.engines.suspect_items import suspect_items
 from pipeline_executor.engines.working_directory import lacks_working_directory
 from pipeline_executor.errors import (
     InactivityError,
@@ -22,62 +22,63 @@ from pipeline_executor.interfaces import Cause, Ledger, MessageFault, ReplicaCou
 from pipeline_executor.plan import Assignment, Plan, StepPlan
 from pipeline_executor.replica.carried_exception import unpack
 from pipeline_executor.replica.worker import FailureReport, traceback_of_message
-from pipeline_executor.words import bounded_repr
+from pipeline_executor.words import bounded_repr, not_shown
 
 __all__ = [
     "GUARD_EXIT_CODE",
     "GUARD_HINT",
     "add_note",
-    "error_of",
-    "inactive",
+    "error_of_run",
+    "inactivity_error",
     "message_error",
-    "note_second",
-    "raised",
+    "raise_or_note",
+    "raised_error",
     "report_of",
-    "stopped_early",
+    "stopped_early_error",
     "thread_name",
     "unreadable_result",
 ]
 
-#: The exit code of a child whose `__main__` calls `execute` while it is being imported there.
+#: The exit code of a child whose main script calls `execute` while the child imports it.
 GUARD_EXIT_CODE = 97
 
 GUARD_HINT = """\
-The start methods spawn and forkserver import the main script again in each process, and this one calls execute() \
-whenever it is imported. Guard the call:
+The start methods spawn and forkserver import the main script again in each new process, and this script calls \
+execute() whenever it is imported. Put the call behind a main guard:
 
     if __name__ == "__main__":
         execute([...])
 """
 
 _DIED_ADVICE = {
-    "SIGKILL": "Somebody killed it. The kernel's counters name no process that it has killed for want of memory since "
-    "the run began.",
-    "SIGSEGV": "Compiled code that the step uses accessed memory that it must not.",
-    "SIGBUS": "Shared or mapped memory could not be provided: the system may be out of memory or disk.",
-    "SIGABRT": "Compiled code that the step uses gave up: its last words are on standard error.",
+    "SIGKILL": "By the kernel's counters, its OOM killer has killed no process since the run began. Find out what else "
+    "sent the signal: a container runtime, a job scheduler or an administrator, for example.",
+    "SIGSEGV": "Compiled code that the step uses accessed invalid memory. Set keep_failed_item to run the step on its "
+    "item alone, under a debugger.",
+    "SIGBUS": "Shared or mapped memory could not be provided. Look whether the system has run out of memory or disk.",
+    "SIGABRT": "Compiled code that the step uses called abort(). Its output on standard error may say why.",
 }
 
 _OUT_OF_MEMORY = (
-    "The kernel has killed a process for want of memory since the run began, and likely it was this one. Lower "
-    "num_procs, packets_in_flight or max_buffer_bytes, or what the step itself keeps."
+    "The kernel's OOM killer has killed a process since the run began, probably this one. Lower num_procs, "
+    "packets_in_flight or max_buffer_bytes, or have the step keep less in memory."
 )
 
 _EXIT_ADVICE = (
-    "A step cannot end the program: it ends by returning, and it fails by raising an error. To end the program, catch "
+    "A step cannot end the program. It ends by returning, and it fails by raising an error. To end the program, catch "
     "this error where execute() is called, and exit there."
 )
 
-#: A replica that has ended while its process has not.
-_STAYS = (
-    "has done its work, but its process does not end: a thread that is no daemon, or a child process that "
-    "multiprocessing waits for, keeps it alive. Join or stop what the step starts before it returns, or start it with "
-    "daemon=True. It stopped"
+#: For a replica that has ended while its process has not.
+_PROCESS_STAYS = (
+    "has done its work, but its process does not end: a non-daemon thread, or a child process that multiprocessing "
+    "waits for, keeps it alive. Before the step returns, join or stop what it has started, or start it with "
+    "daemon=True. The step ended"
 )
 
 
 def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | None, stack: str | None) -> TaskFailure:
-    """All that the ledger and the process's end tell of a failed replica."""
+    """Collect what the ledger and the exit status say about a failed replica."""
     counters = ledger.counters(assignment.entry)
     report = report_of(ledger, assignment.entry)
     index, shown = _item_in_hand(ledger, assignment.entry)
@@ -98,7 +99,7 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
         item_index=index,
         item_repr=shown,
         stack=stack,
-        **items_told(
+        **suspect_items(
             assignment,
             ledger,
             counters,
@@ -110,7 +111,7 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
     )
 
 
-def error_of(
+def error_of_run(
     plan: Plan,
     ledger: Ledger,
     cause: Cause,
@@ -121,13 +122,13 @@ def error_of(
     *,
     out_of_memory: bool,
 ) -> BaseException:
-    """The exception for a run that was aborted because of `culprit`.
+    """Return the exception for a run that was aborted because of the replica `culprit`.
 
     Arguments:
-        died: the entries whose processes ended without finishing, and how.
+        died: how each process ended that had not finished, by ledger entry.
         stacks: what faulthandler has written, by entry.
-        raised_in_threads: the exceptions themselves of the replicas that were threads, by entry.
-        out_of_memory: the kernel has killed some process for want of memory meanwhile.
+        raised_in_threads: the exception objects of failed replicas that were threads, by entry.
+        out_of_memory: the kernel's OOM killer has killed a process during the run.
     """
     failed = [replica.entry for replica in plan.assignments if ledger.counters(replica.entry).state is State.FAILED]
     order = [culprit, *(entry for entry in (*failed, *died) if entry != culprit)]
@@ -136,7 +137,7 @@ def error_of(
         for entry in dict.fromkeys(order)
     ]
     if cause is Cause.STOPPED_EARLY:
-        return stopped_early(failures)
+        return stopped_early_error(failures)
     report = report_of(ledger, culprit)
     if cause is Cause.FAILED and report is not None:
         if report.fault is not None:
@@ -146,14 +147,18 @@ def error_of(
         original = raised_in_threads.get(culprit)
         if original is None and report.exception is not None:
             original = unpack(report.exception)
-        return raised(failures, original)
+        return raised_error(failures, original)
     alike, others = _split(failures)
     text = _died_text(failures[0], died.get(culprit), ledger.counters(culprit).state, out_of_memory)
     return TaskDied(_counted(alike, text) + _others(others), failures)
 
 
-def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> BaseException:
-    """What the caller gets when a step raised: the original, explained, or a TaskError if it could not be carried."""
+def raised_error(failures: Sequence[TaskFailure], original: BaseException | None) -> BaseException:
+    """Return what the caller gets when a step raised.
+
+    This is the original exception, with a TaskError as its cause; or the TaskError alone, if the original could not be
+    carried to the caller or must not be raised there.
+    """
     first = failures[0]
     called_exit = isinstance(original, SystemExit) or first.exception_type == "SystemExit"
     alike, others = _split(failures)
@@ -164,51 +169,55 @@ def raised(failures: Sequence[TaskFailure], original: BaseException | None) -> B
     if first.traceback:
         text += f"\n\nthe step's own traceback:\n{first.traceback.rstrip()}"
     error = TaskError(text, failures)
-    if original is None or isinstance(original, (StopIteration, StopAsyncIteration)):  # a loop takes them for the end
-        return error
-    if called_exit:  # it would end the caller's program, in silence where the code is 0
+    if original is None or isinstance(original, (StopIteration, StopAsyncIteration)):
+        return error  # a loop of the caller would take StopIteration for its end
+    if called_exit:  # SystemExit would end the caller's program, with exit code 0 even silently
         error.__cause__ = original
         return error
     if lacks_working_directory(original):
-        add_note(original, "this program's working directory has been deleted; relative paths start there")
+        add_note(
+            original,
+            "this program's working directory has been deleted, and relative paths start there: use absolute paths, "
+            "or call os.chdir() first",
+        )
     add_note(original, f"raised in {first.where} {first.progress}")
-    if original.__cause__ is not None:  # what it was raised from stays in the chain
+    if original.__cause__ is not None:  # kept in the chain, behind the TaskError
         error.__cause__ = original.__cause__
     BaseException.__setattr__(original, "__cause__", error)
     return original
 
 
 def _exit_call(first: TaskFailure, original: BaseException | None) -> str:
-    """As it may stand in the step's code."""
-    if not isinstance(original, SystemExit):  # it could not be carried
+    """Return the call of `sys.exit` as the step's code may contain it."""
+    if not isinstance(original, SystemExit):  # the exception could not be carried
         return f"sys.exit({first.exception_text})"
     return "sys.exit()" if original.code is None else f"sys.exit({bounded_repr(original.code)})"
 
 
 def thread_name(assignment: Assignment) -> str:
-    """What the thread of a replica is called."""
+    """Return the name of a replica's thread."""
     return f"{assignment.task}-{assignment.replica}"
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """Tell something beside an error, where it can be told."""
-    # An exception may resist: a frozen dataclass, a class with a __notes__ or a __setattr__ of its own.
+    """Add a note to an error, if its class allows it."""
+    # A frozen dataclass does not, nor may a class with its own __notes__ or __setattr__.
     with contextlib.suppress(Exception):
         error.add_note(text)
 
 
-def note_second(error: BaseException | None, second: Exception) -> None:
-    """The caller's `on_report` has raised: raise that if nothing else had failed, else tell it beside the error."""
+def raise_or_note(error: BaseException | None, second: Exception) -> None:
+    """Raise `second`, which the caller's `on_report` has raised; or add it as a note to the error that the run had."""
     if error is None:
         raise second
     add_note(error, f"on_report raised {type(second).__name__}: {second}")
 
 
-def stopped_early(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
-    """What the caller gets for rule R3."""
+def stopped_early_error(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
+    """Return the error for a step that returned before the end of its input (rule R3)."""
     first = failures[0]
     return StoppedEarlyError(
-        f"{first.where} returned before the end of its input {first.progress}; the step before it had more items, "
+        f"{first.where} returned before the end of its input, {first.progress}. The step before it had more items, "
         "which are lost. Let the step read its input to the end, or set may_stop_early=True if it is meant to stop."
         + _others(failures[1:]),
         failures,
@@ -222,10 +231,16 @@ def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_
     if state is State.CREATED:
         return f"{first.where} could not be started: its process {how} before it reached the step.{_why(first)}"
     if state is State.FINISHED:
-        return f"{first.where} {how} after it had finished its work, {first.progress}"
+        return (
+            f"{first.where} {how} after it had finished its work, {first.progress}\n"
+            "Look at what runs when its process exits: exit hooks, finalizers, threads that the step has started."
+        )
     text = f"{first.where} {how} {first.progress}"
     if status is not None and status.clean:
-        return text + "\nIt ended with exit code 0 but had not finished: something in it called os._exit()."
+        return (
+            text + "\nEven exit code 0 is an error here, because the step had not finished: something in it called "
+            "os._exit(). Let the step return instead."
+        )
     advice = _DIED_ADVICE.get(first.signal_name or "")
     if first.signal_name == "SIGKILL" and out_of_memory:
         advice = _OUT_OF_MEMORY
@@ -237,16 +252,19 @@ def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_
 
 
 def _why(first: TaskFailure) -> str:
-    """What there is to say about a process that came to no step."""
+    """Explain why a process ended before it reached its step, as far as this is known."""
     if first.exception_type:
         text = f" It raised {first.exception_type}: {first.exception_text}"
         return text + (f"\n\nits own traceback:\n{first.traceback.rstrip()}" if first.traceback else "")
     if first.stack:
         return f"\n\nits Python stack when it died (most recent call last):\n{first.stack}"
-    return " What it printed to standard error says why; often the main script calls sys.exit() while it is imported."
+    return (
+        " Its output on standard error may say why. A frequent cause: the main script calls sys.exit() while it is "
+        "imported."
+    )
 
 
-def inactive(
+def inactivity_error(
     plan: Plan,
     ledger: Ledger,
     stuck: Mapping[int, ReplicaCounters],
@@ -254,23 +272,23 @@ def inactive(
     stacks: Mapping[int, str],
     timeout_s: float,
 ) -> InactivityError:
-    """The error for a run in which nothing moved.
+    """Return the error for a run in which nothing moved.
 
     Arguments:
-        stuck: those that kept the others waiting, as they were before they were stopped.
-        stopped: those of them whose processes were stopped by a signal.
+        stuck: the counters of the replicas that kept the others waiting, by entry, read before the run was stopped.
+        stopped: the entries among these whose processes were stopped by a signal.
     """
     failures = [_failure_of(plan.assignments[entry], ledger, None, stacks.get(entry)) for entry in stuck]
     lines = [f"nothing moved for {timeout_s:g} s, and the pipeline was stopped"]
     for (entry, counters), failure in zip(stuck.items(), failures, strict=True):
         if entry in stopped:
-            what = "is stopped by a signal, as SIGSTOP or a debugger do it,"
+            what = "is stopped by a signal, such as SIGSTOP or a debugger's,"
         elif counters.pid == 0:
             what = "has not reached its step: its process is still starting"
         elif counters.state >= State.STOPPED:
-            what = _STAYS
+            what = _PROCESS_STAYS
         elif counters.waiting is not Waiting.NOTHING:
-            what = f"waits for {'input' if counters.waiting is Waiting.INPUT else 'the step after it'}"
+            what = f"waits for {'its input' if counters.waiting is Waiting.INPUT else 'the step after it'}"
         else:
             what = "is stuck"
         lines.append(f"{failure.where} {what} {failure.progress}")
@@ -282,19 +300,22 @@ def inactive(
 
 
 def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Plan) -> MessageError:
-    """What the caller gets for a message that could not be carried."""
+    """Return the error for a message that could not be sent or received."""
     first = failures[0]
     match fault.reason:
         case "encode" if fault.detail.startswith("MemoryError"):
-            what = f"yielded an object of type {fault.type_name!r} for whose pickling the memory did not suffice"
+            what = f"yielded an object of type {fault.type_name!r}, and there was not enough memory to pickle it"
             advice = "Yield smaller pieces."
         case "encode":
             what = f"yielded an object of type {fault.type_name!r} that cannot be pickled: {fault.detail}"
-            advice = "Yield something that pickle or cloudpickle can carry to another process."
+            advice = "Yield the data that the next step needs, as objects that pickle or cloudpickle can write."
         case "decode":
             before = plan.steps[first.step - 1].name
-            what = f"got a message from {before!r} that cannot be unpickled: {fault.detail}"
-            advice = "The class of the message must be importable here, and its own unpickling must not fail."
+            what = f"got a message from step {first.step - 1} {before!r} that cannot be unpickled: {fault.detail}"
+            advice = (
+                "Make the message's class importable in this step's process, and see that its own unpickling "
+                "(__setstate__, __reduce__) does not raise."
+            )
         case "size":
             what = f"yielded an object of type {fault.type_name!r} that is too large: {fault.detail}"
             advice = "Raise the task's max_message_size or yield smaller pieces."
@@ -308,10 +329,11 @@ def message_error(failures: Sequence[TaskFailure], fault: MessageFault, plan: Pl
 
 
 def unreadable_result(step: StepPlan, fault: MessageFault) -> MessageError:
-    """What the caller gets for a result that it cannot unpickle itself."""
+    """Return the error for a result that the calling process cannot unpickle."""
     text = (
         f"a result of step {step.index} {step.name!r} cannot be unpickled in the calling process: {fault.detail}\n"
-        "The class of the result must be importable here, and its own unpickling must not fail."
+        "Make the result's class importable in the calling process, and see that its own unpickling (__setstate__, "
+        "__reduce__) does not raise."
     )
     trace = traceback_of_message(fault.__cause__) if fault.__cause__ is not None else ""
     return MessageError(text + (_of_its_own_code(trace) if trace else ""))
@@ -322,7 +344,7 @@ def _of_its_own_code(trace: str) -> str:
 
 
 def _others(failures: Sequence[TaskFailure]) -> str:
-    """A line for each that failed beside the first, and one line for all that failed alike."""
+    """Return one line for each further failure. Replicas of a step that failed in the same way share a line."""
     groups: dict[object, list[TaskFailure]] = {}
     for failure in failures:
         groups.setdefault(_kind(failure), []).append(failure)
@@ -339,12 +361,12 @@ def _how(failure: TaskFailure) -> str:
 
 
 def _kind(failure: TaskFailure) -> tuple[int, str]:
-    """What replicas have in common that failed alike."""
+    """Return what is equal for replicas that failed in the same way: the step, and how it failed."""
     return failure.step, _how(failure)
 
 
 def _split(failures: Sequence[TaskFailure]) -> tuple[list[TaskFailure], list[TaskFailure]]:
-    """Those that failed like the first, itself included, and the others."""
+    """Split into the failures of the same kind as the first, including the first, and all others."""
     first = _kind(failures[0])
     return (
         [failure for failure in failures if _kind(failure) == first],
@@ -353,12 +375,12 @@ def _split(failures: Sequence[TaskFailure]) -> tuple[list[TaskFailure], list[Tas
 
 
 def _replicas_of(alike: Sequence[TaskFailure]) -> str:
-    """Several failures in words: "247 replicas of step 1 'w'"."""
+    """Name several replicas of a step: "247 replicas of step 1 'w'"."""
     return f"{len(alike):,} replicas of step {alike[0].step} {alike[0].task!r}"
 
 
 def _counted(alike: Sequence[TaskFailure], text: str) -> str:
-    """What is told of the first failure, and how many others failed in the same way."""
+    """Put before the text of the first failure how many replicas failed in the same way."""
     if len(alike) == 1:
         return text
     how = f"raised {_how(alike[0])}" if alike[0].exception_type else _how(alike[0])
@@ -366,13 +388,16 @@ def _counted(alike: Sequence[TaskFailure], text: str) -> str:
 
 
 def report_of(ledger: Ledger, entry: int) -> FailureReport | None:
-    """The replica's own account of its failure, if it has left one."""
+    """Return the report that a failed replica has written, or None."""
     data = ledger.read_report(entry)
     if data is None:
         return None
     report = pickle.loads(data)
     if not isinstance(report, FailureReport):
-        raise PipelineError(f"the report of replica {entry} is damaged")
+        raise PipelineError(
+            f"the failure report of ledger entry {entry} is damaged: it is of type {type(report).__name__!r}. "
+            "This is an error of the library; please report it."
+        )
     return report
 
 
@@ -385,5 +410,5 @@ def _item_in_hand(ledger: Ledger, entry: int) -> tuple[int | None, str | None]:
     try:
         item = ledger.item_in_hand(entry)
     except Exception as error:  # a user's __setstate__
-        return hand.index, f"<cannot be shown: {type(error).__name__}>"
+        return hand.index, not_shown(error)
     return hand.index, bounded_repr(item)

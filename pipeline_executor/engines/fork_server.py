@@ -1,7 +1,7 @@
-"""The start of the fork server: what it imports before it forks, so that its children need not.
+"""Starts the fork server and has it import the modules that its children need, so that they are imported only once.
 
-multiprocessing starts one server for the life of the program, with the list that is set when it starts. Unless the
-program has set a list of its own, the modules of the first run's steps are added to it.
+multiprocessing starts one server for the life of the program. The server imports the modules of a preload list when it
+starts. Unless the program has set a list of its own, the modules of the first run's steps are on it.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from pipeline_executor.plan import StepPlan
 
 __all__ = ["start_fork_server"]
 
-#: multiprocessing's own list.
+#: multiprocessing's own preload list.
 _DEFAULT = ["__main__"]
 
-#: What every replica's process imports: of ours, and of multiprocessing's.
+#: The modules of this library and of the standard library that every replica's process imports.
 _OURS = ["pipeline_executor.replica.child", "pipeline_executor.backend", "multiprocessing.popen_forkserver", "runpy"]
 
-#: And of each core.
+#: The module of each core.
 _CORES = {"compiled": "pipeline_executor._core", "pure": "pipeline_executor.fallback"}
 
-_UNBLOCKS_INTERRUPTS = "pipeline_executor.replica.in_fork_server"
+_UNBLOCKS_INTERRUPTS = "pipeline_executor.replica.unblock_in_fork_server"
 _FLUSHES = "pipeline_executor.replica.flush_in_fork_server"
 
 
 def start_fork_server(steps: Sequence[StepPlan], core: str) -> None:
-    """Start the fork server, if it does not run yet, and have it import what the processes of these steps will need.
+    """Start the fork server, if it does not run yet, and have it import the modules that these steps need.
 
-    Where a step has an `env`, neither the steps' modules nor the main script are imported there: what they import must
-    find the step's environment, not the server's.
+    If a step has an `env`, the server imports neither the main script nor the steps' modules: these imports must see
+    the step's environment, not the server's.
 
     Arguments:
         core: the name of the core that the run uses.
     """
-    # There is no public way to ask for either.
+    # There is no public way to ask whether the server runs, nor for the preload list.
     from multiprocessing.forkserver import _forkserver
 
     if getattr(_forkserver, "_forkserver_alive_fd", None) is not None:
@@ -57,9 +57,9 @@ def start_fork_server(steps: Sequence[StepPlan], core: str) -> None:
         modules = [*_DEFAULT, *_OURS, _CORES[core], *sorted(_modules_of(steps))]
     try:
         context = multiprocessing.get_context("forkserver")
-    except ValueError:  # no fork server on this system; starting a process says so
+    except ValueError:  # this system has no fork server; starting a process will raise an error that says so
         return
-    # What the program has set for modules that cannot be imported (CPython 3.15) stays as it is.
+    # From CPython 3.15 on the program can say what happens if a module cannot be imported. Its choice is kept.
     on_error = getattr(_forkserver, "_preload_on_error", None)
     options: dict[str, Any] = {} if on_error is None else {"on_error": on_error}
     if not _may_block_interrupts():
@@ -67,7 +67,7 @@ def start_fork_server(steps: Sequence[StepPlan], core: str) -> None:
         return
     from multiprocessing import forkserver
 
-    # First, so that what another module forks while it is imported finds the hook; the main script comes before all.
+    # The unblocking module comes first on the list, because another module may fork while it is imported.
     context.set_forkserver_preload([_UNBLOCKS_INTERRUPTS, *modules, _FLUSHES], **options)
     try:
         with start_method_left_open(), interrupts_blocked(starts_tracker=True):
@@ -78,9 +78,12 @@ def start_fork_server(steps: Sequence[StepPlan], core: str) -> None:
 
 
 def _may_block_interrupts() -> bool:
-    """Not where the program itself has blocked them, which its children are to inherit. Nor where the server might not
-    find our module, and its children would never get a Ctrl-C: what the program has added to `sys.path` need not be
-    known there."""
+    """Whether the fork server may be started with SIGINT blocked.
+
+    It may not if the program itself has blocked SIGINT, which its children must inherit. It may not either if the
+    server might not find the module that unblocks SIGINT in its children, because then a Ctrl-C would never reach them:
+    the server does not know the folders that the program has added to `sys.path`.
+    """
     if not hasattr(signal, "pthread_sigmask") or signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         return False
     from multiprocessing import spawn

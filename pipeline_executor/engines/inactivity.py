@@ -1,4 +1,4 @@
-"""When nothing moves in a pipeline: noticed from its counters, without a thread."""
+"""Notices from a run's counters that nothing moves. The thread that waits for the run compares them now and then."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pipeline_executor.interfaces import ReplicaCounters, State, Waiting
 
 __all__ = ["InactivityWatch", "stuck_entries"]
 
-#: Looks within one timeout: it is noticed after the timeout, and at most a tenth of it later.
+#: Looks during one timeout. Inactivity is noticed after the timeout, and at most a tenth of it later.
 _LOOKS = 10
 _MIN_INTERVAL_S = 0.005
 
 
 class InactivityWatch:
-    """Looks at the counters again and again.
+    """Compares the counters with those of the last look.
 
     Attributes:
-        timeout_s: seconds without any movement that are too many.
+        timeout_s: seconds without any movement after which the run counts as inactive.
         interval_s: seconds between two looks.
     """
 
@@ -28,13 +28,13 @@ class InactivityWatch:
         self.restart()
 
     def restart(self) -> None:
-        """What was until now does not count: nobody has waited for the pipeline."""
+        """Start the timeout anew, because nobody has waited for the pipeline until now."""
         self._seen: list[tuple[State, int, int]] | None = None
         self._since = time.monotonic()
 
     def is_over(self, counters: Sequence[ReplicaCounters]) -> bool:
-        """Whether nothing has moved for the timeout. An item taken, an item handed over, a replica's start or end are
-        movements."""
+        """Whether nothing has moved for the timeout. An item taken or handed over is a movement, and a replica's start
+        or end."""
         now = [(replica.state, replica.items_in, replica.items_out) for replica in counters]
         if now != self._seen:
             self._seen, self._since = now, time.monotonic()
@@ -42,8 +42,13 @@ class InactivityWatch:
 
 
 def stuck_entries(counters: Sequence[ReplicaCounters], alive: Collection[int]) -> list[int]:
-    """Those that keep the others waiting: the replicas that have not ended and wait for nobody; all that have not ended
-    if each waits; and if all have ended, those whose processes have not.
+    """Return the entries of the replicas that keep the others waiting.
+
+    | replicas that have not ended | returned |
+    |---|---|
+    | some of them wait for nobody | these |
+    | all of them wait | all of them |
+    | there are none | the replicas whose processes have not ended |
 
     Arguments:
         alive: the entries of the replicas whose processes have not ended.

@@ -1,9 +1,16 @@
 """The file that `keep_failed_item` writes and `python -m pipeline_executor replay` reads.
 
-It is one pickle, a dict, so that `pickle.load` reads it where its classes can be imported. What the main script defines
-is written by its name where the script can be imported again, as spawn does it, and by value elsewhere (a notebook,
-`python -c`, a script without a main guard). So behind the pickle stands what has to be done before it can be read: a
-second pickle, of plain values, its length in 8 bytes, and a mark.
+Where the classes of its content can be imported, `pickle.load` reads the file. The parts of the file, in order:
+
+| part | what it holds |
+|---|---|
+| content | a pickled dict: see `write_kept` |
+| preparation | a pickled dict of plain values: the `sys.path` and the main script that the content needs |
+| length | of the preparation, in 8 bytes, little-endian |
+| mark | `_MARK` |
+
+What the main script defines is pickled by name if the script can be imported again, as spawn does it. Else it is
+pickled by value: in a notebook, under `python -c`, and for a script without a main guard.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ from typing import Any
 
 __all__ = ["command_for", "read_kept", "write_kept"]
 
-#: Changed with the meaning of the file.
+#: The version of the format. Increased when the meaning of the content changes.
 FORMAT = 2
 
 _MARK = b"pipeline_executor kept item"
@@ -32,13 +39,13 @@ def write_kept(
     items: Sequence[Any],
     about: Mapping[str, Any],
 ) -> None:
-    """Write items of a step that failed, and what it takes to run the step on them.
+    """Write items of a failed step, and what is needed to run the step on them.
 
     Arguments:
-        items: in the order in which the step got them; the last is the one that it held.
-        about: plain values that tell where they come from.
+        items: in the order in which the step got them. It held the last one.
+        about: plain values that say where the items come from.
 
-    Raises OSError where the file cannot be written, and whatever pickling the items raises.
+    Raises OSError if the file cannot be written, and whatever pickling the items raises.
     """
     from pipeline_executor.engines.payload import dumps, names_that_children_import
 
@@ -53,7 +60,7 @@ def write_kept(
         "constants": kept_constants,
         "constants_missing": sorted(set(constants) - set(kept_constants)),
     }
-    # In the same pickle as the items, so that a class which travels by value is one and the same for both.
+    # In the same pickle as the items: a class that is pickled by value must be the same class for both.
     if _can_be_written(function, names):
         content["step_function"] = function
     data = dumps(content, names)
@@ -63,32 +70,39 @@ def write_kept(
 
 
 def read_kept(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_kept` has written. Imports the main script that it came from, if it needs that.
+    """Return the content that `write_kept` has written. If it needs the main script, import that first.
 
-    Raises OSError, ValueError for another file, and whatever importing or unpickling raises.
+    Raises OSError, ValueError for a file of another kind, and whatever importing or unpickling raises.
     """
     with open(path, "rb") as file:
         data = file.read()
     if not data.endswith(_MARK):
-        raise ValueError(f"{os.fspath(path)} is not a file of this version's keep_failed_item")
+        raise ValueError(_not_of_this_version(path))
     end = len(data) - len(_MARK) - 8
     start = end - int.from_bytes(data[end : end + 8], "little")
     before = pickle.loads(data[start:end])
     sys.path += [folder for folder in before["sys_path"] if folder not in sys.path]
-    # As multiprocessing imports the main script in a child: under another name than `__main__`, so that what stands
-    # behind its guard does not run, and then as `__main__` as well.
+    # multiprocessing's own import of the main script. It imports the script under another name than `__main__`, so that
+    # the code behind the main guard does not run, and then makes the module available as `__main__`, too.
     if "init_main_from_name" in before:
         spawn._fixup_main_from_name(before["init_main_from_name"])  # type: ignore[attr-defined]
     elif "init_main_from_path" in before:
         spawn._fixup_main_from_path(before["init_main_from_path"])  # type: ignore[attr-defined]
     content = pickle.loads(data[:start])
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{os.fspath(path)} is not a file of this version's keep_failed_item")
+        raise ValueError(_not_of_this_version(path))
     return content
 
 
+def _not_of_this_version(path: str | os.PathLike[str]) -> str:
+    return (
+        f"{os.fspath(path)} was not written by keep_failed_item of this version of pipeline_executor. Replay it with "
+        "the version that wrote it"
+    )
+
+
 def command_for(path: str | os.PathLike[str], function: Callable[..., Any]) -> str:
-    """What to type to run the step on the kept items, quoted for this system's shell."""
+    """Return the shell command that runs the step on the kept items."""
     words = ["python", "-m", "pipeline_executor", "replay", os.fspath(path)]
     if _is_importable(function):
         words.append(_name_of(function))
@@ -102,7 +116,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def _is_importable(function: Callable[..., Any]) -> bool:
-    """Whether `MODULE:FUNCTION` names it in another program."""
+    """Whether another program finds the function as `MODULE:FUNCTION`."""
     module = getattr(function, "__module__", None)
     if module is None or module == "__main__":
         return False
@@ -126,6 +140,6 @@ def _can_be_written(value: Any, names: frozenset[str]) -> bool:
 
     try:
         dumps(value, names)
-    except Exception:  # whatever its own code raises: it is named as missing
+    except Exception:  # whatever its own code raises: the file names this constant as missing
         return False
     return True

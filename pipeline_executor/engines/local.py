@@ -1,13 +1,14 @@
-"""The engine of one machine: each replica a process or a thread of the caller's, connected by a core's queues.
+"""The engine of one machine: each replica is a process or a thread, and a core's edges connect them.
 
-`_LocalRun` is the caller's side of a run. `execute` that waits for the end attends to the replicas itself. Where the
-last step yields to the caller, a thread does (`watch.py`), until the results end, the run is aborted or closed.
+`_LocalRun` is the caller's side of a run. If `execute` waits for the end of the run, its thread attends to the
+replicas. If the last step yields to the caller, another thread does (`watch.py`), until the results end, or the run is
+aborted or closed.
 
-One thread at a time works on a run, and never from within: who closes the run from a signal handler, a finalizer or a
-result's own code, while the same thread is at work on it further out, only aborts it and says that it is to be closed.
-The work further out ends it then. So nothing that works on a run finds it closed under its feet.
+Only one thread at a time works on a run, and its work is never nested. A signal handler, a finalizer or a result's own
+code may call `close` while the same thread is working on the run. Such a call only aborts the run and sets a flag, and
+the interrupted work then ends the run. So a run is never closed in the middle of work on it.
 
-The one way out of a run, whatever happened, is `_end`: all replicas gone, then the shared memory freed.
+Every run ends in `_end`, whatever happened: when all replicas are gone, the shared memory is freed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_executor.engines.accounting import check_counts
 from pipeline_executor.engines.failed_item import keep_item_of_failed_replica
-from pipeline_executor.engines.failures import add_note, error_of, inactive, note_second, unreadable_result
+from pipeline_executor.engines.failures import (
+    add_note,
+    error_of_run,
+    inactivity_error,
+    raise_or_note,
+    unreadable_result,
+)
 from pipeline_executor.engines.inactivity import InactivityWatch, stuck_entries
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
 from pipeline_executor.engines.open_runs import close_at_exit, has_ended
@@ -34,7 +41,7 @@ from pipeline_executor.engines.system_limits import descriptors_refused
 from pipeline_executor.engines.termination import OpenRun, give_back_default_actions
 from pipeline_executor.engines.watch import Watch
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.forks import hold, is_let_go, release
+from pipeline_executor.forks import RESULTS_NOT_IN_A_FORK, hold, is_let_go, release
 from pipeline_executor.frames import warn_caller
 from pipeline_executor.interfaces import Aborted, Cause, Core, Receiver
 from pipeline_executor.options import RunOptions
@@ -50,15 +57,17 @@ __all__ = ["run_local"]
 
 _T = TypeVar("_T")
 
-#: Seconds that no clock or system call finds too many.
+#: Cap on timeouts, so that no clock or system call overflows.
 _MAX_TIMEOUT_S = 1e6
 
 
 def run_local(plan: Plan, core: Core, options: RunOptions, start_method: str) -> ResultStream | None:
-    """Run a plan in processes and threads of this machine; see `registry.Engine.run`. The stream's pipeline runs.
+    """Run a plan in processes and threads of this machine; see `registry.Engine.run`.
+
+    The pipeline of a returned stream has been started.
 
     Arguments:
-        start_method: "fork", "forkserver" or "spawn"; of the processes.
+        start_method: of the processes: "fork", "forkserver" or "spawn".
 
     Raises:
         PipelineTypeError: a function or a constant cannot be sent to a process. Nothing was started.
@@ -67,7 +76,8 @@ def run_local(plan: Plan, core: Core, options: RunOptions, start_method: str) ->
     for step in plan.steps:
         if step.in_threads and step.env:
             warn_caller(
-                f"step {step.index} {step.name!r}: env is not applied to a step that runs in threads of this process",
+                f"step {step.index} {step.name!r}: env is not applied, because the step runs in threads of this "
+                "process. Set these variables before the program starts, or run the step in processes",
                 RuntimeWarning,
             )
     context = multiprocessing.get_context(start_method)
@@ -75,9 +85,9 @@ def run_local(plan: Plan, core: Core, options: RunOptions, start_method: str) ->
     payloads = prepare(in_processes, start_method, has_threads=len(in_processes) < len(plan.steps))
     run = None
     set_handlers_by(core.set_handler)
-    open_run = OpenRun()  # before signals are held, which holds back the handlers that are there then
+    open_run = OpenRun()  # sets its signal handler, which `hold_signals` must find in place
     try:
-        with hold_signals():  # until the run is in somebody's hands
+        with hold_signals():  # until this function's `except` clause can close the run
             if payloads and start_method == "forkserver":
                 from pipeline_executor.engines.fork_server import start_fork_server
 
@@ -101,13 +111,13 @@ def run_local(plan: Plan, core: Core, options: RunOptions, start_method: str) ->
 def _refuse_in_a_daemon(plan: Plan) -> None:
     if multiprocessing.current_process().daemon and not all(step.in_threads for step in plan.steps):
         raise PipelineError(
-            "execute() was called in a daemonic process, which may not have children. "
+            "execute() was called in a daemonic process, which cannot start the processes of the steps. "
             "Start this process with daemon=False, or use parallelism='thread' or 'sequential'."
         )
 
 
 class _LocalRun:
-    """One run; see the module."""
+    """The caller's side of a run; see the module."""
 
     def __init__(
         self,
@@ -126,9 +136,11 @@ class _LocalRun:
         timeout_s = options.inactivity_timeout
         self._inactivity = None if timeout_s is None else InactivityWatch(float(timeout_s))
         self._ended = False
-        # One thread at a time works on the run; another may only abort it, which wakes the first.
-        self._turn = threading.RLock()
-        self._is_at_work = False  # whoever has the turn; so if one gets the turn and finds it set, it is itself
+        # The thread that holds the lock works on the run. Another thread may only abort the run, which wakes the first.
+        self._lock = threading.RLock()
+        # The thread that holds the lock is working. A thread that gets the lock and finds this set has interrupted its
+        # own work.
+        self._is_at_work = False
         self._is_to_be_closed = False
         try:
             self._run = core.open_run(plan.layout, context)
@@ -162,16 +174,17 @@ class _LocalRun:
         open_run.stop = self._stop_for_signal
 
     def _let_go(self) -> None:
-        """In a fork of the calling process, whichever of its threads has forked."""
+        """Give up everything of the run in a fork of the calling process."""
         self._run.disown()
         forget_step()
-        replicas = getattr(self, "_replicas", None)  # not there yet while the run is being made
+        replicas = getattr(self, "_replicas", None)  # None: the fork came in the middle of `__init__`
         if replicas is not None:
             replicas.forget()
 
-    # ---- what callers do
+    # ---- called by `execute` and by the results
 
     def start(self) -> None:
+        """Start all replicas. If this raises, the run has ended."""
         close_at_exit(self)
         try:
             self._replicas.start()
@@ -182,53 +195,57 @@ class _LocalRun:
             raise
 
     def wait(self) -> None:
-        """Until everything has ended; raises what the run failed of."""
-        with self._turn:
+        """Wait until the run has ended. Raises the error of a run that failed."""
+        with self._lock:
             self._do(self._wait)
 
     def next_result(self) -> Any:
         self._refuse_in_a_fork()
-        with self._turn:
+        with self._lock:
             if self._is_at_work and not self._ended:
-                raise PipelineError("a signal handler or a result's own code has called next() within next()")
+                raise PipelineError(
+                    "next() was called on the results from a signal handler or a result's own code while the same "
+                    "thread was in another next(). Take the next result after that call has returned."
+                )
             return self._do(self._next_result)
 
     def poll_result(self) -> tuple[bool, Any]:
         self._refuse_in_a_fork()
-        if not self._turn.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return False, None
         try:
             return (False, None) if self._is_at_work else self._do(self._poll_result)
-        except (StopIteration, Aborted):  # which `next_result` sees to; it may take its time
+        except (StopIteration, Aborted):  # left to `next_result`, which may wait for the end of the run
             return False, None
         finally:
-            self._turn.release()
+            self._lock.release()
 
     def close(self) -> None:
-        if is_let_go(self._run):  # a fork: nothing of it is this process's
+        if is_let_go(self._run):  # in a fork, which has no part in the run
             return
-        with contextlib.suppress(ValueError):  # it has ended
+        with contextlib.suppress(ValueError):  # the run has ended
             self._run.abort(Cause.CLOSED, 0)  # wakes a thread that waits for a result
         thread = threading.current_thread()
         if self._replicas.is_a_replica(thread) or thread in waiting_threads:
-            # Garbage collection runs in whatever thread it likes; this one cannot wait for its own end.
+            # The garbage collector may close the results in any thread, also in one of the run's own, which cannot wait
+            # for its own end.
             threading.Thread(target=self.close, name="pipeline_executor-close", daemon=True).start()
             return
-        with self._turn:
+        with self._lock:
             if self._is_at_work:
                 self._is_to_be_closed = True
             else:
                 self._do(self._abandon)
-        give_back_default_actions()  # which the thread that has ended the run may not have been able to
+        give_back_default_actions()  # only the main thread can; another thread may have ended the run
 
     def _stop_for_signal(self) -> bool:
         self.close()
         return False
 
     def _do(self, work: Callable[[], _T]) -> _T:
-        """Do some work on the run that other work on it cannot interrupt. The turn must be this thread's.
+        """Do some work on the run, which no other work on the run can interrupt. This thread must hold the lock.
 
-        Up to the first line a signal handler may end the run, so the work has to look whether it has.
+        A signal handler may end the run before the first line of this method, so the work must check for that.
         """
         self._is_at_work = True
         try:
@@ -240,7 +257,7 @@ class _LocalRun:
 
     def _refuse_in_a_fork(self) -> None:
         if is_let_go(self._run):
-            raise PipelineError("these results belong to the process that called execute(), not to a fork of it")
+            raise PipelineError(RESULTS_NOT_IN_A_FORK)
 
     def _next_result(self) -> Any:
         if self._ended or self._results is None:
@@ -268,7 +285,7 @@ class _LocalRun:
             self._abandon()
             raise
         self._finish()
-        raise StopIteration  # closed meanwhile: by another thread, a signal handler, a result's own code
+        raise StopIteration  # the results were closed meanwhile: by another thread, a signal handler or a result's code
 
     def _poll_result(self) -> tuple[bool, Any]:
         if self._ended or self._results is None or self._run.aborted() is not None:
@@ -289,13 +306,13 @@ class _LocalRun:
     # ---- supervision
 
     def _take_over(self) -> None:
-        """From here on this thread attends to the replicas."""
+        """Stop the watch, so that this thread attends to the replicas from now on."""
         if self._watch is not None:
-            with hold_signals():  # it takes no time, and must not be left half done
+            with hold_signals():  # a signal handler's exception must not leave this half done
                 self._watch.stop()
 
     def _wait_while_it_moves(self, timeout_s: float | None) -> None:
-        """Sleep until there is news, and see to it. Raises InactivityError when nothing has moved for too long."""
+        """Sleep until an event, and handle it. Raises InactivityError if nothing has moved for the timeout."""
         watched = self._watch is not None and self._watch.is_on
         wait = self._replicas.wait_for_the_bell if watched else self._replicas.attend
         if self._inactivity is None:
@@ -308,25 +325,29 @@ class _LocalRun:
             raise self._inactive(stuck_entries(counters, self._replicas.alive))
 
     def _inactive(self, entries: list[int]) -> BaseException:
-        """Ask those that are stuck for their stacks, stop everything, and say who was stuck where."""
+        """Get the stacks of the replicas that are stuck, stop the run, and return the error that names them."""
         assert self._inactivity is not None
         self._take_over()
-        counters = {entry: self._run.ledger.counters(entry) for entry in entries}  # as they are now
+        counters = {entry: self._run.ledger.counters(entry) for entry in entries}  # before the replicas are stopped
         stopped = self._replicas.stopped_by_a_signal(entries)
         stacks = self._replicas.ask_for_stacks(entry for entry in entries if entry not in stopped)
         aborted = self._run.aborted()
-        if aborted is not None:  # one has ended meanwhile: that is what happened
+        if aborted is not None:  # a replica has failed meanwhile, and that is the error
             self._replicas.shut_down()
             return self._verdict(*aborted)
         self._run.abort(Cause.CLOSED, 0)
         self._replicas.shut_down()
         stacks.update(self._replicas.written_stacks())
         ledger = self._run.ledger
-        return self._with_item(inactive(self._plan, ledger, counters, stopped, stacks, self._inactivity.timeout_s))
+        return self._with_item(
+            inactivity_error(self._plan, ledger, counters, stopped, stacks, self._inactivity.timeout_s)
+        )
 
     def _patience_s(self) -> float | None:
-        """How long to wait for the next event: for ever, unless all that still runs is what a step that stopped early
-        (as it may) has no more use for; those steps get the shutdown time to notice."""
+        """Return how long to wait for the next event. None: without limit.
+
+        If a step has stopped early, as it may, and only steps before it still run, these are shut down first.
+        """
         first_needed = max(
             (edge + 1 for edge in range(len(self._plan.layout.edges)) if self._run.stopped(edge)), default=0
         )
@@ -334,7 +355,7 @@ class _LocalRun:
             return None
         if any(self._plan.assignments[entry].step >= first_needed for entry in self._replicas.alive):
             return None
-        # A thread that waits for what a step before it would still send cannot be killed: it has to be told.
+        # A thread that waits for an item cannot be killed. So the edges before it are stopped, which wakes it.
         for edge in range(first_needed - 1):
             self._run.receiver(edge, 0).stop()
         self._replicas.shut_down()
@@ -343,8 +364,8 @@ class _LocalRun:
     # ---- the end
 
     def _abandon(self) -> None:
-        """End the run without a verdict: the caller wants no more, or an exception is on its way already."""
-        if self._ended or is_let_go(self._run):  # a fork, made by a signal handler for one: an exception only passes
+        """End the run without a verdict: the caller wants no more results, or is about to get an exception."""
+        if self._ended or is_let_go(self._run):  # in a fork, which a signal handler may have made, nothing is to end
             return
         try:
             self._run.abort(Cause.CLOSED, 0)
@@ -354,7 +375,7 @@ class _LocalRun:
             self._end()
 
     def _finish(self) -> None:
-        """End the run and raise what it failed of, if it did."""
+        """End the run. Raises its error if it has failed."""
         error: BaseException | None = None
         try:
             self._take_over()
@@ -377,12 +398,12 @@ class _LocalRun:
         try:
             self._end()
         except Exception as second:
-            note_second(error, second)
+            raise_or_note(error, second)
         if error is not None:
             raise error
 
     def _verdict(self, cause: Cause, culprit: int) -> BaseException:
-        error = error_of(
+        error = error_of_run(
             self._plan,
             self._run.ledger,
             cause,
@@ -402,15 +423,15 @@ class _LocalRun:
         return error
 
     def _end(self) -> None:
-        """Leave nothing behind: all replicas are gone, but for threads that cannot be stopped."""
+        """Free everything of the run. All replicas are gone, except threads that could not be stopped."""
         if is_let_go(self._run):
             return
-        with hold_signals():  # an interrupt must not leave it half done
+        with hold_signals():  # an interrupt must not leave this half done
             if self._ended:
                 return
             self._take_over()
-            if self._replicas.alive:  # an interrupt has cut the shutdown short; who is left behind is to find out
-                self._run.abort(Cause.CLOSED, 0)
+            if self._replicas.alive:  # an interrupt has cut the shutdown short
+                self._run.abort(Cause.CLOSED, 0)  # so that replicas that still run notice the end
             self._ended = True
             has_ended(self)
             counters = [self._run.ledger.counters(replica.entry) for replica in self._plan.assignments]

@@ -1,4 +1,4 @@
-"""Whether the kernel has killed processes for want of memory: its own counters, nothing guessed.
+"""Whether the kernel's OOM killer has killed processes, read from the kernel's own counters.
 
 Sources: the kernel's documentation of cgroup v2 (`memory.events`), of cgroup v1 (`memory.oom_control`), and
 `oom_kill` in /proc/vmstat.
@@ -12,13 +12,18 @@ __all__ = ["OutOfMemoryKills"]
 
 
 class OutOfMemoryKills:
-    """Counts from when it was made."""
+    """Counts the processes that the OOM killer has killed since this object was made.
+
+    Arguments:
+        root: a folder to read in place of "/", for tests.
+    """
 
     def __init__(self, root: str = "") -> None:
         self._root = root
         self._before = self._count()
 
     def happened(self) -> bool:
+        """Whether any process was killed."""
         return any(count > self._before.get(path, count) for path, count in self._count().items())
 
     def _count(self) -> dict[str, int]:
@@ -29,7 +34,7 @@ class OutOfMemoryKills:
         for line in self._read("/proc/self/cgroup").splitlines():
             number, _, rest = line.partition(":")
             controllers, _, path = rest.partition(":")
-            # The path is the host's; inside a container its group is often mounted as the root.
+            # The path is that of the host. Inside a container the group is often mounted as the root.
             for group in {path.rstrip("/"), ""}:
                 if number == "0":
                     paths.append(f"/sys/fs/cgroup{group}/memory.events")
@@ -45,5 +50,5 @@ class OutOfMemoryKills:
         try:
             with open(self._root + path, encoding="ascii", errors="replace") as file:
                 return file.read()
-        except OSError:  # not this system, or not in this container
+        except OSError:  # this system, or this container, has no such file
             return ""

@@ -1,9 +1,9 @@
-"""The runs that the program leaves open, as results that nobody closed: they end when the interpreter exits."""
+"""Closes, when the interpreter exits, the runs that are still open because the program has not closed their results."""
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing.util  # noqa: F401  (its own exit hook is to be registered before ours)
+import multiprocessing.util  # noqa: F401  (it must register its exit hook before ours)
 import os
 from typing import Protocol
 
@@ -23,8 +23,9 @@ _hooked_pid = 0  # the process in which `_close_all` is registered
 def close_at_exit(run: _Run) -> None:
     """Close the run when the interpreter exits, unless it has ended by then.
 
-    Exit hooks run last registered first, and multiprocessing's waits for every child. So ours is registered after
-    multiprocessing.util was imported; and not at import, for a step's process forgets the hooks of the caller's.
+    Exit hooks run in reverse order, and multiprocessing's hook waits for every child. So our hook must be registered
+    after the import of multiprocessing.util. It is not registered at import, because a step's process drops the hooks
+    that it has inherited and may later execute a pipeline of its own.
     """
     global _hooked_pid
     _open[run] = os.getpid()
@@ -34,7 +35,7 @@ def close_at_exit(run: _Run) -> None:
 
 
 def has_ended(run: _Run) -> None:
-    """There is nothing to close any more."""
+    """Note that the run has ended, so that nothing of it is left to close."""
     _open.pop(run, None)
 
 

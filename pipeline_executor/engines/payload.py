@@ -1,12 +1,12 @@
-"""A step's function and constants on their way into another process.
+"""Pickles a step's function and constants for another process.
 
-Under fork they are simply there. Under spawn and forkserver they travel as bytes, written by cloudpickle, so that
-lambdas, closures and what is defined in a notebook work. Two things need care:
+Under fork a child inherits them. Under spawn and forkserver they are sent as bytes, written by cloudpickle, so that
+lambdas, closures and definitions of a notebook work. Two things need care:
 
-* What `multiprocessing` made (locks, queues, values) can be pickled only while a child is being started. `Payload`
-  tries before anything starts, under a stand-in for the child, and writes such constants anew for each child.
-* A script's `__main__` is imported again in each child. What the script defines there travels by name, so that a
-  class of a message is the same class everywhere; what exists only in the caller travels by value.
+* Objects of `multiprocessing` (locks, queues, values) can be pickled only while a child is being started. `Payload`
+  tries to pickle them before anything is started, with a stand-in for the child, and pickles them anew for each child.
+* Each child imports the main script again. What the script defines is pickled by name, so that a message's class is the
+  same class in every process. What exists only in the caller's `__main__` is pickled by value.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from pipeline_executor.plan import StepPlan
 from pipeline_executor.reducers import look_alikes, plain_table
 from pipeline_executor.replica.shared_bytes import SharedBytes
 
-__all__ = ["Payload", "dumps", "introduce", "names_that_children_import", "payloads_of"]
+__all__ = ["Payload", "dumps", "names_that_children_import", "number_unimportable_classes", "payloads_of"]
 
 
 class _UnpicklableConstant(Exception):
-    """A part of a step cannot travel. `what` is the constant's name, or None for the function itself."""
+    """A part of a step cannot be pickled. `what` is the constant's name, or None for the function itself."""
 
     def __init__(self, what: str | None, error: Exception) -> None:
         super().__init__(what, error)
@@ -45,15 +45,15 @@ class _UnpicklableConstant(Exception):
         self.error = error
 
 
-#: Bytes. A pipe takes 64 KiB on Linux and 16 KiB at the least elsewhere; the rest of a launch takes some of it.
-_MOST_IN_PIPE = 8_000
+#: A pipe takes 64 KiB on Linux and at least 16 KiB elsewhere, and the rest of a `Launch` needs some of it.
+_MAX_BYTES_IN_PIPE = 8_000
 
 
 class Payload:
     """One step's function and constants, ready to be sent to any number of children.
 
     Arguments:
-        main_names: what `__main__` will have in these children; see `names_that_children_import`.
+        main_names: the names that `__main__` will have in these children; see `names_that_children_import`.
 
     Raises _UnpicklableConstant if they cannot be sent.
     """
@@ -81,25 +81,25 @@ class Payload:
         return _UnpicklableConstant(None, error)
 
     def to_send(self) -> bytes | SharedBytes:
-        """For the child that is being started right now."""
+        """Return what is to be sent to the child that is being started right now."""
         return self._reusable if self._reusable is not None else self._to_send(dumps(self._content, self._main_names))
 
     def _to_send(self, data: bytes) -> bytes | SharedBytes:
-        if len(data) <= _MOST_IN_PIPE or sys.platform == "win32":
+        if len(data) <= _MAX_BYTES_IN_PIPE or sys.platform == "win32":
             return data
         self._shared.append(SharedBytes(data))
         return self._shared[-1]
 
     def close(self) -> None:
-        """When no child will be started any more and all that were have ended."""
+        """Free the files. To be called when all children have ended and no other will be started."""
         while self._shared:
             self._shared.pop().close()
 
 
 def payloads_of(steps: Iterable[StepPlan], main_names: frozenset[str]) -> dict[int, Payload]:
-    """One payload for each of these steps, by the step's index. For `main_names` see `Payload`.
+    """Return a payload for each of these steps, by the step's index. For `main_names` see `Payload`.
 
-    Raises PipelineTypeError that names every function and constant that cannot be sent.
+    Raises PipelineTypeError, which names every function and constant that cannot be pickled.
     """
     payloads = {}
     defects = []
@@ -109,9 +109,9 @@ def payloads_of(steps: Iterable[StepPlan], main_names: frozenset[str]) -> dict[i
         except _UnpicklableConstant as error:
             part = "its function" if error.what is None else f"constant {error.what!r}"
             defects.append(
-                f"step {step.index} {step.name!r}: {part} cannot be pickled, which the start methods spawn and "
-                f"forkserver need: {type(error.error).__name__}: {error.error}\n"
-                "    Make it inside the step, or use parallelism='process-fork'."
+                f"step {step.index} {step.name!r}: {part} cannot be pickled, as the start methods spawn and forkserver "
+                f"require: {type(error.error).__name__}: {error.error}\n"
+                "    Create the object inside the step, or use parallelism='process-fork'."
             )
     if defects:
         for payload in payloads.values():
@@ -124,19 +124,22 @@ def payloads_of(steps: Iterable[StepPlan], main_names: frozenset[str]) -> dict[i
     return payloads
 
 
-def introduce(functions: Iterable[Callable[..., Any]]) -> None:
-    """Before a fork: let cloudpickle number the classes that the functions use and that no process could import: those
-    defined inside a function, and those of a script that is no module, as under `python -m cProfile`. All processes of
-    the run inherit the numbers, so that a message's class is the same class in each."""
+def number_unimportable_classes(functions: Iterable[Callable[..., Any]]) -> None:
+    """Before a fork, have cloudpickle number the classes that the functions use and that no process can import.
+
+    These are the classes defined inside a function, and those of a script that is not the module `__main__`, as under
+    `python -m cProfile`. All processes of the run inherit the numbers. By them a message's class is the same class in
+    each process.
+    """
     for function in functions:
         for unnamed in (function, *_classes_beside(function)):
-            with contextlib.suppress(Exception):  # what cannot be pickled need not be, under fork
-                # The bytes are not wanted, and the buffers of large arrays are not even copied.
+            with contextlib.suppress(Exception):  # under fork the function itself is never sent
+                # Only the numbering is wanted: the bytes are dropped, and large arrays are not copied.
                 cloudpickle_dumps(unnamed, plain_table(), lambda _: None)
 
 
 def _classes_beside(function: Callable[..., Any]) -> list[type]:
-    """The classes of a function's script, where that is no module; see `must_be_introduced`."""
+    """Return the classes of the function's script, if the script is not the module `__main__`."""
     names: dict[str, Any] = getattr(function, "__globals__", {})
     if "<locals>" in getattr(function, "__qualname__", "") or names is vars(sys.modules["__main__"]):
         return []
@@ -144,7 +147,7 @@ def _classes_beside(function: Callable[..., Any]) -> list[type]:
 
 
 class _StandInChild:
-    """Answers, in place of a child that is being started, what pickling `multiprocessing` objects asks of one."""
+    """Takes the place of a child that is being started, which objects of `multiprocessing` need to be pickled."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -165,8 +168,7 @@ class _StandInChild:
 
 
 def dumps(content: Any, main_names: frozenset[str]) -> bytes:
-    """Pickle for a process in which `__main__` has these names: they are written by name, what else it defines by
-    value."""
+    """Pickle for a process in which `__main__` has these names. They are written by name, the rest of it by value."""
     stream = io.BytesIO()
     _Pickler(stream, main_names).dump(content)
     return stream.getvalue()
@@ -174,10 +176,10 @@ def dumps(content: Any, main_names: frozenset[str]) -> bytes:
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, stream: io.BytesIO, main_names: frozenset[str]) -> None:
-        # With the reducers that multiprocessing registered: connections, sockets, shared values. The pickler looks at
-        # its table once, when it is initialised.
-        theirs = multiprocessing.reduction.ForkingPickler(io.BytesIO()).dispatch_table
-        self.dispatch_table = ChainMap(look_alikes(), cloudpickle.Pickler.dispatch_table, theirs)
+        # multiprocessing has reducers for connections, sockets and shared values. The table must be complete before the
+        # pickler is initialised, which reads it once.
+        of_multiprocessing = multiprocessing.reduction.ForkingPickler(io.BytesIO()).dispatch_table
+        self.dispatch_table = ChainMap(look_alikes(), cloudpickle.Pickler.dispatch_table, of_multiprocessing)
         super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
         self._main_names = main_names
 
@@ -190,17 +192,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def names_that_children_import(*, only_guarded: bool = False) -> frozenset[str]:
-    """The names that `__main__` will have in a child under spawn or forkserver.
+    """Return the names that `__main__` will have in a child under spawn or forkserver.
 
     Arguments:
-        only_guarded: none if the script has no main guard, so that whoever imports it runs the program again.
+        only_guarded: return no names if the script has no main guard, because its import would run the program again.
     """
     prepared = spawn.get_preparation_data("")
     name = prepared.get("init_main_from_name", "")
     if name == "__main__" or name.endswith(".__main__"):
-        return frozenset()  # `python -m package`, `python folder`: multiprocessing does not import these
+        return frozenset()  # `python -m package` or `python folder`, which multiprocessing does not import
     if "init_main_from_name" not in prepared and "init_main_from_path" not in prepared:
-        return frozenset()  # an interactive session, `python -c`: there is nothing to import
+        return frozenset()  # an interactive session or `python -c`: there is no script to import
     path = getattr(sys.modules["__main__"], "__file__", None)
     try:
         with open(path or "", "rb") as file:
@@ -218,7 +220,7 @@ def _bound_names(statements: list[ast.stmt]) -> set[str]:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(statement.name)
         elif not _is_main_guard(statement):
-            # Assignments (a NamedTuple, a lambda) and imports, wherever they stand.
+            # Assignments (of a NamedTuple or a lambda, for example) and imports, at any depth.
             for node in ast.walk(statement):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                     names.add(node.id)

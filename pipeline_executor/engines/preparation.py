@@ -1,4 +1,4 @@
-"""What has to be done for steps that run in processes before the first process is started."""
+"""Prepares the steps that run in processes, before the first process is started."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ __all__ = ["prepare"]
 
 
 def prepare(steps: list[StepPlan], start_method: str, *, has_threads: bool) -> dict[int, Payload]:
-    """Returns what the steps' functions and constants travel as, by the step's index; nothing under fork.
+    """Pickle the steps' functions and constants. Returns them by the step's index; an empty dict under fork.
 
     Arguments:
-        steps: those that run in processes.
-        has_threads: others run in threads of the calling process.
+        steps: the steps that run in processes.
+        has_threads: other steps of the pipeline run in threads of the calling process.
     """
-    # `payload` is imported where there is something to pickle: it and cloudpickle take as long as all of a short run.
+    # `payload` is imported only if something must be pickled: its import, with cloudpickle, takes as long as a short
+    # run.
     if not steps:
         return {}
     if start_method != "fork":
         if working_directory_is_gone():
             raise PipelineError(
-                "this program's working directory has been deleted, and the start methods spawn and forkserver start a "
-                "process there. Call os.chdir() with a directory that exists, or use parallelism='process-fork', "
+                "this program's working directory has been deleted, but the start methods spawn and forkserver start "
+                "processes in it. Call os.chdir() with a directory that exists, or use parallelism='process-fork', "
                 "'thread' or 'sequential'."
             )
         from pipeline_executor.engines.payload import names_that_children_import, payloads_of
@@ -40,20 +41,23 @@ def prepare(steps: list[StepPlan], start_method: str, *, has_threads: bool) -> d
         with start_method_left_open():
             main_names = names_that_children_import()
             payloads = payloads_of(steps, main_names)
-            if has_threads:  # which send to processes from here
+            if has_threads:  # steps in threads send messages from this process
                 share_main_names(main_names)
         return payloads
     share_main_names()
-    unnamed = [step.function for step in steps if _uses_what_has_no_name(step.function)]
-    if unnamed:
-        from pipeline_executor.engines.payload import introduce
+    unimportable = [step.function for step in steps if _is_unimportable(step.function)]
+    if unimportable:
+        from pipeline_executor.engines.payload import number_unimportable_classes
 
-        introduce(unnamed)
+        number_unimportable_classes(unimportable)
     return {}
 
 
-def _uses_what_has_no_name(function: Callable[..., Any]) -> bool:
-    """Whether it is defined inside another function, or in a script that is no module (`python -m cProfile`)."""
+def _is_unimportable(function: Callable[..., Any]) -> bool:
+    """Whether the function is defined inside another one, or in a script that is not the module `__main__`.
+
+    The latter is so under `python -m cProfile`.
+    """
     if "<locals>" in getattr(function, "__qualname__", ""):
         return True
     main = vars(sys.modules["__main__"])

@@ -1,12 +1,12 @@
-"""A process that can be signalled without ever reaching another one.
+"""Sends signals to a process, and never to another one that has got the same process id.
 
-The system gives the number of a process to another one as soon as the process has ended and somebody has reaped it.
-That need not be us: the fork server reaps its children, the kernel those of a program that ignores SIGCHLD, and a
-program may reap every child it has. A pidfd names the process itself, for ever. Where there is none, a number is used
-only while it can be seen to be the process's still.
+The system reuses a process id as soon as the process has ended and has been reaped. Code outside of this library may
+reap it: the fork server reaps its children, the kernel reaps those of a program that ignores SIGCHLD, and a program may
+reap every child it has. A pidfd always refers to the same process. Without pidfds, the id is used only while it is
+certain that it still belongs to the process.
 
-Source of the facts: pidfd_open(2), pidfd_send_signal(2), waitid(2). The number of a process group is not given to a
-new process while the group has a member.
+Source of the facts: pidfd_open(2), pidfd_send_signal(2), waitid(2). The id of a process group is not given to a new
+process while the group has a member.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import sys
 
 __all__ = ["ProcessHandle"]
 
-#: pidfd_send_signal's flag for the group that the process leads, whether or not the process itself still exists: from
-#: Linux 6.9 on. Earlier ones refuse it.
+#: The flag of pidfd_send_signal that addresses the group which the process leads, even if the process itself has ended.
+#: From Linux 6.9 on; an earlier kernel refuses it.
 _PROCESS_GROUP = 1 << 2
 
 
 class ProcessHandle:
-    """To be made as soon as the process has been started, and closed when it has been reaped.
+    """Refers to one process. To be made as soon as the process has been started, and closed when it has been reaped.
 
     Arguments:
-        server_pid: None for a child of the calling process; else the fork server whose child it is, 0 if not known.
+        pid: the process id.
+        server_pid: None for a child of the calling process; else the id of its fork server, or 0 if that is unknown.
         sentinel: becomes readable when the process ends (under forkserver: when the server has reaped it).
 
     Attributes:
-        pid: its number.
-        descriptor: a pidfd, which becomes readable when the process ends. None where there is none.
+        descriptor: a pidfd, which becomes readable when the process ends. None if the system has no pidfds.
     """
 
     def __init__(self, pid: int, server_pid: int | None, sentinel: int) -> None:
@@ -49,28 +49,28 @@ class ProcessHandle:
             return None
         try:
             descriptor = os.pidfd_open(self.pid)
-        except OSError:  # an old kernel, a sandbox, or it has been reaped by somebody else
+        except OSError:  # an old kernel, a sandbox, or the process has been reaped by other code
             return None
-        # It may have been reaped, and its number be another process's, before the descriptor was opened.
+        # Before the descriptor was opened, the process may have been reaped and its id given to another process.
         if self._is_child:
             if _is_child_not_reaped(os.P_PIDFD, descriptor):
                 return descriptor
-        # The server forks, reaps and reports in one thread. So a child of its that has this number is ours as long as
-        # no end has been reported.
+        # The server forks, reaps and reports in one thread. So a child of the server that has this id is the right
+        # process as long as the server has reported no end.
         elif server_pid in (0, _parent_of(self.pid)) and not _is_readable(self._sentinel):
             return descriptor
         os.close(descriptor)
         return None
 
     def send(self, number: int) -> bool:
-        """Send the process a signal. False: it has ended, or may have."""
+        """Send the process a signal. Returns False if the process has ended or may have ended."""
         if self.descriptor is not None:
             try:
                 signal.pidfd_send_signal(self.descriptor, number)
                 return True
             except ProcessLookupError:
                 return False
-            except OSError:  # not permitted to us, or by a sandbox, which may know the older call only
+            except OSError:  # not permitted; or by a sandbox, which may still permit `kill`
                 pass
         if not self._has_its_number():
             return False
@@ -81,26 +81,26 @@ class ProcessHandle:
         return True
 
     def kill_group(self) -> None:
-        """Kill what is in the process group that the process leads; nothing if it has not made one."""
+        """Kill the process group that the process leads. Does nothing if it leads none."""
         if self.descriptor is not None:
             try:
                 signal.pidfd_send_signal(self.descriptor, signal.SIGKILL, None, _PROCESS_GROUP)
                 return
             except ProcessLookupError:
                 return
-            except OSError:  # before Linux 6.9; or not permitted, as above
+            except OSError:  # a kernel before Linux 6.9; or not permitted, as above
                 pass
         if self._has_its_number() or self._nobody_has_its_number():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def is_stopped(self) -> bool:
-        """Whether it is stopped, as by SIGSTOP or a debugger. False where the system does not tell."""
+        """Whether the process is stopped, by SIGSTOP or a debugger for example. False if the system does not say."""
         fields = _fields_of(self.pid)
         return bool(fields) and fields[0] in ("T", "t") and self._has_its_number()
 
     def _has_its_number(self) -> bool:
-        """Whether the number is the process's own at this moment: it lives, or has not been reaped."""
+        """Whether the id still belongs to the process: it is alive, or it has not been reaped."""
         if self._is_reaped:
             return False
         if self.descriptor is not None:
@@ -112,7 +112,7 @@ class ProcessHandle:
         return not _is_readable(self._sentinel)
 
     def _nobody_has_its_number(self) -> bool:
-        """Whether there is no process of this number, so that a group of this number must be the one it has left."""
+        """Whether no process has this id. Then a process group with this id is the one that the process has led."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -131,7 +131,7 @@ class ProcessHandle:
 def _is_child_not_reaped(kind: int, which: int) -> bool:
     try:
         os.waitid(kind, which, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except OSError:  # no child of ours, or not any more; or an old kernel, which does not know P_PIDFD
+    except OSError:  # not a child of this process, or already reaped; or an old kernel, which does not know P_PIDFD
         return False
     return True
 
@@ -139,7 +139,7 @@ def _is_child_not_reaped(kind: int, which: int) -> bool:
 def _is_readable(descriptor: int) -> bool:
     if not hasattr(select, "poll"):
         return bool(multiprocessing.connection.wait([descriptor], 0))
-    # Not `select.select`, which refuses descriptors above 1,023.
+    # `select.select` would not do, as it refuses descriptors above 1,023.
     watched = select.poll()
     watched.register(descriptor, select.POLLIN)
     return bool(watched.poll(0))
@@ -151,7 +151,7 @@ def _parent_of(pid: int) -> int | None:
 
 
 def _fields_of(pid: int) -> list[str]:
-    """Of /proc/PID/stat, from the state on; empty where there is no such process."""
+    """Return the fields of /proc/PID/stat, from the state on. Empty if there is no such process, or no /proc."""
     if not sys.platform.startswith("linux"):
         return []
     try:

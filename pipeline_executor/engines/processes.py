@@ -1,4 +1,4 @@
-"""One replica's process as its caller holds it: started, watched by a handle, ended, reaped."""
+"""Starts, signals and reaps the process of a replica, on the caller's side."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ __all__ = ["ReplicaProcess", "start_method_left_open", "starting"]
 
 @contextlib.contextmanager
 def start_method_left_open() -> Iterator[None]:
-    """Preparing a child under spawn or forkserver asks for the default start method in a way that settles it, and then
-    the program could not choose one any more."""
+    """Keep the program's choice of a default start method open.
+
+    Preparing a child under spawn or forkserver fixes the default, and then the program could no longer choose one.
+    """
     open_before = multiprocessing.get_start_method(allow_none=True) is None
     try:
         yield
@@ -35,9 +37,11 @@ def start_method_left_open() -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting(start_method: str) -> Iterator[None]:
-    """Start processes inside the block. A Ctrl-C waits until it is over, and does not reach a process before it is
-    ready for one."""
-    # What the caller blocks means nothing to a child of the fork server.
+    """Hold back SIGINT while processes are started inside the block.
+
+    A Ctrl-C reaches the caller after the block, and a started process only when it is ready for it.
+    """
+    # Under forkserver a child inherits the blocked signals of the server, not those of the caller.
     blocked = (
         contextlib.nullcontext()
         if start_method == "forkserver"
@@ -48,35 +52,35 @@ def starting(start_method: str) -> Iterator[None]:
 
 
 def fork_server_pid() -> int:
-    """The number of this program's fork server; 0 if it cannot be had."""
+    """Return the process id of this program's fork server; 0 if it is unknown."""
     from multiprocessing.forkserver import _forkserver
 
     return getattr(_forkserver, "_forkserver_pid", None) or 0
 
 
 class ReplicaProcess:
-    """See `started_replica.Replica`. To be made within `starting`.
+    """A replica in a process of its own; see `started_replica.Replica`. To be made inside a block of `starting`.
 
     Attributes:
-        process: how to signal it.
+        process: sends it signals.
     """
 
-    ended = False  # its handle tells
+    ended = False  # unused, because this replica has a handle
 
     def __init__(self, context: multiprocessing.context.BaseContext, launch: Launch) -> None:
         assignment = launch.assignment
-        first_words = launch.first_words
-        assert first_words is not None
+        early_setup = launch.early_setup
+        assert early_setup is not None
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=run_child, args=(launch,), name=f"{assignment.task}-{assignment.replica}"
         )
         start_method = context.get_start_method()
         try:
             with forking_replica_of(launch.run):
-                if start_method == "fork":  # the process inherits them
+                if start_method == "fork":  # the process inherits `early_setup`
                     self._process.start()
                 else:
-                    first_words.start(self._process)
+                    early_setup.start(self._process)
         except OSError as error:
             _close_pipes_of_failed_start(error)
             raise
@@ -89,20 +93,22 @@ class ReplicaProcess:
         self.handle: int = self._process.sentinel
 
     def _give_up_pipes(self, start_method: str) -> int | None:
-        """Keep one descriptor, under forkserver two, of the three or four that there are by now.
+        """Close the descriptors of multiprocessing that are not needed. One is kept, under forkserver two.
 
-        multiprocessing's sentinel under fork and spawn is a pipe that the step's children inherit, and then it outlives
-        the step: the pidfd takes its place. Under forkserver it brings the exit code. By the other pipe the process
-        could see its parent's end; there, our lifeline takes its place (`child.run_child`).
+        | descriptor | replaced by | why |
+        |---|---|---|
+        | sentinel under fork and spawn | the pidfd | the step's children inherit this pipe, and may outlive the step |
+        | sentinel under forkserver | kept | it brings the exit code |
+        | pipe by which the child sees its parent's end | the lifeline (`child.run_child`) | both tell the same |
 
         Returns:
-            what has to be closed in the end.
+            The descriptor to be closed at the end, if any.
         """
         if self.process.descriptor is None:
             return None
         started: Any = self._process._popen  # type: ignore[attr-defined]
         own = os.dup(started.sentinel) if start_method == "forkserver" else None
-        # There is no public way to either. Whatever else the program does with the process goes on to work.
+        # multiprocessing has no public way to do this. All other uses of the process object still work.
         started.finalizer()
         started.sentinel = self._process._sentinel = (  # type: ignore[attr-defined]
             self.process.descriptor if own is None else own
@@ -110,7 +116,7 @@ class ReplicaProcess:
         return own
 
     def forget(self) -> None:
-        """In a fork of the calling process: the replica is none of its business."""
+        """Close the descriptors of the replica in a fork of the calling process."""
         self._close_descriptors()
 
     def interrupt(self) -> None:
@@ -142,7 +148,8 @@ class ReplicaProcess:
         else:
             status = ExitStatus(code, None)
         if code is None:
-            # Its status was taken by somebody else; multiprocessing would for ever think that it runs, and keep it.
+            # Other code has reaped the process. Without this multiprocessing would consider it alive and keep it, for
+            # ever.
             self._process._popen.returncode = 255  # type: ignore[attr-defined]
             self._process.join()
         self._process.close()
@@ -157,14 +164,15 @@ class ReplicaProcess:
 
 
 def _close_pipes_of_failed_start(error: OSError) -> None:
-    """Where `os.fork` fails, multiprocessing leaves open the two pipes that it has made for the child."""
+    """Close the two pipes that multiprocessing leaves open when `os.fork` fails."""
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "_launch":
             found = trace.tb_frame.f_locals
             for names in (("parent_r", "child_w"), ("child_r", "parent_w")):
                 ends = [end for name in names if isinstance(end := found.get(name), int)]
-                # Where it has closed them, and their numbers are others' by now, these are not two ends of one pipe.
+                # If multiprocessing has closed them, their numbers may belong to other files by now. Then they are not
+                # the two ends of one pipe.
                 with contextlib.suppress(OSError):
                     if len(ends) == 2 and os.path.samestat(os.fstat(ends[0]), os.fstat(ends[1])):
                         os.close(ends[0])
@@ -173,10 +181,10 @@ def _close_pipes_of_failed_start(error: OSError) -> None:
 
 
 def _leave_to_us(process: BaseProcess) -> None:
-    """Take the process from the list of those that multiprocessing asks after whenever any process is started.
+    """Remove the process from multiprocessing's list of children.
 
-    So 1,000 replicas would cost 500,000 system calls. And somebody else's start of a process, in another thread, could
-    take a replica's exit status away from under us.
+    multiprocessing polls all children of the list whenever it starts a process, which takes 500,000 system calls for
+    1,000 replicas. And if another thread started a process, this poll could take a replica's exit status.
     """
     multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
 

@@ -1,6 +1,7 @@
-"""Which engine runs a pipeline, by its `parallelism`. A new engine gets its line in `ENGINES` and a module of its own.
+"""The table of engines, by `parallelism`. A new engine gets a line in `ENGINES` and a module of its own.
 
-An engine's module is imported when it is first used: a run in one thread needs nothing of what starts processes.
+An engine's module is imported when the engine is first used, so that a sequential run does not import the code that
+starts processes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Engine(Protocol):
     """Runs a plan.
 
     Attributes:
-        replicates: a step has as many replicas as its task says; else it has one.
-        all_in_threads: steps whose tasks do not say so run in threads, too.
+        replicates: a step has as many replicas as its task asks for. False: every step has one replica.
+        all_in_threads: every step runs in threads. False: only a step whose task sets `num_threads` does.
     """
 
     @property
@@ -35,17 +36,21 @@ class Engine(Protocol):
         """Run the plan.
 
         Returns:
-            None when all is done, if the last step consumes; else the stream of its outputs.
+            The stream of the last step's outputs. If the last step consumes: None, when the run has ended.
 
         Raises:
-            PipelineError: this plan cannot be run here. Nothing was started.
+            PipelineError: this engine cannot run the plan. Nothing was started.
             Whatever a step raised, or a TaskError.
         """
 
 
 @dataclass(frozen=True)
 class _LocalEngine:
-    """Processes and threads of this machine. `start_method`: None for the interpreter's default."""
+    """Runs replicas in processes and threads of this machine.
+
+    Arguments:
+        start_method: of the processes; None for the interpreter's default.
+    """
 
     start_method: str | None = None
     all_in_threads: bool = False
@@ -71,7 +76,7 @@ class _SequentialEngine:
 def _default_start_method() -> str:
     import multiprocessing
 
-    # Asked in a way that does not settle it: the program may still call set_start_method.
+    # Plain get_start_method() would fix the default, and the program could no longer call set_start_method().
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 

@@ -1,11 +1,13 @@
 """The engine without parallelism: all steps chained in the calling process, for debugging, profilers and tests.
 
-Each step pulls its items over a link of the core from the step before it (`interfaces.Link`). The link calls back here
-for what is rare: a step's start, its end, its failure. The rules are those of the other engines: a failure ends the run
-wherever it happens, so what the other steps see of it is `Aborted`, which they cannot take for an error of their input;
-a step that returns early is judged by whether the step before it has another item (rule R3).
+Each step pulls its items from the step before it, over a link of the core (`interfaces.Link`). The link calls back here
+for the rare events: the start, the end and the failure of a step.
 
-Messages are passed as they are, not copied: what a step does to an item after yielding it shows in the steps after it.
+The rules are those of the other engines. A failure ends the whole run: the other steps see `Aborted`, which they cannot
+mistake for an error of their input. If a step returns early, the step before it is asked for another item; if there is
+one, the return is an error (rule R3).
+
+Items are passed without a copy: if a step changes an item after it has yielded it, the later steps see the change.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline_executor.engines.failed_item import keep_failed_item
-from pipeline_executor.engines.failures import message_error, note_second, raised, stopped_early
-from pipeline_executor.engines.items_told import ItemsTold, last_output_in_words
+from pipeline_executor.engines.failures import message_error, raise_or_note, raised_error, stopped_early_error
+from pipeline_executor.engines.suspect_items import SuspectItems, last_output_in_words
 from pipeline_executor.engines.termination import OpenRun
 from pipeline_executor.errors import PipelineError, TaskFailure
 from pipeline_executor.frames import from_the_step, warn_caller
@@ -44,21 +46,22 @@ __all__ = ["run_sequential"]
 
 
 def run_sequential(plan: Plan, core: Core, options: RunOptions) -> ResultStream | None:
-    """Run a plan in the calling process; see `registry.Engine.run`. The outputs are made as they are asked for.
+    """Run a plan in the calling process; see `registry.Engine.run`. Each output is made when it is asked for.
 
     Arguments:
-        core: whose links connect the steps.
+        core: provides the links between the steps.
     """
     if options.inactivity_timeout is not None:
         warn_caller(
-            "inactivity_timeout is not applied under parallelism='sequential', where nobody is left to watch",
+            "inactivity_timeout is not applied under parallelism='sequential': all steps run in the calling thread, "
+            "and no other thread could watch them",
             RuntimeWarning,
         )
     for step in plan.steps:
         if step.env:
             warn_caller(
-                f"step {step.index} {step.name!r}: env is not applied under parallelism='sequential', "
-                "where the step has no process of its own",
+                f"step {step.index} {step.name!r}: env is not applied under parallelism='sequential', because the step "
+                "runs in the calling process. Set these variables before the program starts",
                 RuntimeWarning,
             )
     if any(step.is_async for step in plan.steps):
@@ -77,7 +80,7 @@ def run_sequential(plan: Plan, core: Core, options: RunOptions) -> ResultStream 
 
 
 class _LinkedStep:
-    """A step that yields, as the link over which its items go knows it."""
+    """A step that yields, as its link sees it; see `interfaces.LinkedStep`."""
 
     def __init__(self, run: _SequentialRun, step: StepPlan) -> None:
         self._run = run
@@ -97,8 +100,11 @@ class _LinkedStep:
         self._run.failed(self._step, error)
 
 
-class _Recording:
-    """What a step reads. Keeps, for `keep_failed_item`, what it has taken since its last output, but for the hand."""
+class _RecordedInput:
+    """The input of a step under `keep_failed_item`: keeps the items that the step has taken since its last output.
+
+    The item in hand is not among them; the link holds it.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -118,8 +124,8 @@ class _Recording:
         self._taken = link.count
         return next(link)
 
-    def of_batch(self) -> list[Any]:
-        """Nothing where the step has yielded and not asked since."""
+    def earlier_items(self) -> list[Any]:
+        """Return the kept items. Empty if the step has yielded and not asked for an item since."""
         reader = self._link.reader
         return list(self._earlier) if reader is None or reader.count == self._outputs else []
 
@@ -131,8 +137,10 @@ def _items_of(step: StepPlan, source: Iterator[Any] | None) -> Iterator[Any]:
         return ChainedItems(step.function, step.constants, source)
     try:
         return iter(_call(step, source))
-    except StopIteration as error:  # which must not pass for the end of the step's items
-        raise RuntimeError("the step raised StopIteration") from error
+    except StopIteration as error:  # would look like the end of the step's items
+        raise RuntimeError(
+            "the step's function raised StopIteration, which would look like the end of its items. Let it return"
+        ) from error
 
 
 def _call(step: StepPlan, source: Iterator[Any] | None) -> Any:
@@ -158,18 +166,18 @@ class _SequentialRun:
         self._owner_pid = os.getpid()
         self._over = False
         self.error: BaseException | None = None
-        #: Of each step that yields, over which its items go to the next step or to the caller. Emptied at the end: the
-        #: constants, and what the links keep, are not to wait for the garbage collector.
+        #: By step: the link over which its items go to the next step or to the caller. Emptied at the end of the run,
+        #: so that the constants and the links' items do not wait for the garbage collector.
         self._links: list[Link] = [
             core.open_link(_LinkedStep(self, step)) for step in plan.steps if step.output_edge is not None
         ]
-        self._recordings: dict[int, _Recording] = {}  # by the step that reads; emptied with the links
+        self._recorded_inputs: dict[int, _RecordedInput] = {}  # by the step that reads; emptied with the links
         for link, reader in itertools.pairwise(self._links):
             link.reader = reader
         self._open_run = OpenRun()
         self._open_run.stop = self._stop_for_signal
 
-    # ---- what linked steps ask and tell
+    # ---- called by the linked steps
 
     def source_of(self, step: StepPlan) -> Link | None:
         return self._links[step.index - 1] if step.index > 0 and self._links else None
@@ -178,19 +186,19 @@ class _SequentialRun:
         link = self.source_of(step)
         if link is None or self._kept_item_path is None:
             return link
-        self._recordings[step.index] = _Recording(link)
-        return self._recordings[step.index]
+        self._recorded_inputs[step.index] = _RecordedInput(link)
+        return self._recorded_inputs[step.index]
 
     def failed(self, step: StepPlan, error: BaseException) -> None:
-        if self._is_in_a_fork():  # the program goes on there as it would without us: the error passes as it is
+        if self._is_in_a_fork():  # a fork of the program, in which there is no run that could fail
             raise error
-        if self.error is not None:  # what a step makes of being stopped, or an error in its `finally`
+        if self.error is not None:  # the run has failed already: this error follows from stopping the step
             return
         failure = self._failure(step, error)
         if isinstance(error, MessageFault):
             verdict: BaseException = message_error([failure], error, self._plan)
         else:
-            verdict = raised([failure], error)
+            verdict = raised_error([failure], error)
         self._abort(verdict)
         source = self.source_of(step)
         if self._kept_item_path is not None and source is not None:
@@ -201,9 +209,9 @@ class _SequentialRun:
                 keep_failed_item(self._kept_item_path, verdict, step, failure, items)
 
     def _earlier_items(self, step: StepPlan) -> list[Any]:
-        """What the step has taken since its last output, without the item in hand, as far as it was kept."""
-        recording = self._recordings.get(step.index)
-        return [] if recording is None else recording.of_batch()
+        """Return the kept items that the step has taken since its last output, without the item in hand."""
+        recorded = self._recorded_inputs.get(step.index)
+        return [] if recorded is None else recorded.earlier_items()
 
     def _is_in_a_fork(self) -> bool:
         """Whether this process is one that a step has forked."""
@@ -219,9 +227,9 @@ class _SequentialRun:
         in_hand = source is not None and source.count > 0 and not source.saw_end
         kind = type(error)
         output = self._links[step.index] if step.index < len(self._links) else None
-        told: ItemsTold = {}
+        suspects: SuspectItems = {}
         if step.index == 0 and output is not None and output.count > 0:
-            told = {
+            suspects = {
                 "last_output_index": output.count - 1,
                 "last_output_repr": last_output_in_words(output.last_sent(), bounded_repr),
             }
@@ -229,7 +237,7 @@ class _SequentialRun:
             earlier = self._earlier_items(step)
             is_whole = source.count - source.batch_first <= len(earlier) + in_hand
             shown = earlier[:SHOWN_ITEMS] if is_whole else []
-            told = {"batch_first": source.batch_first, "batch_reprs": tuple(bounded_repr(item) for item in shown)}
+            suspects = {"batch_first": source.batch_first, "batch_reprs": tuple(bounded_repr(item) for item in shown)}
         return TaskFailure(
             step=step.index,
             task=step.name,
@@ -242,11 +250,11 @@ class _SequentialRun:
             items_out=self._links[step.index].count if step.index < len(self._links) else 0,
             item_index=source.count - 1 if source is not None and in_hand else None,
             item_repr=bounded_repr(source.item) if source is not None and in_hand else None,
-            **told,
+            **suspects,
         )
 
     def ended(self, step: StepPlan) -> None:
-        """A step has returned: judge it by rule R3."""
+        """Handle the return of a step, by rule R3."""
         source = self.source_of(step)
         if source is None or source.saw_end:
             return
@@ -260,10 +268,10 @@ class _SequentialRun:
             next(source)
         except StopIteration:
             return
-        self._abort(stopped_early([failure]))
+        self._abort(stopped_early_error([failure]))
         raise Aborted
 
-    # ---- what callers do
+    # ---- called by `execute` and by the results
 
     def consume(self) -> None:
         step = self._plan.steps[-1]
@@ -302,9 +310,9 @@ class _SequentialRun:
 
     def poll_result(self) -> tuple[bool, Any]:
         try:
-            return True, self.next_result()  # there is nobody to wait for: the steps run here
+            return True, self.next_result()  # the steps run in this call, so there is always a result
         except StopIteration:
-            return False, None  # and `next_result` says so again
+            return False, None  # `next_result` will raise StopIteration again
 
     def close(self) -> None:
         try:
@@ -323,7 +331,7 @@ class _SequentialRun:
         if self._core.running_step() is None:
             self.close()
             return False
-        self._abort(Aborted(Aborted.PROGRAM_ENDS))  # also for a step that swallows what unwinds it
+        self._abort(Aborted(Aborted.PROGRAM_ENDS))  # so that a step that swallows `Aborted` stops, too
         return True
 
     def _finish(self) -> None:
@@ -334,7 +342,7 @@ class _SequentialRun:
             try:
                 self._report()
             except Exception as second:
-                note_second(error, second)
+                raise_or_note(error, second)
         finally:
             self.release()
         self.error = None
@@ -342,7 +350,7 @@ class _SequentialRun:
             raise error
 
     def _close_steps_before(self, index: int) -> None:
-        """Close the steps before that one, the last first. What one raises meanwhile is its failure."""
+        """Close the steps before this index, the last one first. What a step raises there is its failure."""
         for step, link in reversed(list(zip(self._plan.steps, self._links[:index], strict=False))):
             link.end()
             try:
@@ -357,7 +365,7 @@ class _SequentialRun:
         for link in self._links:
             link.reader = None
         self._links.clear()
-        self._recordings.clear()
+        self._recorded_inputs.clear()
         if self._on_end is None or self._is_in_a_fork():
             return
         counters = [

@@ -1,4 +1,4 @@
-"""Signals in the calling process, while it starts others. For those in a replica's process see `replica.signals`."""
+"""Signals in the calling process while it starts or ends a run. For a replica's process see `replica.signals`."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from pipeline_executor.plain_signals import CAN_BLOCK, block_signals, get_handle
 
 __all__ = ["hold_signals", "interrupts_blocked", "restore_in_child", "set_handlers_by"]
 
-#: All that a program may handle in Python; SIGCHLD must reach whoever reaps.
+#: All signals that a program may handle in Python, except SIGCHLD: code of the program that reaps children needs it.
 _HELD = [int(number) for number in signal.valid_signals() if number != getattr(signal, "SIGCHLD", None)]
 
-#: Sets what Python calls for a signal; see `interfaces.Core.set_handler`.
+#: Sets the Python handler of a signal; see `interfaces.Core.set_handler`.
 _set_handler: Callable[[int, Callable[..., Any]], object] = signal.signal
 
-#: The handlers that blocks of `hold_signals` stand in for, by signal, the outermost block first. Only the main thread
-#: writes it.
+#: For each open block of `hold_signals`, the outermost first: the handlers that it has replaced, by signal. Only the
+#: main thread changes this list.
 _held: list[dict[int, Callable[..., Any]]] = []
 
 
 def set_handlers_by(set_handler: Callable[[int, Callable[..., Any]], object]) -> None:
-    """Have `hold_signals` set handlers by a core's function."""
+    """Have `hold_signals` use a core's function to set handlers."""
     global _set_handler
     _set_handler = set_handler
 
 
 @contextlib.contextmanager
 def hold_signals() -> Iterator[None]:
-    """Delay the program's own signal handlers until the block is over.
+    """Delay the program's own signal handlers until the end of the block.
 
-    After a fork the interpreter runs hooks, and drops what a signal handler raises there: a Ctrl-C at that moment
-    would be lost. Blocking the signals does not help, since any thread may receive them for the main one.
+    After a fork the interpreter runs hooks and drops exceptions that a signal handler raises in them, so a Ctrl-C at
+    that moment would be lost. Blocking the signals would not help, since another thread could receive them.
 
-    Only what Python calls is exchanged. What the system calls stays, and with it what `faulthandler.register` or
-    `signal.siginterrupt` have set there. Afterwards the handlers are called, not the signals sent again: an event loop
-    has been told of each by its wake-up descriptor already.
+    Only the Python handlers are replaced. The C handlers stay, and with them the settings of `faulthandler.register`
+    and `signal.siginterrupt`. At the end the handlers are called; the signals are not sent again, because an event loop
+    has already been notified of them by its wake-up descriptor.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -51,7 +51,7 @@ def hold_signals() -> Iterator[None]:
         _held.append(handlers)
         for number in _HELD:
             handler = get_handler(number)
-            if callable(handler):  # not the system's own reactions, nor a handler set in C
+            if callable(handler):  # neither a default action, nor SIG_IGN, nor a handler set in C
                 handlers[number] = handler
                 _set_handler(number, lambda received, _frame: arrived.append(received))
         yield
@@ -63,7 +63,7 @@ def hold_signals() -> Iterator[None]:
 def _restore(
     handlers: dict[int, Callable[..., Any]], arrived: list[int], called: Mapping[int, Callable[..., Any]]
 ) -> None:
-    """Put the handlers back and give each its signals, whatever one of them raises meanwhile."""
+    """Restore all handlers, then call them for the signals that have arrived, even if one of them raises."""
     try:
         while handlers:
             number = next(reversed(handlers))
@@ -80,7 +80,10 @@ def _restore(
 
 
 def restore_in_child() -> None:
-    """In a process that was forked inside a block, whose end it never reaches. May be called more than once."""
+    """Restore the handlers in a process that was forked inside a block of `hold_signals`, whose end it never reaches.
+
+    May be called more than once.
+    """
     while _held:
         for number, handler in _held.pop().items():
             _set_handler(number, handler)
@@ -92,13 +95,13 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def interrupts_blocked(*, starts_tracker: bool) -> Iterator[None]:
-    """Start a process inside the block, and a Ctrl-C does not reach it before it unblocks it.
+    """Block SIGINT inside the block, so that a process started there gets no Ctrl-C until it unblocks SIGINT itself.
 
-    A child belongs to the caller's process group at first, and would show a traceback of its own. It inherits what is
-    blocked, over an exec as well. A replica lifts it in `set_child_signals`, once it has a group of its own.
+    At first a child belongs to the caller's process group, so a Ctrl-C would make it print a traceback. It inherits the
+    blocked signals, even across an exec. A replica unblocks SIGINT in `set_child_signals`, when it has left the group.
 
     Arguments:
-        starts_tracker: what is done in the block would start multiprocessing's resource tracker.
+        starts_tracker: the block may start multiprocessing's resource tracker.
     """
     if not CAN_BLOCK:
         yield
@@ -106,7 +109,7 @@ def interrupts_blocked(*, starts_tracker: bool) -> Iterator[None]:
     if starts_tracker:
         from multiprocessing import resource_tracker
 
-        resource_tracker.ensure_running()  # which unblocks interrupts when it starts
+        resource_tracker.ensure_running()  # now, because it unblocks SIGINT when it starts
     before = block_signals({signal.SIGINT})
     try:
         yield

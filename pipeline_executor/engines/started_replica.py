@@ -1,4 +1,4 @@
-"""A replica as the engine holds it, whether it is a process or a thread of the caller's."""
+"""The interface of a started replica, whether it is a process or a thread."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ __all__ = ["ExitStatus", "Replica"]
 
 @dataclass(frozen=True)
 class ExitStatus:
-    """How a replica ended: by an exit code or by a signal. Both None: nobody can tell any more. The end of a thread is
-    the exit code 0."""
+    """How a replica ended.
+
+    | replica | `exit_code` | `signal_name` |
+    |---|---|---|
+    | a process that exited; a thread (0) | the code | None |
+    | a process that was killed by a signal | None | the signal |
+    | a process whose exit status other code of the program has taken | None | None |
+    """
 
     exit_code: int | None
     signal_name: str | None
@@ -29,34 +35,34 @@ class ExitStatus:
             return f"was killed by {self.signal_name}"
         if self.exit_code is not None:
             return f"exited with code {self.exit_code}"
-        return "ended, its exit status taken by another part of this program"
+        return "ended with an unknown exit status, because other code of this program has reaped it"
 
 
 class Replica(Protocol):
-    """Started when made."""
+    """A replica, which is started when the object is made."""
 
     @property
     def pid(self) -> int: ...
     @property
     def handle(self) -> int | None:
-        """Becomes readable (on Windows: signalled) when the replica ends. None: it rings the run's bell then."""
+        """Becomes readable (on Windows: signalled) when the replica ends. None: the replica rings the run's bell."""
 
     @property
     def ordered_to_die(self) -> bool:
-        """Whether an end by a signal is our own doing."""
+        """Whether the engine has interrupted or killed the replica, so that its end by a signal is no failure."""
 
     @property
     def ended(self) -> bool:
-        """For a replica without a handle: nothing of the step's runs any more."""
+        """Whether the replica has ended. Only for a replica without a handle."""
 
     def interrupt(self) -> None:
-        """Have a step that is busy see that it is to stop, by an exception."""
+        """Stop a busy step by an exception."""
 
     def kill(self) -> None:
-        """End it whatever it does, with all that it has started, where that is possible."""
+        """End the replica whatever it does, and all processes that it has started, as far as that is possible."""
 
     def kill_descendants(self) -> None:
-        """End what it has started and left running. To be called before `reap`."""
+        """End the processes that the replica has started and left running. To be called before `reap`."""
 
     def reap(self) -> ExitStatus:
-        """How it ended. To be called once, after it has."""
+        """Return how the replica ended. To be called once, after its end."""

@@ -1,6 +1,6 @@
-"""The replicas of one run, from their start until the last is gone, as the calling process sees them.
+"""Starts the replicas of a run, waits for their events, and shuts them down, in the calling process.
 
-One thread at a time attends to them: whoever waits for the run, or the run's watch (`watch.py`).
+Only one thread at a time attends to the replicas: the thread that waits for the run, or the run's watch (`watch.py`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pipeline_executor.frames import warn_caller
 from pipeline_executor.interfaces import Cause, Run, State
 from pipeline_executor.plan import Assignment, Plan
 from pipeline_executor.replica.child import Launch
-from pipeline_executor.replica.first_words import FirstWords
+from pipeline_executor.replica.early_setup import EarlySetup
 from pipeline_executor.replica.lifeline import Lifeline
 from pipeline_executor.replica.run_tracker import RunTracker, tracker_of_forked_steps
 from pipeline_executor.replica.seeds import load_generators
-from pipeline_executor.replica.stacks import ASK, StackFile, StackFiles
+from pipeline_executor.replica.stacks import STACK_SIGNAL, StackFile, StackFiles
 from pipeline_executor.replica.waiting_threads import waiting_threads
 
 if TYPE_CHECKING:
@@ -38,40 +38,41 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervision"]
 
-#: Stands for no replica.
+#: Takes the place of a replica's ledger entry, for the pipe that wakes the watch.
 _WAKE = 2**32 - 1
 
-#: Seconds after which the thread that waits looks whether it is to be interrupted. The system call that it sleeps in
-#: ends when a signal comes, but not when one has come just before the call, or to another thread; nor when the waiting
-#: thread is itself a step's, which is interrupted by an exception that the interpreter raises in it. The first sleep of
-#: a wait is short, and each that follows takes four times as long, up to the second figure.
+#: Seconds that a waiting thread sleeps before it returns to Python code, where signal handlers run. A signal ends the
+#: sleep at once only if it arrives during the sleep, and in this thread. A signal that has arrived just before, or in
+#: another thread, does not end it; nor does an exception that the interpreter raises in the thread of a step. The first
+#: sleep takes _FIRST_LOOK_S, and each further one four times as long, up to _LOOK_S.
 _FIRST_LOOK_S, _LOOK_S = 0.001, 0.25
 
-#: Seconds after SIGKILL until a process is given up. Only a process inside a system call that cannot be interrupted
-#: (a dead network file system) takes so long.
+#: Seconds to wait for the end of a process after SIGKILL. Only a process inside a system call that cannot be
+#: interrupted (a dead network file system, for example) takes longer.
 _KILL_PATIENCE_S = 5.0
 
-#: Seconds in which a step that waits wakes and begins to close. Who has not noticed by then is busy: it is interrupted.
+#: Seconds in which a waiting step notices the abort and begins to close. A step that has not done so is busy, and is
+#: interrupted.
 _NOTICE_S = 0.1
 
-#: Seconds that a process which is stuck gets to write its stack. It does so in its signal handler, at once, unless it
-#: is stopped or inside a system call that cannot be interrupted.
+#: Seconds that a stuck process gets to write its stack. Its signal handler does so at once, unless the process is
+#: stopped, or inside a system call that cannot be interrupted.
 _ANSWER_S = 0.5
 
 
 class Supervision:
-    """See the module.
+    """The replicas of a run; see the module.
 
     Arguments:
         message_check: of the core; see `interfaces.Core`.
 
     Attributes:
         alive: the replicas that have been started and have not ended, by ledger entry.
-        died: how those ended that had not finished.
-        raised: what steps in threads raised.
-        left_behind: threads that did not stop in time, in words: which, and what they are doing.
-        in_background: the run's watch attends to the replicas; the bell is for the caller alone.
-        handing_over: who attends to them is to leave at once, because another thread waits to go on with it.
+        died: how each replica ended that had not finished, by ledger entry.
+        raised: the exceptions that steps in threads have raised, by ledger entry.
+        left_behind: a text for each replica that did not stop in time: which one, and what it is doing.
+        in_background: the run's watch attends to the replicas, and only the caller waits for the bell.
+        handing_over: the thread that attends to the replicas has to stop at once, because another one takes over.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Supervision:
         self.raised: dict[int, BaseException] = {}
         self.left_behind: list[str] = []
         self.in_background = self.handing_over = False
-        self._notice_by = self._stop_by = 0.0  # once the shutdown has begun
+        self._notice_by = self._stop_by = 0.0  # the deadlines of the shutdown; 0: it has not begun
         self._threads_left: list[ReplicaThread] = []
         self._files_of_stacks = StackFiles()
         self._stack_files: dict[int, StackFile] = {}
@@ -107,12 +108,12 @@ class Supervision:
     # ---- the start
 
     def start(self) -> None:
-        """Start every replica; when this raises, some may have been."""
+        """Start every replica. If this raises, some may have been started."""
         processes = [replica for replica in self._plan.assignments if not replica.in_thread]
         threads = [replica for replica in self._plan.assignments if replica.in_thread]
         if processes:
             self._start_processes(processes)
-        # Not before: a fork copies no other thread, but every lock that one holds.
+        # After the processes: a fork would copy every lock that another thread holds, but not the thread.
         for assignment in threads:
             step = self._plan.steps[assignment.step]
             limit = assignment.max_message_bytes
@@ -137,7 +138,7 @@ class Supervision:
         others = [thread.name for thread in threading.enumerate() if thread not in ours]
         if others:
             warn_caller(
-                f"execute() forks this process, which has other threads ({', '.join(map(repr, others[:5]))}): a lock "
+                f"execute() forks this process, which has other threads ({', '.join(map(repr, others[:5]))}). A lock "
                 "that one of them holds at this moment stays locked for ever in the step's process. "
                 "Use parallelism='process-forkserver' or 'process-spawn', or call execute() before they are started.",
                 RuntimeWarning,
@@ -148,12 +149,13 @@ class Supervision:
         if self._context.get_start_method() == "fork":
             self._tracker = tracker_of_forked_steps()
         load_generators()
-        # All of it before the first fork: what the caller writes to afterwards, each page of it, is copied once more.
+        # All launches are made before the first fork: the system has to copy every page that the caller writes to after
+        # a fork.
         launches = [
             Launch(
                 assignment,
                 self._run,
-                FirstWords(
+                EarlySetup(
                     (step := self._plan.steps[assignment.step]).env,
                     self._lifeline,
                     self._stack_file(assignment.entry),
@@ -170,7 +172,7 @@ class Supervision:
             self._supervisor.watch(launch.assignment.entry, process.handle)
 
     def _stack_file(self, entry: int) -> StackFile | None:
-        if sys.platform == "win32":  # a descriptor cannot be passed on there
+        if sys.platform == "win32":  # where a descriptor cannot be passed to the child
             return None
         self._stack_files[entry] = self._files_of_stacks.new()
         return self._stack_files[entry]
@@ -179,10 +181,10 @@ class Supervision:
         try:
             return ReplicaProcess(self._context, launch)
         except (EOFError, ConnectionError) as error:
-            # The fork server imports the main script first, and has gone down over it.
+            # The fork server imports the main script when it starts, and has ended during that import.
             raise PipelineError(
                 f"step {launch.assignment.step} {launch.assignment.task!r} could not be started: the fork server ended "
-                f"while it imported the main script. What it printed to standard error says why. {GUARD_HINT}"
+                f"while it imported the main script. Its output on standard error may say why. {GUARD_HINT}"
             ) from error
         except OSError as error:
             refused = processes_refused(error, launch.assignment)
@@ -197,29 +199,29 @@ class Supervision:
         return any(isinstance(replica, ReplicaThread) and replica.is_thread(thread) for replica in replicas)
 
     def arm(self) -> None:
-        """Have the next result end the wait of `attend`, or of `wait_for_the_bell`."""
+        """Have the next result wake the caller from `attend` or `wait_for_the_bell`."""
         self._supervisor.arm()
 
     def wait_for_the_bell(self, timeout_s: float | None) -> None:
-        """Sleep until there is a result or the run is aborted, or for some time, while another thread attends."""
+        """Sleep until a result, an abort or the timeout, while another thread attends to the replicas."""
         self._wait(timeout_s, processes=False)
 
     def watch_for_wake(self, handle: Connection) -> None:
-        """Have what is sent there end the wait of `attend`."""
+        """Have data that arrives at this end of a pipe end the wait of `attend`."""
         self._supervisor.watch(_WAKE, handle if sys.platform == "win32" else handle.fileno())
 
     def attend(self, timeout_s: float | None) -> None:
-        """Sleep until there is news, or for some time, and see to it."""
-        if self.in_background:  # where nobody can be interrupted
+        """Sleep until an event or the timeout, and handle the ends of replicas."""
+        if self.in_background:  # in the watch's thread, which receives no signals
             ended = self._supervisor.wait(timeout_s, bell=False)
         else:
             ended = self._wait(timeout_s)
         ended += [entry for entry, replica in self.alive.items() if replica.handle is None and replica.ended]
         for entry in ended:
             replica = self.alive.get(entry)
-            if replica is None:  # woken
+            if replica is None:  # _WAKE, which is no replica
                 continue
-            with hold_signals():  # from here on the replica is known as reaped, or not at all
+            with hold_signals():  # an interrupt must not come between the reaping and the removal from `alive`
                 replica.kill_descendants()
                 status = replica.reap()
                 del self.alive[entry]
@@ -227,23 +229,23 @@ class Supervision:
                 self.raised[entry] = replica.error
             state = self._run.ledger.counters(entry).state
             if state is State.FAILED:
-                self._run.abort(Cause.FAILED, entry)  # it may not have come so far itself
+                self._run.abort(Cause.FAILED, entry)  # the replica may have been killed before it could abort the run
             elif state in (State.FINISHED, State.STOPPED) and (status.clean or status.unknown):
                 pass
             elif not replica.ordered_to_die:
                 self.died[entry] = status
-                self._read_last_words(entry)
+                self._read_early_error(entry)
                 self._run.abort(Cause.DIED, entry)
 
-    def _read_last_words(self, entry: int) -> None:
-        """Of a process that has ended before it could reach the ledger: enter what it has left for it in a file."""
+    def _read_early_error(self, entry: int) -> None:
+        """Move the report of a process that has failed before it could use the ledger from its file to the ledger."""
         file = self._stack_files.get(entry)
         report = None if file is None else file.read_error()
         if report is not None:
             self._run.ledger.write_report(entry, report)
 
     def forget(self) -> None:
-        """In a fork of the calling process: the replicas are not its own, nor are the files that they were given."""
+        """Give up the replicas and their files in a fork of the calling process."""
         for replica in self.alive.values():
             if isinstance(replica, ReplicaProcess):
                 replica.forget()
@@ -261,10 +263,10 @@ class Supervision:
         self._look_s = min(look_s * 4, _LOOK_S) if nothing_came else _FIRST_LOOK_S
         return ended
 
-    # ---- when some are stuck
+    # ---- when replicas are stuck
 
     def stopped_by_a_signal(self, entries: Iterable[int]) -> set[int]:
-        """Those of them whose processes are stopped, as by SIGSTOP."""
+        """Return the entries among these whose processes are stopped by a signal, such as SIGSTOP."""
         replicas = {entry: self.alive[entry] for entry in entries if entry in self.alive}
         return {
             entry
@@ -273,7 +275,7 @@ class Supervision:
         }
 
     def ask_for_stacks(self, entries: Iterable[int]) -> dict[int, str]:
-        """Have the processes among these write their stacks, and give them time to; see to what ends meanwhile.
+        """Have the processes among these write their stacks, and wait for that. Handle replicas that end meanwhile.
 
         Returns:
             The stacks of the threads among them.
@@ -286,10 +288,10 @@ class Supervision:
                 stack = replica.stack()
                 if stack is not None:
                     of_threads[entry] = stack
-            # Before it has reached our code the signal that asks would end it.
+            # A process that has not yet installed the handler would be killed by the signal.
             elif isinstance(replica, ReplicaProcess) and self._run.ledger.counters(entry).state is not State.CREATED:
                 file = self._stack_files.get(entry)
-                if file is not None and ASK is not None and replica.process.send(ASK):
+                if file is not None and STACK_SIGNAL is not None and replica.process.send(STACK_SIGNAL):
                     asked.append(file)
         answer_until = time.monotonic() + _ANSWER_S
         while self.alive and time.monotonic() < answer_until and not all(file.written for file in asked):
@@ -297,15 +299,18 @@ class Supervision:
         return of_threads
 
     def written_stacks(self) -> dict[int, str]:
-        """What the replicas' processes have left of their stacks. To be called when they have ended."""
+        """Return the stacks that the replicas' processes have written. To be called when they have ended."""
         read = {entry: file.read() for entry, file in self._stack_files.items() if file.written}
         return {entry: stack for entry, stack in read.items() if stack is not None}
 
     # ---- the end
 
     def shut_down(self) -> None:
-        """All replicas gone within the shutdown time. Steps that wait have been woken by the abort; those that are
-        busy are asked to stop, and then killed. An interrupt meanwhile (a second Ctrl-C) kills them at once."""
+        """End all replicas within the shutdown time. To be called after the abort, which wakes waiting steps.
+
+        Busy steps are interrupted first, and killed at the end of the time. If an interrupt comes meanwhile (a second
+        Ctrl-C), all are killed at once.
+        """
         try:
             self._ask_to_stop()
         finally:
@@ -313,7 +318,7 @@ class Supervision:
                 self._kill()
 
     def _watch_all(self) -> None:
-        """Again, for one may have been forgotten: an interrupt can come when the supervisor has just named it."""
+        """Watch all replicas again: an interrupt may have lost an exit that the supervisor had already reported."""
         for entry, replica in list(self.alive.items()):
             if replica.handle is not None:
                 self._supervisor.watch(entry, replica.handle)
@@ -322,8 +327,8 @@ class Supervision:
         self._watch_all()
         for entry, replica in list(self.alive.items()):
             if self._run.ledger.counters(entry).state is State.CREATED:
-                replica.kill()  # nothing of the user's has begun that could be closed
-        if not self._stop_by:  # one deadline, also for who takes over
+                replica.kill()  # the step has not begun, so there is nothing to close
+        if not self._stop_by:  # a thread that takes over the shutdown keeps the deadline
             self._stop_by = time.monotonic() + self._shutdown_timeout_s
             self._notice_by = min(time.monotonic() + _NOTICE_S, self._stop_by)
         self._attend_until(self._notice_by)
@@ -337,8 +342,8 @@ class Supervision:
         self._watch_all()
         for replica in list(self.alive.values()):
             replica.kill()
-        # A thread that waited needs a moment to leave, also where there is no time to stop; one that is past its step
-        # comes to its end.
+        # Even without shutdown time, a thread that has waited needs a moment to end. A thread whose step has ended gets
+        # the full time.
         self._attend_until(time.monotonic() + _NOTICE_S)
         self._attend_until(time.monotonic() + _KILL_PATIENCE_S, self._is_about_to_end)
         if self.handing_over:
@@ -351,17 +356,22 @@ class Supervision:
                 left = (
                     f"thread {replica.name!r} of step {step.index} {step.name!r} did not stop within "
                     f"{self._shutdown_timeout_s:g} s. A thread cannot be killed: it is left behind, and ends when it "
-                    "next asks for an item or yields one. It is here (most recent call last):\n"
+                    "next asks for an item or yields one. Have the step yield more often, or run it in a process. The "
+                    "thread's stack (most recent call last):\n"
                     f"{replica.stack() or '  (it has just ended)'}"
                 )
             else:
-                left = f"process {replica.pid} of step {step.index} {step.name!r} does not react to SIGKILL"
+                left = (
+                    f"process {replica.pid} of step {step.index} {step.name!r} has not ended {_KILL_PATIENCE_S:g} s "
+                    "after SIGKILL: it is inside a system call that cannot be interrupted. Check the file systems and "
+                    "devices that the step uses."
+                )
             self.left_behind.append(left)
 
     def _is_about_to_end(self, entry: int) -> bool:
         if isinstance(self.alive.get(entry), ReplicaThread):
             return self._run.ledger.counters(entry).state >= State.STOPPED
-        return True  # SIGKILL is on its way
+        return True  # a process, which has been sent SIGKILL
 
     def _attend_until(self, deadline: float, waits_for: Callable[[int], bool] = lambda entry: True) -> None:
         while any(waits_for(entry) for entry in list(self.alive)):
@@ -383,9 +393,9 @@ class Supervision:
             self._tracker.close()
 
     def close(self) -> None:
-        """Free what belongs to the replicas, and the run, which threads that are left behind use until their end."""
+        """Free everything of the replicas, and the run. If threads are left behind, the last of them frees the run."""
         self._free()
-        # Also those that an interrupt has kept from being waited for.
+        # Threads in `alive` are left behind, too: an interrupt has cut the wait for them short.
         self._threads_left += [replica for replica in self.alive.values() if isinstance(replica, ReplicaThread)]
         if self._threads_left:
             close_after_the_last(self._threads_left, self._close_run)
@@ -393,5 +403,5 @@ class Supervision:
             self._close_run()
 
     def _close_run(self) -> None:
-        release(self._run)  # not before: a thread that is left behind may fork
+        release(self._run)  # only now, because a thread that was left behind may have forked until its end
         self._run.close()

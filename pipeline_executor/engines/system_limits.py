@@ -1,8 +1,13 @@
-"""The system's limits on open files and on processes: told before they are met, or in words when they are.
+"""The system's limits on open files and on processes: checked before the start, and explained when they are exceeded.
 
-On Linux a replica's process takes one file descriptor of the caller's (its pidfd), under forkserver two (and the
-server's word on its end). Where there are no pidfds it takes two, or three where its stack needs a file of its own. A
-run as a whole takes a few more, some for each edge in the pure core; they are open when the replicas are counted.
+File descriptors of the calling process, for each replica that is a process:
+
+| system | descriptors |
+|---|---|
+| with pidfds (Linux) | 1: the pidfd; under forkserver 2: also the pipe by which the server reports its end |
+| without pidfds | 2; 3 if each stack needs a file of its own |
+
+The run itself takes a few more, and the pure core some for each edge. They are open already when this module counts.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 
-# Now, for when no descriptor is left nothing can be imported any more.
+# Imported at the start: once no descriptor is left, no module can be imported.
 try:
     import resource
 except ImportError:  # Windows
@@ -22,13 +27,13 @@ from pipeline_executor.replica.stacks import HAS_SLOTS
 
 __all__ = ["check_descriptor_limit", "descriptors_refused", "processes_refused"]
 
-#: Descriptors that are open only while a process is being started, in the caller or in the process: pipes, a socket, a
-#: file without a name for a constant; and a few for the step itself, which inherits under fork what the caller has.
+#: Descriptors that are open only while a process is being started: pipes, a socket, an anonymous file for a constant.
+#: And some for the step itself, which under fork inherits all descriptors of the caller.
 _SPARE = 16
 
 
 def descriptors_each(start_method: str) -> int:
-    """How many descriptors of the caller's each replica takes that is a process."""
+    """Return how many descriptors of the calling process each replica takes that is a process."""
     if hasattr(os, "pidfd_open"):
         return 2 if start_method == "forkserver" else 1
     return 2 if HAS_SLOTS else 3
@@ -44,19 +49,19 @@ def check_descriptor_limit(processes: int, start_method: str) -> None:
     if used + needed > limit:
         raise PipelineError(
             f"the pipeline's {processes} processes need {needed} file descriptors of the calling process ({each} "
-            f"each, and {_SPARE} to start them with), but only {max(limit - used, 0)} are left: it has {used} open and "
-            f"may have {limit}. Nothing was started. {_advice(used + needed)}"
+            f"each, and {_SPARE} for their start), but only {max(limit - used, 0)} are left: it has {used} open, and "
+            f"its limit is {limit}. Nothing was started. {_advice(used + needed)}"
         )
 
 
 def descriptors_refused(error: OSError) -> PipelineError | None:
-    """The error of a run that could not even be set up for want of descriptors, in words; None for another error."""
+    """Explain an OSError that says that no file descriptors are left. Returns None for any other error."""
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return None
     limit, used = _limit_of_descriptors(), _open_descriptors()
     return PipelineError(
-        f"the pipeline could not be started: {error.strerror}. The calling process may have {limit} file descriptors "
-        f"and has {used} open. {_advice(None)}"
+        f"the pipeline could not be started: {error.strerror}. The calling process has {used} file descriptors open, "
+        f"and its limit is {limit}. {_advice(None)}"
     )
 
 
@@ -64,22 +69,25 @@ def _advice(wanted: int | None) -> str:
     more = "" if wanted is None else f" {wanted}"
     return (
         f"Raise the limit (ulimit -n{more}, or resource.setrlimit(resource.RLIMIT_NOFILE, ...) in the program), close "
-        "what need not be open, or lower num_procs."
+        "files that the program does not need, or lower num_procs."
     )
 
 
 def processes_refused(error: OSError, assignment: Assignment) -> PipelineError | None:
-    """The error of a start for which the system has no room, in words; None for another error."""
+    """Explain an OSError that says that the system allows no further process. Returns None for any other error."""
     if error.errno == errno.EAGAIN:
         limit = _soft_limit("RLIMIT_NPROC")
+        user_limit = "ulimit -u" if limit is None else f"ulimit -u: {limit}"
         why = (
-            "The system lets this user, or this container or service, have no more processes"
-            + (f" (ulimit -u is {limit}; " if limit is not None else " (")
-            + "a container's or service's own limit is pids.max of its control group, TasksMax with systemd). Raise "
-            "the limit that was met, end what need not run, or lower num_procs."
+            f"The system allows no more processes: the limit of this user ({user_limit}) is reached, or that of this "
+            "container or service (pids.max of its control group; with systemd: TasksMax). Raise the limit, end "
+            "processes that are not needed, or lower num_procs."
         )
     elif error.errno == errno.ENOMEM:
-        why = "The system has no memory for another process. Lower num_procs, or what the calling process holds."
+        why = (
+            "The system has no memory for another process. Lower num_procs, or keep less in memory in the calling "
+            "process."
+        )
     else:
         return descriptors_refused(error)
     return PipelineError(
@@ -93,7 +101,7 @@ def _limit_of_descriptors() -> int | None:
 
 
 def _soft_limit(name: str) -> int | None:
-    """None: there is none, or the system has no such limit."""
+    """Return the limit that is in force; None if it is unlimited or the system does not have it."""
     kind = getattr(resource, name, None)
     if kind is None:
         return None
@@ -102,11 +110,11 @@ def _soft_limit(name: str) -> int | None:
 
 
 def _open_descriptors() -> int | None:
-    """How many this process has open; None where the system does not tell."""
+    """Return how many descriptors this process has open; None if the system does not say."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
-            return len(os.listdir(folder)) - 1  # without the one with which the folder was read
+            return len(os.listdir(folder)) - 1  # without the descriptor that reads the folder
         except OSError as error:
-            if error.errno == errno.EMFILE:  # as many as it may have
+            if error.errno == errno.EMFILE:  # the limit is reached: there is no descriptor to read the folder with
                 return _limit_of_descriptors()
     return None

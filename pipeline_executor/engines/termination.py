@@ -1,20 +1,21 @@
-"""A program that is told to end by a signal closes the steps of its open runs first.
+"""SIGTERM and SIGHUP in the calling process: open runs are closed before the program ends.
 
-Kubernetes, systemd, Slurm and `timeout` send SIGTERM, a terminal that goes away sends SIGHUP. Unless the program
-handles them, either kills it at once, and with it the steps, whose `finally` blocks would not run. So while a run is
-open that was begun in the main thread, a handler of ours stands in for the default action:
+Kubernetes, systemd, Slurm and `timeout` send SIGTERM; a terminal that is closed sends SIGHUP. By default either kills
+the program at once, and the steps with it, whose `finally` blocks would not run. So while a run that was begun in the
+main thread is open, a handler of this module replaces the default action:
 
-1. It gives the default action back, so that a second signal kills at once, whatever this process is doing.
-2. It stops every open run, as `close` does. A run that the main thread is at work on further out cannot be ended from
-   inside that work: it is aborted, and ends when the work notices.
-3. When the last run has ended, the signal is sent again, and has its default effect.
+1. It restores the default action, so that a second signal kills the program at once, whatever it is doing.
+2. It stops every open run, as `close` does. If the signal has interrupted the main thread's own work on a run, the run
+   cannot be ended inside the handler. It is aborted, and the interrupted work ends it.
+3. When the last run has ended, the signal is sent again and has its default effect.
 
 A handler that the program has set, SIG_IGN included, is never replaced, neither at the start nor at the end.
 
-Who does what: only the main thread installs, runs and removes the handler, because the interpreter lets no other. A
-thread that ends the last run asks the main thread to remove it. Any thread may end a run, and the one that ends the
-last run after the signal came sends it again. A process that is forked while a run is open has none of it: a hook gives
-it the default action back.
+| thread | what it does |
+|---|---|
+| main thread | installs, runs and removes the handler: the interpreter allows no other thread to |
+| the thread that ends the last run | asks the main thread to remove the handler; sends a received signal again |
+| a process that is forked while a run is open | gets the default action back, by a hook |
 """
 
 from __future__ import annotations
@@ -34,23 +35,23 @@ from pipeline_executor.plain_signals import SIG_DFL, block_signals, get_handler,
 
 __all__ = ["OpenRun", "give_back_default_actions"]
 
-#: What programs are told to end with. Not those that ask for a core dump, nor those that have no agreed meaning.
-#: Windows has no such signals: there a process is ended without being told.
+#: The signals that ask a program to end. Not among them: those that ask for a core dump, and those without an agreed
+#: meaning. Windows has no such signals.
 _ENDING = () if sys.platform == "win32" else (signal.SIGTERM, signal.SIGHUP)
 
-#: The runs that have not ended, in the order in which they began.
+#: The runs that have not ended, the oldest first.
 _open: dict[OpenRun, None] = {}
 
-#: The signal that came while runs were open, until it has had its effect.
+#: The signal that has arrived while runs were open, until it is sent again.
 _received: int | None = None
 
 
 class OpenRun:
-    """Made when a run begins, before anything is started; `release` ends it.
+    """Registers a run with this module, from before anything of it is started until `release`.
 
     Attributes:
-        stop: ends the run, as far as that can be done inside a signal handler; None while there is nothing to end. It
-            returns True if the run's steps are on this thread's own stack, and an exception has to unwind them.
+        stop: ends the run, as far as a signal handler can. It returns True if the run's steps are on the stack of this
+            thread, so that an exception has to unwind them. None while nothing has been started.
     """
 
     def __init__(self) -> None:
@@ -65,17 +66,20 @@ class OpenRun:
         return self._in_main_thread
 
     def release(self) -> None:
-        """The run has ended and left nothing behind. May be called more than once, and from any thread."""
+        """Unregister the run, which has ended. May be called more than once, and from any thread."""
         _open.pop(self, None)
-        self.stop = None  # it holds the run, and the run holds this
+        self.stop = None  # breaks a reference cycle with the run
         if _received is not None and not _open:
             _take_effect()
         give_back_default_actions()
 
 
 def give_back_default_actions() -> None:
-    """Remove the handler if no run needs it any more. Where another thread has ended the last run the main thread is
-    asked to: until it comes to it the handler finds no run, and has the default action's effect."""
+    """Remove the handler if no run needs it any more.
+
+    Another thread than the main one has the main thread do it. Until then the handler finds no open run, and has the
+    effect of the default action.
+    """
     if any(run.needs_handler for run in list(_open)):
         return
     if threading.current_thread() is threading.main_thread():
@@ -84,18 +88,18 @@ def give_back_default_actions() -> None:
         _ask_main_thread()
 
 
-_asked: Any = None  # what the interpreter is to call: it keeps no reference of its own
+_asked: Any = None  # the C function that the interpreter will call; the interpreter itself keeps no reference to it
 
 
 def _ask_main_thread() -> None:
-    """Have the main thread call `give_back_default_actions` between two of its instructions.
+    """Have the main thread call `give_back_default_actions` between two of its bytecode instructions.
 
     Source: Py_AddPendingCall in https://docs.python.org/3/c-api/init.html
     """
     global _asked
     try:
         import ctypes
-    except ImportError:  # an interpreter built without it: the handler goes when the main thread next ends a run
+    except ImportError:  # built without ctypes: the handler stays until the main thread next ends a run
         return
     if _asked is None:
         _asked = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_on_pending_call)
@@ -117,7 +121,7 @@ def _install() -> None:
 def _set_default() -> None:
     for number in _ENDING:
         if get_handler(number) is _on_signal:
-            # Blocked meanwhile: the interpreter drops a signal whose handler is gone when it gets round to it.
+            # Blocked meanwhile, because the interpreter drops a signal that has arrived if its handler is then removed.
             before = block_signals({number})
             try:
                 set_handler(number, SIG_DFL)
@@ -133,10 +137,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     for run in reversed(list(_open)):
         try:
             if run.stop is None:
-                _open.pop(run, None)  # nothing of it has been started
+                _open.pop(run, None)  # nothing of this run has been started
             else:
                 is_to_unwind = run.stop() or is_to_unwind
-        except BaseException:  # of the user's `on_report`, or a Ctrl-C: the process is about to be gone, and it with it
+        except BaseException:  # an error of the user's `on_report`, or a Ctrl-C. Only printed, as the process will end
             _open.pop(run, None)
             sys.excepthook(*sys.exc_info())
     if not _open:
@@ -156,10 +160,10 @@ def _forget_in_child() -> None:
     global _received
     _open.clear()
     _received = None
-    restore_in_child()  # first: what stands in for our handler would not be known for it
+    restore_in_child()  # first, because `hold_signals` may have replaced our handler
     _set_default()
-    hold(_forget_in_child, _forget_in_child)  # also for what this process forks
+    hold(_forget_in_child, _forget_in_child)  # for forks of this process
 
 
-# Not by a hook of our own: it has to be done before the signals are unblocked that `forks` has blocked over the fork.
+# By `forks` and not by a hook of this module: it must happen before `forks` unblocks the signals in the child.
 hold(_forget_in_child, _forget_in_child)

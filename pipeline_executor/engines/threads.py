@@ -1,8 +1,8 @@
 """One replica in a thread of the calling process.
 
-A thread cannot be killed. One that is busy in Python code is interrupted by an exception that the interpreter raises in
-it; one that is busy elsewhere is left behind when the time to stop is over, and ends by itself when it next asks for
-an item or for room, since its run is aborted. The run's memory stays until then.
+A thread cannot be killed. If it runs Python code, it is interrupted by an exception that the interpreter raises in it.
+If it is busy elsewhere when the shutdown time is over, it is left behind: since its run is aborted, it ends by itself
+when it next takes or hands over an item. The run's memory is kept until then.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class ReplicaThread:
     """See `started_replica.Replica`.
 
     Arguments:
-        content: function and constants, as they are.
-        check: what each message is given to first; it raises for one that must not pass.
+        content: the step's function and constants.
+        check: called with each item before it is handed over; raises if the item is too large.
 
     Attributes:
-        name: the thread's.
-        error: what the step failed of, as it was raised.
+        name: the name of the thread.
+        error: the exception object that the step raised.
     """
 
     handle: int | None = None
@@ -51,15 +51,15 @@ class ReplicaThread:
         self._run = run
         self._content = content
         self._check = check
-        self._lock = threading.Lock()  # over the three that follow
-        self._leaving = False  # no exception may be raised in it from outside any more
+        self._lock = threading.Lock()  # protects the next four
+        self._leaving = False  # True: no other thread may raise an exception in this one any more
         self._ended = False
         self._at_late_end: Callable[[], object] | None = None
         self._interrupted = self.ordered_to_die = False
         self.error: BaseException | None = None
         self.pid = os.getpid()
         self.name = thread_name(assignment)
-        # A daemon, so that one that does not stop cannot keep the interpreter from its exit.
+        # A daemon thread, so that one that does not stop cannot keep the interpreter from exiting.
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._work,), name=self.name, daemon=True
         )
@@ -71,7 +71,7 @@ class ReplicaThread:
             ledger.set_pid(entry, self.pid)
             ledger.set_state(entry, State.RUNNING)
             self.error = run_replica(self._assignment, lambda: self._content, self._run, self._check, in_thread=True)
-        except Aborted:  # raised by `interrupt` when the step had just ended
+        except Aborted:  # `interrupt` has raised it when the step had just ended
             ledger.set_state(entry, State.STOPPED)
         finally:
             self._leave()
@@ -82,15 +82,15 @@ class ReplicaThread:
                 with self._lock:
                     self._leaving = True
                     if self._interrupted:
-                        _take_back()  # it may have been sent and not have arrived
+                        _discard_pending_exception()
                 break
-            except Aborted:  # it has arrived here
+            except Aborted:  # the exception of `interrupt` has arrived only here
                 continue
         with self._lock:
             self._ended = True
             at_late_end = self._at_late_end
         if at_late_end is None:
-            self._run.ring()  # the engine waits for this thread's end before it closes the run
+            self._run.ring()  # the engine is waiting for the end of this thread
         else:
             at_late_end()
 
@@ -102,7 +102,7 @@ class ReplicaThread:
         return self._thread is thread
 
     def interrupt(self) -> None:
-        # Once the step has noticed the abort by itself its `finally` blocks are not to be cut short.
+        # A step that has noticed the abort by itself is not interrupted: its `finally` blocks must run to their end.
         with self._lock:
             if self._leaving:
                 return
@@ -119,14 +119,14 @@ class ReplicaThread:
         self.interrupt()
 
     def kill_descendants(self) -> None:
-        """What a thread starts belongs to the calling process."""
+        """Do nothing: processes that the thread has started are children of the calling process."""
 
     def reap(self) -> ExitStatus:
         self._thread.join()
         return ExitStatus(0, None)
 
     def leave_behind(self, at_late_end: Callable[[], object]) -> None:
-        """The engine waits no longer: have the thread do this at its end."""
+        """Have the thread call this at its end, because the engine waits for it no longer."""
         with self._lock:
             if not self._ended:
                 self._at_late_end = at_late_end
@@ -134,15 +134,15 @@ class ReplicaThread:
         at_late_end()
 
     def stack(self) -> str | None:
-        """What it is doing, as a traceback shows it, most recent call last; None if it has just ended."""
+        """Return the step's stack in the form of a traceback, most recent call last. None if the step has ended."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         if frame is None:
             return None
-        return "".join(traceback.format_list(_of_the_step(traceback.extract_stack(frame)))).rstrip() or None
+        return "".join(traceback.format_list(_frames_of_the_step(traceback.extract_stack(frame)))).rstrip() or None
 
 
-def _of_the_step(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """Without how the thread came to the step, and without what the step has called of this library."""
+def _frames_of_the_step(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """Leave out the library's frames at both ends: those that called the step, and those that the step has called."""
     ours = [frame.filename.startswith(OUR_FOLDER) for frame in frames]
     start = ours.index(True) if True in ours else 0
     while start < len(frames) and ours[start]:
@@ -154,36 +154,37 @@ def _of_the_step(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSu
 
 
 def _raise_in_thread(thread: threading.Thread, kind: type[BaseException]) -> bool:
-    """Have the interpreter raise this where the thread's Python code is."""
+    """Have the interpreter raise an exception of this class in the thread. Returns False if that is not possible."""
     try:
         import ctypes
-    except ImportError:  # an interpreter built without it: the thread is left behind
+    except ImportError:  # built without ctypes: the thread will be left behind
         return False
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind))
     return True
 
 
-class _TakenBack(BaseException):
-    """Takes the place of an exception that was sent to this thread and has not arrived."""
+class _Replacement(BaseException):
+    """Replaces an exception that was sent to this thread and has not arrived."""
 
 
-def _take_back() -> None:
-    """Let no exception that was sent to this thread arrive later.
+def _discard_pending_exception() -> None:
+    """Make sure that no exception that was sent to this thread arrives later.
 
-    To send none in its place would leave CPython 3.11 and 3.12 for ever with the mark that one is on its way. Every
-    thread looks for it at every step then, and a function that is traced in 3.11 (by a debugger, by coverage) never
-    gets past its first line. Only an exception that arrives takes the mark away.
+    The pending exception is replaced by one that is caught here. It is not simply removed: CPython 3.11 and 3.12 would
+    then keep the mark that an exception is pending, for ever. Every thread would look for it at every instruction, and
+    a function that is traced in 3.11 (by a debugger, by coverage) would never get past its first line. Only an
+    exception that arrives clears the mark.
     """
     try:
-        if _raise_in_thread(threading.current_thread(), _TakenBack):
-            while True:  # until it arrives, which is at once
+        if _raise_in_thread(threading.current_thread(), _Replacement):
+            while True:  # the exception arrives at once
                 pass
-    except _TakenBack:
+    except _Replacement:
         pass
 
 
 def close_after_the_last(threads: Iterable[ReplicaThread], close: Callable[[], object]) -> None:
-    """Have the last of threads that are left behind close what they still use."""
+    """Call `close` when the last of these threads, which are left behind, has ended."""
     remaining = list(threads)
     count = itertools.count(1)
 

@@ -1,17 +1,18 @@
-"""A thread that looks after a run's replicas while the caller is busy with the results, or does nothing.
+"""A thread that attends to a run's replicas while the caller works on the results, or does something else.
 
-Rule R4: a replica that dies is noticed, and the others are stopped, whatever the caller does. Who takes results as they
-come does not look at the processes, and who sleeps between two results looks at nothing. A look inside the core's poll
-would help the first only. So a run that returns results has this thread. A run that `execute` waits for has none.
+Rule R4 demands that the death of a replica is noticed and the others are stopped, whatever the caller does. A caller
+that takes results does not look at the processes, and a caller that sleeps between two results looks at nothing. So a
+run that returns results has this thread. A run for which `execute` waits has none.
 
-Exactly one thread attends to the replicas at any time: this one from `start` until `stop` has returned, then the
-caller. Meanwhile the caller waits for the bell alone, and reads nothing of the supervision's but whether replicas are
-left. The caller takes over as soon as the results have ended, the run is aborted, or nobody wants results any more.
-This thread then leaves at once, also in the middle of a shutdown; the caller goes on with it under the same deadline.
+Exactly one thread attends to the replicas at any time: this thread from `start` until `stop` has returned, then the
+caller's. While this thread attends to them, the caller waits only for the bell, and reads nothing of `Supervision`
+except whether replicas are left. The caller takes over when the results have ended, when the run is aborted, or when
+the results are closed. Then this thread ends at once, even in the middle of a shutdown, which the caller continues
+under the same deadline.
 
-At a fork by the program the thread is stopped before and started again after it, so that the program is not
-told that it forks with threads, and the child inherits no lock that it holds. (CPython warns of threads from 3.12 on;
-3.13 counts them only when this one is there again.) A thread that is just shutting a failed run down is left alone.
+Before the program forks, the thread is stopped, and after the fork it is started again. So CPython (from 3.12 on) does
+not warn that the program forks with threads, and the child inherits no lock that this thread holds. (3.13 counts the
+threads only after this one has been started again.) A thread that is shutting down a failed run is not stopped.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from pipeline_executor.replica.waiting_threads import waiting_threads
 
 __all__ = ["Watch", "watches_paused"]
 
-#: Seconds between two looks at the abort word. A replica that fails aborts the run, and its process may yet stay: a
-#: thread of the step's keeps it. R4 promises half a second.
+#: Seconds between two looks whether the run is aborted. A failed replica aborts the run, but a thread of the step may
+#: keep its process alive, so that no process ends. R4 promises half a second.
 _LOOK_S = 0.4
 
-#: The thread must get no signal, or the main thread's system call would not be interrupted by it. A crash is another
-#: matter: faulthandler is to see it.
+#: The thread blocks all signals: if it received one, the signal would not interrupt the main thread's system call. The
+#: signals of a crash are not blocked, so that faulthandler handles them.
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
 _BLOCKED = {int(number) for number in signal.valid_signals()} - {getattr(signal, name, 0) for name in _CRASHES}
 
@@ -56,11 +57,10 @@ class AttendedReplicas(Protocol):
 
 
 class Watch:
-    """See the module.
+    """The thread of a run; see the module.
 
     Attributes:
-        error: what the thread has ended of, if it was not by order: a defect of ours, or no memory; or why it could not
-            be started again after a fork.
+        error: the exception that has ended the thread, or why it could not be started again after a fork; else None.
     """
 
     _replicas: AttendedReplicas
@@ -68,22 +68,23 @@ class Watch:
     def __init__(self, run: Run) -> None:
         self.error: BaseException | None = None
         self._run = run
-        self._lock = threading.RLock()  # over the next four; a signal handler may come while this thread holds it
+        # Protects the next four. Reentrant, because a signal handler may interrupt the thread that holds it.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_told_to_stop = False
-        self._is_acting = False  # it shuts the run down
-        self._pauses = 0  # forks in progress that have stopped it
-        self._reader, self._writer = Pipe(duplex=False)  # what wakes it
+        self._is_acting = False  # the thread is shutting the run down
+        self._pauses = 0  # the number of forks in progress for which the thread was stopped
+        self._reader, self._writer = Pipe(duplex=False)  # wakes the thread
 
-    # ---- in the calling process's threads
+    # ---- called by other threads
 
     @property
     def is_on(self) -> bool:
-        """Whether the thread attends to the replicas, or will again when a fork is over."""
+        """Whether the thread attends to the replicas, or will do so again after a fork."""
         return self in _on
 
     def start(self, replicas: AttendedReplicas) -> None:
-        """When all replicas have been started."""
+        """Start the thread. To be called when all replicas have been started."""
         with self._lock:
             self._replicas = replicas
             self._start_thread()
@@ -94,22 +95,22 @@ class Watch:
         self._replicas.in_background = True
         self._replicas.watch_for_wake(self._reader)
         takes_no_signals = threading.Event()
-        # A daemon: the interpreter waits for other threads before it runs our exit hook, which ends this one.
+        # A daemon thread. The interpreter waits for all other threads before it runs the exit hook that ends this one.
         thread = threading.Thread(
             target=self._work, args=(takes_no_signals,), name="pipeline_executor-watch", daemon=True
         )
         waiting_threads.add(thread)
-        self._thread = thread  # before it runs: an interrupt may come
+        self._thread = thread  # before the thread runs, in case an interrupt comes
         try:
             thread.start()
-        except (RuntimeError, MemoryError):  # the system gives no more threads
+        except (RuntimeError, MemoryError):  # the system allows no more threads
             self._thread = None
             self._replicas.in_background = False
             raise
         takes_no_signals.wait()
 
     def stop(self) -> None:
-        """From when this returns, the caller attends to the replicas itself."""
+        """End the thread. When this returns, the caller attends to the replicas itself."""
         with self._lock:
             _on.discard(self)
             self._tell_to_stop()
@@ -130,25 +131,25 @@ class Watch:
                 self._thread = None
                 self._replicas.in_background = self._replicas.handing_over = False
                 if self._is_told_to_stop:
-                    self._reader.recv_bytes()  # the one byte
+                    self._reader.recv_bytes()  # the byte of `_tell_to_stop`
 
     def pause(self) -> None:
-        """Before a fork."""
+        """Stop the thread before a fork."""
         with self._lock:
             self._pauses += 1
-            # The collector may have run a finalizer in the thread itself, and that forks.
+            # The fork may happen in the thread itself, in a finalizer that the garbage collector runs there.
             if self._is_acting or self._thread is threading.current_thread():
                 return
             thread = self._thread
             self._tell_to_stop()
         self._join()
         if thread is not None and thread.native_id is not None:
-            # `join` returns a moment before the system's thread is gone, and the interpreter counts those.
+            # `join` returns a moment before the system's thread has ended, and CPython counts the system's threads.
             while os.path.exists(f"/proc/self/task/{thread.native_id}"):
                 os.sched_yield()
 
     def go_on(self) -> None:
-        """After the fork. Raises nothing: the interpreter would print it, and the fork would go on."""
+        """Start the thread again after the fork. Raises nothing, because the interpreter would only print the error."""
         with self._lock:
             self._pauses -= 1
             if self._pauses > 0 or not self.is_on or self._thread is not None:
@@ -156,17 +157,18 @@ class Watch:
             try:
                 self._start_thread()
             except (RuntimeError, MemoryError) as error:
-                # A caller that waits at this moment waits for the bell alone, so the run cannot go on without it.
+                # The caller may be waiting for the bell alone, so without this thread the run cannot continue.
                 _on.discard(self)
                 self.error = PipelineError(
-                    "the pipeline was stopped: after a fork of the program, the system gave no thread to look after "
-                    f"the pipeline's processes ({error})"
+                    "the pipeline was stopped: after a fork of the program the system gave no thread to watch the "
+                    f"pipeline's processes ({error}). Lower the number of the program's threads, or raise the limit on "
+                    "threads and processes (ulimit -u)."
                 )
                 self.error.__cause__ = error
                 self._run.abort(Cause.CLOSED, 0)
 
     def close(self) -> None:
-        """When the thread has been stopped for good."""
+        """Free the pipe. To be called after `stop`."""
         close_connection(self._reader)
         close_connection(self._writer)
 
@@ -196,7 +198,7 @@ class Watch:
 # ---- forks
 
 _on: set[Watch] = set()
-_of_thread = threading.local()  # `paused`: the watches that each of its forks in progress has stopped
+_of_thread = threading.local()  # `paused`: for each fork in progress of this thread, the watches that it has stopped
 
 
 def _pause_all() -> None:
@@ -208,15 +210,15 @@ def _pause_all() -> None:
 
 def _go_on_with_all() -> None:
     paused = getattr(_of_thread, "paused", [])
-    watches = paused.pop() if paused else []  # none: a signal handler's exception has kept them from being stopped
+    watches = paused.pop() if paused else []  # empty if a signal handler's exception has prevented `_pause_all`
     if watches:
-        with hold_signals():  # a handler that closes the results must not find a thread that is half started
+        with hold_signals():  # a handler that closes the results must not see a half-started thread
             for watch in watches:
                 watch.go_on()
 
 
 def _forget_all() -> None:
-    # The runs are the parent's.
+    # In a fork: the runs belong to the parent.
     _on.clear()
     _of_thread.paused = []
 
@@ -227,7 +229,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def watches_paused() -> Iterator[None]:
-    """For many forks in a row."""
+    """Stop all watches during the block, which forks many times, instead of at each fork."""
     _pause_all()
     try:
         yield

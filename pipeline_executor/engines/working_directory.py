@@ -1,4 +1,7 @@
-"""Whether the directory that relative paths start from still exists. If not, an error names everything but that."""
+"""Whether the program's working directory still exists.
+
+If it does not, relative paths fail with a FileNotFoundError that does not mention the directory.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ __all__ = ["lacks_working_directory", "working_directory_is_gone"]
 
 
 def working_directory_is_gone() -> bool:
-    """Whether this program's working directory has been deleted."""
+    """Whether the working directory of this program has been deleted."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -17,7 +20,7 @@ def working_directory_is_gone() -> bool:
 
 
 def lacks_working_directory(error: BaseException) -> bool:
-    """Whether an error is that of a path which starts from a working directory that has been deleted."""
+    """Whether the error comes from a relative path, and the working directory has been deleted."""
     if not isinstance(error, FileNotFoundError):
         return False
     name = error.filename

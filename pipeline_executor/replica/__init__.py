@@ -1,6 +1,6 @@
-"""What runs where a step runs: in a replica's process, or in its thread.
+"""The code that runs in a replica's process or thread.
 
-`child` is a process's life from its first line of ours to its exit, `worker` runs the step in it, or in a thread. What
-the caller makes for a child, and the child then uses, is here too: `first_words`, `lifeline`, `stacks`, `run_tracker`.
-Nothing here imports from `engines`, which is the caller's side.
+`child` is the main function of a replica's process. `worker` runs the step, in a process or in a thread. Objects that
+the caller makes for a child to use are here, too: `early_setup`, `lifeline`, `stacks`, `run_tracker`. Nothing here
+imports from `engines`, which is the caller's side.
 """

@@ -1,4 +1,4 @@
-"""What an asynchronous step returns, as every engine handles it: items to ask for one by one, or something to await."""
+"""Handles what the call of an asynchronous step returns: an asynchronous iterable, or the awaitable of a sink."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["AsyncItems", "awaited", "log_unless_aborted"]
 
 
 class AsyncItems:
-    """The items of a step that yields.
+    """The items of an asynchronous step that yields.
 
     Attributes:
-        cancelled: a cancellation that came while the step stood at its `yield`. It is the step's own: the limit of time
-            of an `asyncio.timeout` around the `yield`, a task of its group that has failed. So it is raised there.
+        cancelled: a cancellation that arrived while the step was suspended at a `yield`. The step itself has caused it:
+            an `asyncio.timeout` around the `yield` has expired, or another task of its group has failed. So it is
+            raised at the `yield`.
     """
 
     def __init__(self, result: Any) -> None:
@@ -26,14 +27,14 @@ class AsyncItems:
             _dispose(result)
             found = "None" if result is None else f"a value of type {type(result).__name__!r}"
             raise TypeError(
-                f"the step returned {found}; an asynchronous step that another follows yields items or returns an "
+                f"the asynchronous step returned {found}, but the next step needs items. Yield them, or return an "
                 "asynchronous iterable"
             )
         self._iterator: AsyncIterator[Any] = aiter(result)
         self.cancelled: asyncio.CancelledError | None = None
 
     async def resume(self) -> Any:
-        """The next item; raises StopAsyncIteration after the last."""
+        """Return the next item. Raises StopAsyncIteration after the last one."""
         cancelled, self.cancelled = self.cancelled, None
         if cancelled is None:
             return await anext(self._iterator)
@@ -49,11 +50,11 @@ class AsyncItems:
 
 
 async def awaited(result: Any) -> None:
-    """Run a sink: await what calling it gave."""
+    """Await what the call of a sink returned. Raises TypeError if it is not awaitable, or if its value is not None."""
     if not inspect.isawaitable(result):
         raise TypeError(
-            f"the asynchronous sink returned a value of type {type(result).__name__!r}, which cannot be awaited; "
-            "write it with async def"
+            f"the asynchronous sink returned a value of type {type(result).__name__!r}, which cannot be awaited. "
+            "Define the sink with async def"
         )
     value = await result
     if value is not None:
@@ -62,11 +63,11 @@ async def awaited(result: Any) -> None:
 
 
 def log_unless_aborted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """asyncio's way to tell of the error of a task that nobody awaits, but for the end of a run."""
+    """Log the error of a task that nobody awaits, as asyncio does, unless it is the `Aborted` of the run's end."""
     if not isinstance(context.get("exception"), Aborted):
         loop.default_exception_handler(context)
 
 
 def _dispose(result: Any) -> None:
     if inspect.iscoroutine(result):
-        result.close()  # else Python warns that it was never awaited, which is not the trouble here
+        result.close()  # else Python would also warn that the coroutine was never awaited

@@ -1,7 +1,7 @@
-"""An asynchronous step inside its replica: an event loop in the replica's thread, and threads that wait in its place.
+"""An asynchronous step inside its replica: an event loop in the replica's thread, and two threads that wait for it.
 
-The loop never waits for the pipeline. What is there at once is taken at once; where there is no input, or no room for
-an item, a thread of the replica does the waiting and tells the loop, whose other tasks go on meanwhile.
+The event loop never blocks on the pipeline. If an input item or a credit is available, the loop takes it without
+waiting. If not, a thread of the replica waits and then wakes the loop, whose other tasks run meanwhile.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncStep"]
 
-#: Seconds after which the loop's other tasks get a turn, where items come and go without any wait.
-_TURN_S = 0.001
+#: Seconds after which the loop's other tasks run, if items come and go without any wait.
+_SLICE_S = 0.001
 
-#: Packages whose code must not be interrupted by an exception: the loop would lose what it is just about to do.
+#: Packages whose code must not be interrupted by an exception, because the event loop could lose a callback.
 _OF_THE_LOOP = frozenset({*BELOW_THE_STEP, "selectors"})
 
 
@@ -53,27 +53,27 @@ class AsyncStep:
         self._thread_id = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_told = False  # the step itself was told that the run ends; it is not told again while it closes
-        self._saw_abort = False  # it, or a task of its own
-        self._turn_ends = 0.0
+        self._is_told = False  # the step was told that the run ends. It is not told again while it closes.
+        self._saw_abort = False  # the step, or one of its tasks, has seen the abort
+        self._slice_ends = 0.0
         self._input = None if receiver is None else _Input(self, receiver)
-        self._room = _Waiter(f"{assignment.task}: room")
+        self._output_waiter = _Waiter(f"{assignment.task}: output")
 
     # ---- the run
 
     def run(self, step: Callable[..., Any], constants: Mapping[str, Any]) -> None:
         """Run the step to its end. Raises what it raises; `Aborted` if it ended because the run is aborted."""
         try:
-            # The runner cancels the tasks that are left, then closes the asynchronous generators that are.
+            # At its end the runner cancels the tasks that are left, then closes the asynchronous generators.
             with asyncio.Runner() as runner:
                 try:
                     runner.run(self._main(step, constants))
-                except BaseException as error:  # of a task that the step has started: asyncio lets some through at once
+                except BaseException as error:  # asyncio passes on SystemExit and KeyboardInterrupt of any task at once
                     self._end_if_fork(error)
                     raise
                 finally:
                     if self._task is not None and self._task.done() and not self._task.cancelled():
-                        self._task.exception()  # known; asyncio is not to log it
+                        self._task.exception()  # marks the exception as retrieved, so that asyncio does not log it
         except BaseException as error:
             if self._saw_abort and _is_of_the_abort(error):
                 raise Aborted from error
@@ -96,8 +96,8 @@ class AsyncStep:
         self._end_if_fork(None)
 
     def _end_if_fork(self, error: BaseException | None) -> None:
-        # At once: loop and fork share the descriptors by which the step's own loop is woken, and one more turn of the
-        # loop, or its end, would take what is meant for that.
+        # Before the loop runs again or is closed: a fork shares the descriptors that wake the step's event loop, and
+        # would take wake-ups that are meant for the step.
         if self.is_fork:
             end_fork(error)
 
@@ -107,7 +107,7 @@ class AsyncStep:
         return is_let_go(self._run)
 
     async def _drive(self, items: AsyncItems, sender: Sender) -> None:
-        """As `Sender.drive`: an item is asked for only when there is a credit for it."""
+        """Do what `Sender.drive` does: ask the step for an item only when there is a credit for it."""
         try:
             while await self._reserve(items, sender):
                 try:
@@ -117,15 +117,15 @@ class AsyncStep:
                         sender.unreserve()
                     return
                 if not sender.try_send(item):
-                    await self._wait_for_room(items, sender.send_rest)
-                item = None  # the item must not live longer than the step wants it to
-                if self.turn_is_over():
-                    await self._give_turn(items)
+                    await self._wait_for_output(items, sender.send_rest)
+                item = None  # the item must not live longer than the step needs it
+                if self.slice_is_over():
+                    await self._yield_to_other_tasks(items)
         except Aborted:
             self._saw_abort = True
             raise
         finally:
-            self._is_told = True  # whatever for: its `finally` blocks are not to be cut short
+            self._is_told = True  # whatever the reason, so that the step's `finally` blocks are not interrupted
             await items.close()
 
     async def _reserve(self, items: AsyncItems, sender: Sender) -> bool:
@@ -133,14 +133,16 @@ class AsyncStep:
             return True
         if sender.stopped:
             return False
-        return bool(await self._wait_for_room(items, sender.reserve))
+        return bool(await self._wait_for_output(items, sender.reserve))
 
-    async def _wait_for_room(self, items: AsyncItems, wait: Callable[[], Any]) -> Any:
-        """Have the thread wait. The step stands at its `yield` meanwhile; if it is cancelled there, by a timeout that
-        it has set or by a task of its own, it is told when it is resumed."""
+    async def _wait_for_output(self, items: AsyncItems, wait: Callable[[], Any]) -> Any:
+        """Have the thread wait, while the step is suspended at its `yield`.
+
+        If the step is cancelled there, by its own timeout or task group, the cancellation is raised when it is resumed.
+        """
         assert self._loop is not None
         arrival = _Arrival(self._loop)
-        self._room.ask(wait, arrival)
+        self._output_waiter.ask(wait, arrival)
         while arrival.outcome is None:
             try:
                 await arrival.wait()
@@ -150,20 +152,20 @@ class AsyncStep:
                 items.cancelled = error
         return arrival.outcome.result()
 
-    # ---- turns of the other tasks
+    # ---- the step's other tasks
 
-    def turn_is_over(self) -> bool:
+    def slice_is_over(self) -> bool:
         """Whether the loop's other tasks have waited for long enough."""
-        return time.monotonic() >= self._turn_ends
+        return time.monotonic() >= self._slice_ends
 
-    async def give_turn(self) -> None:
-        """Let the loop's other tasks go on."""
+    async def yield_to_other_tasks(self) -> None:
+        """Let the loop's other tasks run."""
         await asyncio.sleep(0)
-        self._turn_ends = time.monotonic() + _TURN_S
+        self._slice_ends = time.monotonic() + _SLICE_S
 
-    async def _give_turn(self, items: AsyncItems) -> None:
+    async def _yield_to_other_tasks(self, items: AsyncItems) -> None:
         try:
-            await self.give_turn()
+            await self.yield_to_other_tasks()
         except asyncio.CancelledError as error:
             if self._is_told:
                 raise
@@ -172,7 +174,7 @@ class AsyncStep:
     # ---- the abort
 
     def saw_abort(self) -> None:
-        """The calling task is told `Aborted`."""
+        """Note that the calling task gets `Aborted`."""
         self._saw_abort = True
         if asyncio.current_task() is self._task:
             self._is_told = True
@@ -188,7 +190,7 @@ class AsyncStep:
         if computes and asyncio.current_task(loop) is task:
             self._is_told = self._saw_abort = True
             return False
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing left to interrupt
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so the step has ended
             loop.call_soon_threadsafe(self._cancel)
         return not computes
 
@@ -200,9 +202,9 @@ class AsyncStep:
     # ---- the end
 
     def settle(self) -> None:
-        """The step has returned. If it has left its input with a request under way, that comes to an end first.
+        """Handle a request for input that the step has left unfinished when it returned.
 
-        An item that was taken for the step and that it never got is one that nobody consumes (rule R3).
+        If an item arrives for this request, nobody consumes it, and the step has stopped early (rule R3).
         """
         if self._input is None or self._receiver is None:
             return
@@ -214,46 +216,46 @@ class AsyncStep:
             raise Aborted
 
     def end_threads(self) -> None:
-        """End the threads that wait. To be called when nothing of the step is left, and a failure is an abort."""
-        if self._run.aborted() is None:  # what still waits then is what a step further down has no more use for
-            if self._room.is_busy and self._sender is not None:
+        """End the waiting threads. To be called when the step has ended and a failure has aborted the run."""
+        if self._run.aborted() is None:  # a thread that still waits does so for an edge that is not needed any more
+            if self._output_waiter.is_busy and self._sender is not None:
                 self._sender.stop()
             if self._input is not None and self._input.is_asking and self._receiver is not None:
                 self._receiver.stop()
-        self._room.end()
+        self._output_waiter.end()
         if self._input is not None:
             self._input.end_thread()
 
 
 class _Input:
-    """What the step reads: an asynchronous iterator over the receiver's items.
+    """The input of the step: an asynchronous iterator over the receiver's items.
 
-    Several tasks may ask at once; each item goes to one of them. A request that is cancelled takes no item with it:
-    what arrives for it is the answer to the next.
+    Several tasks may ask for an item at the same time; each item goes to one of them. If a request is cancelled, its
+    item is not lost: the next request gets it.
     """
 
     def __init__(self, step: AsyncStep, receiver: Receiver) -> None:
         self._step = step
         self._receiver = receiver
-        self._waiter = _Waiter(f"{step._assignment.task}: input")
-        self._arrival: _Arrival | None = None  # of the request that the thread has, or has answered
-        self._turn = asyncio.Lock()
+        self._input_waiter = _Waiter(f"{step._assignment.task}: input")
+        self._arrival: _Arrival | None = None  # of the request that the thread works on, or has answered
+        self._request_lock = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
         step = self._step
-        if step.is_fork:  # it would wait for a thread that is not there
+        if step.is_fork:  # the waiting thread does not exist in a fork
             raise PipelineError(NOT_A_PART)
-        if step.turn_is_over():
-            await step.give_turn()
+        if step.slice_is_over():
+            await step.yield_to_other_tasks()
         try:
-            if self._arrival is None and not self._turn.locked():
+            if self._arrival is None and not self._request_lock.locked():
                 found, item = self._poll()
                 if found:
                     return item
-            async with self._turn:
+            async with self._request_lock:
                 return await self._wait()
         except Aborted:
             step.saw_abort()
@@ -265,10 +267,10 @@ class _Input:
             if found:
                 return item
             self._arrival = _Arrival(asyncio.get_running_loop())
-            self._waiter.ask(self._take, self._arrival)
+            self._input_waiter.ask(self._take, self._arrival)
         while self._arrival.outcome is None:
             await self._arrival.wait()
-        # From here to the step nothing is awaited, so that no cancellation comes between.
+        # From here until the step has the item nothing is awaited, so that no cancellation can lose the item.
         outcome, self._arrival = self._arrival.outcome, None
         found, item = outcome.result()
         if not found:
@@ -282,30 +284,30 @@ class _Input:
             raise StopAsyncIteration from None
 
     def _take(self) -> tuple[bool, Any]:
-        """In the thread: (True, item), or (False, None) at the end."""
+        """Wait for the next item, in the thread. Returns (True, item), or (False, None) at the end of the input."""
         for item in self._receiver:
             return True, item
         return False, None
 
     @property
     def is_asking(self) -> bool:
-        return self._waiter.is_busy
+        return self._input_waiter.is_busy
 
     def holds_item(self) -> bool:
-        """Whether an item has arrived that the step has not got. Waits for a request that is under way."""
+        """Whether an item has arrived that the step has not got. Waits for the end of a pending request."""
         if self._arrival is None:
             return False
-        self._waiter.end()
+        self._input_waiter.end()
         assert self._arrival.outcome is not None
         found, _ = self._arrival.outcome.result()
         return bool(found)
 
     def end_thread(self) -> None:
-        self._waiter.end()
+        self._input_waiter.end()
 
 
 class _Outcome:
-    """What a wait has come to."""
+    """The result of a wait: a value or an error."""
 
     def __init__(self, value: Any, error: BaseException | None) -> None:
         self._value = value
@@ -318,7 +320,7 @@ class _Outcome:
 
 
 class _Arrival:
-    """Where a thread leaves an outcome for the loop."""
+    """Hands the outcome of a wait from a thread to the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -326,9 +328,9 @@ class _Arrival:
         self.outcome: _Outcome | None = None
 
     def leave(self, outcome: _Outcome) -> None:
-        """In the thread."""
+        """Set the outcome and wake the loop. Called in the thread."""
         self.outcome = outcome
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the step has ended, and nobody waits there
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the step has ended, and no task waits
             self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
@@ -336,16 +338,16 @@ class _Arrival:
             self._sleeper.set_result(None)
 
     async def wait(self) -> None:
-        """In the loop: until there may be an outcome. One task at a time."""
+        """Wait in the loop for the outcome. May also return without one. Only one task at a time may call this."""
         self._sleeper = self._loop.create_future()
         if self.outcome is None:
             await self._sleeper
 
 
 class _Waiter:
-    """A thread that waits, for one thing at a time; started when there is the first.
+    """A thread that does one wait at a time. It is started with the first wait.
 
-    A daemon: a wait that nothing ends must not keep a process alive whose step is done.
+    It is a daemon thread: a wait that never ends must not keep the process alive after its step has ended.
     """
 
     def __init__(self, name: str) -> None:
@@ -371,10 +373,10 @@ class _Waiter:
                 outcome = _Outcome(None, error)
             self.is_busy = False
             arrival.leave(outcome)
-            del order, wait, arrival, outcome  # an item must not live longer than the step wants it to
+            del order, wait, arrival, outcome  # an item must not live longer than the step needs it
 
     def end(self) -> None:
-        """Returns when the thread has ended, which is after the wait that it is in."""
+        """End the thread, after its present wait. Returns when it has ended."""
         if self._thread is not None:
             self._orders.put(None)
             self._thread.join()
@@ -382,19 +384,19 @@ class _Waiter:
 
 
 def _is_of_the_step(frame: FrameType | None) -> bool:
-    """Whether a thread runs the step's own code, or what that has called of other libraries; not the loop's."""
+    """Whether a thread runs code of the step, or code that the step has called, and not code of the event loop."""
     while frame is not None:
         package = package_of(frame)
         if package in _OF_THE_LOOP:
             return False
-        if package not in sys.stdlib_module_names:  # which may be called by either
+        if package not in sys.stdlib_module_names:  # the standard library is called by the step and by the loop
             return True
         frame = frame.f_back
     return False
 
 
 def _is_of_the_abort(error: BaseException) -> bool:
-    """What becomes of `Aborted`, or of being cancelled, on its way through a step and its task groups."""
+    """Whether the error is `Aborted` or a cancellation, or a task group's exception group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_of_the_abort(inner) for inner in error.exceptions)
     return isinstance(error, (Aborted, asyncio.CancelledError))

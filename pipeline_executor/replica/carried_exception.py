@@ -1,6 +1,6 @@
-"""A step's exception on its way to the caller, so that it arrives as it was raised: see `exceptions_by_parts`.
+"""Pickles a step's exception so that it arrives at the caller as it was raised; see `exceptions_by_parts`.
 
-The exceptions that it was raised from or while handling come along, and those among its arguments and attributes.
+Its cause and its context are pickled with it, and so are exceptions among its arguments and attributes.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from pipeline_executor.exceptions_by_parts import TakingApart, pickles_itself
+from pipeline_executor.exceptions_by_parts import ExceptionReducer, pickles_itself
 from pipeline_executor.pickling import cloudpickle_dumps
 from pipeline_executor.reducers import plain_table
 
 __all__ = ["carry", "unpack"]
 
-#: Exceptions that are carried because others were raised from them, or while handling them.
+#: The maximum number of causes and contexts that are pickled with an exception.
 _MAX_RELATIVES = 100
 
-Dumps = Callable[[Any, TakingApart], bytes]
+Dumps = Callable[[Any, ExceptionReducer], bytes]
 
 
 def carry(error: BaseException) -> bytes | None:
-    """The exception as bytes for `unpack`; None if it cannot be carried as what it is.
+    """Return the exception as bytes for `unpack`; None if it cannot be pickled.
 
-    What it was raised from or while handling is left out where that alone cannot be carried.
+    If only its causes and contexts cannot be pickled, they are left out.
     """
-    attempts: list[tuple[Dumps, TakingApart]] = [
-        (_plain_dumps, TakingApart(_MAX_RELATIVES)),
-        (_dumps_by_value, TakingApart(_MAX_RELATIVES)),
+    attempts: list[tuple[Dumps, ExceptionReducer]] = [
+        (_plain_dumps, ExceptionReducer(_MAX_RELATIVES)),
+        (_dumps_by_value, ExceptionReducer(_MAX_RELATIVES)),
     ]
-    if pickles_itself(type(error)):  # its own way can write what its parts cannot, and costs the relatives
-        attempts += [(_plain_dumps, TakingApart(0, error)), (_dumps_by_value, TakingApart(0, error))]
-    attempts.append((_dumps_by_value, TakingApart(0)))
-    for dumps, taking_apart in attempts:
+    if pickles_itself(type(error)):  # its own pickling may work where its parts fail, but leaves out cause and context
+        attempts += [(_plain_dumps, ExceptionReducer(0, error)), (_dumps_by_value, ExceptionReducer(0, error))]
+    attempts.append((_dumps_by_value, ExceptionReducer(0)))
+    for dumps, exception_reducer in attempts:
         try:
-            data = dumps(error, taking_apart)
-        except Exception:  # whatever a user's class raises there: then the exception travels another way, or as text
+            data = dumps(error, exception_reducer)
+        except Exception:  # whatever a user's class raises: the next attempt follows, in the end only text is sent
             continue
         if type(unpack(data)) is type(error):
             return data
@@ -45,7 +45,7 @@ def carry(error: BaseException) -> bytes | None:
 
 
 def unpack(data: bytes) -> BaseException | None:
-    """The exception again; None where its class cannot be had here, or refuses to be made."""
+    """Rebuild the exception. Returns None if its class cannot be imported here, or its unpickling raises."""
     try:
         error = pickle.loads(data)
     except Exception:  # whatever a user's class raises: the TaskError has the text
@@ -54,19 +54,19 @@ def unpack(data: bytes) -> BaseException | None:
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, stream: io.BytesIO, taking_apart: TakingApart) -> None:
+    def __init__(self, stream: io.BytesIO, exception_reducer: ExceptionReducer) -> None:
         super().__init__(stream, 5)
-        self._taking_apart = taking_apart
+        self._exception_reducer = exception_reducer
 
     def reducer_override(self, obj: Any) -> Any:
-        return self._taking_apart.reduce(obj)
+        return self._exception_reducer.reduce(obj)
 
 
-def _plain_dumps(content: Any, taking_apart: TakingApart) -> bytes:
+def _plain_dumps(content: Any, exception_reducer: ExceptionReducer) -> bytes:
     stream = io.BytesIO()
-    _Pickler(stream, taking_apart).dump(content)
+    _Pickler(stream, exception_reducer).dump(content)
     return stream.getvalue()
 
 
-def _dumps_by_value(content: Any, taking_apart: TakingApart) -> bytes:
-    return cloudpickle_dumps(content, plain_table(), take_apart=taking_apart.reduce)
+def _dumps_by_value(content: Any, exception_reducer: ExceptionReducer) -> bytes:
+    return cloudpickle_dumps(content, plain_table(), reducer_override=exception_reducer.reduce)

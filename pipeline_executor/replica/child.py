@@ -1,4 +1,4 @@
-"""The life of a replica's process: from its first line of ours to its exit."""
+"""The main function of a replica's process, and what the caller sends it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline_executor.forks import hold, hold_handler
 from pipeline_executor.interfaces import Run, State
 from pipeline_executor.pickling import share_main_names
 from pipeline_executor.plan import Assignment
+from pipeline_executor.replica.early_setup import EarlySetup, finish_start
 from pipeline_executor.replica.exit_hooks import forget_hooks_of_the_parent, run_exit_hooks
-from pipeline_executor.replica.first_words import FirstWords, started
 from pipeline_executor.replica.process_group import has_own_group, leave_the_callers_group
 from pipeline_executor.replica.run_tracker import keep_trackers_out_of_the_group
 from pipeline_executor.replica.seeds import seed_process
@@ -33,29 +33,29 @@ class _Payload(Protocol):
     """A step's function and constants, as the caller sends them."""
 
     def to_send(self) -> bytes | SharedBytes:
-        """Their pickle, for the child that is being started right now."""
+        """Return their pickle, for the child that is being started right now."""
 
 
 class Launch:
-    """All that a replica's process gets. Under fork as it is; else pickled while the process is being started.
+    """All that a replica's process gets from the caller.
 
-    Attributes:
-        first_words: under fork; else the child has had them before.
-        content: function and constants; under fork.
-        payload: the same to be sent; under spawn and forkserver.
+    | | under fork, inherited | under spawn and forkserver, pickled |
+    |---|---|---|
+    | `early_setup` | set | None: the child has already done it |
+    | function and constants | `content` | `payload` |
     """
 
     def __init__(
         self,
         assignment: Assignment,
         run: Run,
-        first_words: FirstWords,
+        early_setup: EarlySetup,
         content: tuple[Callable[..., Any], Mapping[str, Any]],
         payload: _Payload | None,
     ) -> None:
         self.assignment = assignment
         self.run = run
-        self.first_words: FirstWords | None = first_words
+        self.early_setup: EarlySetup | None = early_setup
         self._content: tuple[Callable[..., Any], Mapping[str, Any]] | None = content
         self._payload: _Payload | None = payload
         self._received: SharedBytes | bytes | None = None
@@ -63,7 +63,7 @@ class Launch:
     def __getstate__(self) -> dict[str, Any]:
         assert self._payload is not None
         received = self._payload.to_send()
-        return {**self.__dict__, "first_words": None, "_content": None, "_payload": None, "_received": received}
+        return {**self.__dict__, "early_setup": None, "_content": None, "_payload": None, "_received": received}
 
     def load(self) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         content = self._content
@@ -71,34 +71,34 @@ class Launch:
             data = self._received
             assert data is not None
             content = pickle.loads(data if isinstance(data, bytes) else data.read())
-        # After the step's modules have been imported: numpy and PyTorch are seeded where they are loaded.
+        # After the import of the step's modules, because numpy and PyTorch are seeded only if they have been imported.
         seed_process(self.assignment.seed)
         return content
 
 
 def run_child(launch: Launch) -> None:
-    """The target of a replica's process."""
-    words = launch.first_words
-    if words is None:
-        words = started()
+    """Run a replica: the target of its process."""
+    setup = launch.early_setup
+    if setup is None:
+        setup = finish_start()
         share_main_names()
-    else:  # by fork
+    else:  # under fork
         leave_the_callers_group()
         forget_hooks_of_the_parent()
-        words.lifeline.hold()
+        setup.lifeline.hold()
     _forget_how_this_process_was_started()
-    if words.tracker is not None:
-        words.tracker.use()
-    keep_trackers_out_of_the_group(words.tracker)
+    if setup.tracker is not None:
+        setup.tracker.use()
+    keep_trackers_out_of_the_group(setup.tracker)
     _forget_the_callers_thread_pools()
-    words.lifeline.tell_multiprocessing()
-    if words.stack_file is not None:
-        words.stack_file.hold()  # again: `__main__` may have directed faulthandler elsewhere while it was imported
+    setup.lifeline.tell_multiprocessing()
+    if setup.stack_file is not None:
+        setup.stack_file.hold()  # again, because the import of `__main__` may have directed faulthandler elsewhere
     set_child_signals(launch.run, launch.assignment)
     if not has_own_group():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group, and is meant for the caller
-    _let_go_in_forks(launch, words)
-    os.environ.update(words.env)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the caller's whole group, but is for the caller
+    _let_go_in_forks(launch, setup)
+    os.environ.update(setup.env)
     leave_stdin_to_the_caller()
     launch.run.ledger.set_pid(launch.assignment.entry, os.getpid())
     launch.run.ledger.set_state(launch.assignment.entry, State.RUNNING)
@@ -106,30 +106,31 @@ def run_child(launch: Launch) -> None:
     run_exit_hooks()
 
 
-def _let_go_in_forks(launch: Launch, words: FirstWords) -> None:
-    """What this process forks from now on is not the replica."""
+def _let_go_in_forks(launch: Launch, setup: EarlySetup) -> None:
+    """Have forks of this process give up everything of the replica."""
     hold(launch.run, launch.run.disown)
     hold(forget_step, forget_step)
     hold_handler(signal.SIGTERM)
-    for held in (words.lifeline, words.stack_file):
+    for held in (setup.lifeline, setup.stack_file):
         if held is not None:
             hold(held, held.let_go)
 
 
 def _forget_how_this_process_was_started() -> None:
-    # The step sees the object as multiprocessing.current_process(), and may look at it, copy it or keep it.
+    # The step can copy or keep this object, as multiprocessing.current_process(). It must not hold the run by that.
     process: Any = multiprocessing.current_process()
     process._target, process._args, process._kwargs = None, (), {}
 
 
 def _forget_the_callers_thread_pools() -> None:
-    # Where a thread of a ThreadPoolExecutor called execute, fork has made it this process's main thread, and the pool's
-    # exit hook would have it wait for itself: a RuntimeError at exit, and exit code 1. No pool has a thread here.
+    # If a thread of a ThreadPoolExecutor has called execute, that thread is the main thread of this fork. The pool's
+    # exit hook would make it join itself, which raises RuntimeError and ends the process with exit code 1. The pools
+    # have no threads in a fork, so the hook has nothing to do.
     pools = sys.modules.get("concurrent.futures.thread")
     threads = getattr(pools, "_threads_queues", None)
     if threads is not None:
         threads.clear()
-    # The same hook of process pools would write to the pipe on which the caller's pool is woken.
+    # The exit hook of process pools would write to the pipe that wakes the caller's pool.
     pools = sys.modules.get("concurrent.futures.process")
     wakeups = getattr(pools, "_threads_wakeups", None)
     if wakeups is not None:

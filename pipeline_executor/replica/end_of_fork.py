@@ -1,8 +1,9 @@
-"""The end of a fork in which a step's code has returned to us, or raised: as multiprocessing ends a process.
+"""Ends a process that a step has forked and in which the step's code has returned or raised.
 
-In a plain program the code that called the step would go on there. Here that is the engine, which has no business in a
-fork: none of the step's duties is done, the exit code and the traceback are those of a process whose target has
-returned or raised. No exit hook runs, for those belong to the process that has registered them.
+In a plain program the code that called the step would continue in the fork. Here that code is this library, which must
+do nothing of the replica's work in a fork. So the fork ends as a process of multiprocessing whose target has returned
+or raised, with the same exit code and traceback. No exit hooks run, because they belong to the process that registered
+them.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ __all__ = ["end_fork"]
 
 
 def end_fork(error: BaseException | None) -> NoReturn:
-    """End this process, a fork of a step's.
+    """End this process, which a step has forked.
 
     Arguments:
-        error: what the step's code has raised there; None: it has returned.
+        error: what the step's code has raised here; None if it has returned.
     """
     code = 1
     try:
         code = _exit_code(error)
-        _wait_for_what_it_has_started()
+        _wait_for_children_and_threads()
     except BaseException as second:
         code = 1
         _print(second)
     finally:
-        with contextlib.suppress(Exception):  # a closed or broken stream
+        with contextlib.suppress(Exception):  # the stream is closed or broken
             sys.stdout.flush()
         with contextlib.suppress(Exception):
             sys.stderr.flush()
@@ -61,9 +62,9 @@ def _print(error: BaseException) -> None:
     sys.stderr.write(f"Process {os.getpid()}, forked by {current_process().name}:\n{text}")
 
 
-def _wait_for_what_it_has_started() -> None:
-    # As at the end of a process that multiprocessing has started: its queues are flushed, its children and threads
-    # joined. Those of the process that it is a fork of are not its to end.
+def _wait_for_children_and_threads() -> None:
+    # multiprocessing does the same at the end of its processes: it flushes queues and joins children and threads. The
+    # children of the parent are taken out first, because a fork cannot join them.
     from multiprocessing import process, util
 
     children: set[Any] = getattr(process, "_children", set())

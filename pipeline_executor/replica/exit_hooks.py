@@ -1,12 +1,12 @@
-"""What runs at the end of a step's process: the hooks that were registered in it, and no others.
+"""Runs the exit hooks of a step's process: those that were registered in it, and no others.
 
-multiprocessing runs none in a process that was forked, and in a spawned one all, since that ends like any program. Here
-it is one rule: a hook runs in the process that has registered it, once, at its end, however that process was started.
-So what a library registers in a step (to flush, to remove its files) is done, and what the caller has registered is
-left to the caller. That goes for `atexit`, for `weakref.finalize`, and for `logging`, whose handlers are flushed.
+By itself, multiprocessing runs no exit hooks in a forked process, and all of them in a spawned one. Here there is one
+rule for every start method: a hook runs once, at the end of the process that has registered it. So the hooks that a
+library registers in a step run (to flush, to remove its files), and the caller's hooks run only in the caller. The rule
+holds for `atexit`, for `weakref.finalize`, and for `logging`, whose handlers are flushed.
 
-The order is that of a program's end: the step's threads are joined, then hooks run, the last registered first, then
-multiprocessing ends what was started by it.
+The order is that of a program's end: the step's threads are joined; then hooks run, the last registered first; then
+multiprocessing ends the processes and threads that it has started.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ __all__ = ["forget_hooks_of_the_parent", "is_of_the_fork_server", "run_exit_hook
 
 
 def is_of_the_fork_server() -> bool:
-    """Whether this process, in which no step runs yet, is a fork of the fork server, rather than a new program."""
+    """Whether this process, in which no step runs yet, was forked by the fork server (and not spawned)."""
     module = sys.modules.get("multiprocessing.forkserver")
     return getattr(getattr(module, "_forkserver", None), "_forkserver_alive_fd", None) is not None
 
 
 def forget_hooks_of_the_parent() -> None:
-    """In a process that was forked for a step, before anything is registered in it."""
+    """Drop the exit hooks that a forked process has inherited. To be called before it registers any of its own."""
     atexit._clear()
-    # A finalizer registers a hook for all of them when the first is made.
+    # weakref.finalize registers one exit hook for all finalizers, when the first finalizer is made.
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         finalizer.atexit = False
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
@@ -40,9 +40,9 @@ def forget_hooks_of_the_parent() -> None:
 
 
 def _leave_records_to_the_parent(logging: Any) -> list[Any]:
-    """Have this process's copies of handlers drop the records that they hold back: the parent will write them.
+    """Empty the buffers of the inherited logging handlers, because the parent will write these records.
 
-    Returns references to the handlers, as `logging` keeps them.
+    Returns weak references to the inherited handlers, as `logging` keeps them.
     """
     inherited = list(logging._handlerList)
     for handler in _buffering(inherited):
@@ -58,17 +58,20 @@ def _buffering(handlers: list[Any]) -> list[Any]:
 
 
 def _shut_down(logging: Any, inherited: list[Any]) -> None:
-    """As `logging.shutdown`, but for handlers of the parent's, which write each record at once. One that does not may
-    have a thread in the parent that does it, and would wait here for a thread that is not there."""
+    """Do what `logging.shutdown` does, but of the inherited handlers flush only those that buffer records.
+
+    Other inherited handlers have written each record already, or by a thread of the parent. Flushing the latter would
+    wait for a thread that does not exist here.
+    """
     known = {id(reference) for reference in inherited}
     own = [reference for reference in logging._handlerList if id(reference) not in known]
     logging.shutdown([*map(weakref.ref, _buffering(inherited)), *own])
 
 
 def run_exit_hooks() -> None:
-    """At the end of a step's process.
+    """Run the exit hooks at the end of a step's process.
 
-    Raises SystemExit, with another code than 0, if a hook has: a step cannot exit, and `atexit` ignores it.
+    If a hook raises SystemExit, which `atexit` ignores, raise it here with a code other than 0: a step cannot exit.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     exits: list[SystemExit] = []

@@ -1,7 +1,7 @@
-"""Imported by the fork server, after all else: what has been printed there is written out before each fork.
+"""Makes the fork server flush its output before each fork. The server imports this module after all others.
 
-Otherwise each child would inherit what its modules have printed while the server imported them and has not reached the
-terminal or file yet, and would write it once more. CPython 3.14 sees to it itself, but for what is printed later.
+Modules may print while the server imports them. A child inherits output that is still buffered, and would write it a
+second time. CPython 3.14 flushes after these imports itself, but not what is printed later.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _server_pid = os.getpid()
 
 
 def _flush() -> None:
-    if os.getpid() != _server_pid:  # not before the children's own forks, which are the user's
+    if os.getpid() != _server_pid:  # a child of the server, whose forks are the user's business
         return
     for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
         try:
             if stream is not None:
                 stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more, or it is closed: there is nobody to tell
+        except (OSError, ValueError):  # the stream is closed, or its reader is gone
             continue
 
 

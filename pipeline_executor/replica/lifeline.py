@@ -1,8 +1,8 @@
-"""If the calling process dies, its children die: a pipe whose write end only the caller holds.
+"""Ends the children when the calling process dies: a pipe of which only the caller holds the write end.
 
-Where the kernel can signal on a pipe's end (Linux), it kills the child's whole process group by itself, whatever the
-child is doing, without a thread there. Elsewhere a thread of the child waits for the end of the pipe. A child that the
-system did not let leave the caller's group kills only itself.
+On Linux the kernel can send a signal when a pipe ends. So it kills the child's whole process group, whatever the child
+is doing, and the child needs no thread for this. Elsewhere a thread of the child waits for the end of the pipe. A child
+that has no process group of its own, because the system has refused it one, kills only itself.
 
 Source of the facts: pipe(7), fcntl(2) under F_SETOWN, F_SETSIG and O_ASYNC.
 """
@@ -24,7 +24,7 @@ from pipeline_executor.replica.process_group import die_with_own_group, has_own_
 
 __all__ = ["Lifeline"]
 
-#: Ends that keep children alive and so must be closed in every child, also in those of other runs.
+#: The write ends, which keep children alive. So they must be closed in every child, also in those of other runs.
 _write_ends: set[Connection] = set()
 
 
@@ -42,9 +42,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class Lifeline:
-    """Made by the caller before it starts a run's processes; each of these calls `hold`."""
+    """The pipe. The caller makes it before it starts a run's processes, and each of these calls `hold`."""
 
-    _own: OwnDescriptor | None = None  # in the child, on Linux: the descriptor on whose hang-up the kernel acts
+    _own: OwnDescriptor | None = None  # in the child: the descriptor at whose hang-up the kernel sends the signal
 
     def __init__(self) -> None:
         self._reader: Connection | None
@@ -58,7 +58,7 @@ class Lifeline:
         return _attach, (ConnectionForChild(self._reader),)
 
     def hold(self) -> None:
-        """In the child: from now on it does not outlive the caller."""
+        """Make sure that this process does not outlive the caller. To be called in the child."""
         assert self._reader is not None
         if sys.platform.startswith("linux"):
             self._own = _kill_on_hangup(self._reader.fileno())
@@ -66,7 +66,7 @@ class Lifeline:
             threading.Thread(target=_wait_and_die, args=(self._reader,), name="lifeline", daemon=True).start()
 
     def let_go(self) -> None:
-        """In a fork of the child, which goes with the child's group, as long as it belongs to that."""
+        """Close the pipe in a fork of the child. The fork is killed with the child's process group, if it is in it."""
         if self._own is not None:
             self._own.close()
         if self._reader is not None:
@@ -74,14 +74,16 @@ class Lifeline:
             self._reader = None
 
     def tell_multiprocessing(self) -> None:
-        """In the child: have `multiprocessing.parent_process()` watch this pipe instead of its own, whose other end the
-        caller does not keep."""
+        """Have `multiprocessing.parent_process()` watch this pipe, in the child.
+
+        The caller has closed the other end of the pipe that multiprocessing itself made for this.
+        """
         parent = multiprocessing.parent_process()
         if parent is not None and self._reader is not None and sys.platform != "win32":
             os.dup2(self._reader.fileno(), parent.sentinel, inheritable=False)
 
     def close(self) -> None:
-        """In the caller, once all children are gone."""
+        """Close both ends in the caller, when all children have ended."""
         if self._writer is not None:
             _write_ends.discard(self._writer)
             close_connection(self._writer)
@@ -98,21 +100,23 @@ def _attach(reader: Connection) -> Lifeline:
 
 
 def _kill_on_hangup(descriptor: int) -> OwnDescriptor | None:
-    """Have the kernel send SIGKILL when the pipe's last writer is gone: to this process's group, if it is its own.
+    """Have the kernel send SIGKILL when the pipe's last writer is gone.
 
-    Returns the descriptor for which it does that, or None where it cannot.
+    The signal goes to this process's group if this process leads one, else to this process.
+
+    Returns the descriptor for which the kernel does this, or None if it cannot.
     """
     import fcntl
 
     try:
-        # A description of our own: flags and owner belong to the open file, which our siblings share.
+        # Opened anew, because a duplicate would share its flags and its owner with the other replicas.
         own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # no /proc here
+    except OSError:  # there is no /proc
         return None
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid() if has_own_group() else os.getpid())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    # The caller may have died before the kernel was told. Not `select.select`, which refuses descriptors above 1,023.
+    # The caller may have died before these calls. `select.select` would not do, as it refuses descriptors above 1,023.
     hangup = select.poll()
     hangup.register(own, 0)
     if hangup.poll(0):
@@ -121,5 +125,5 @@ def _kill_on_hangup(descriptor: int) -> OwnDescriptor | None:
 
 
 def _wait_and_die(reader: Connection) -> None:
-    reader.poll(None)  # nothing is ever written: it returns at the end of the pipe
+    reader.poll(None)  # returns at the end of the pipe, because nothing is ever written
     die_with_own_group()

@@ -1,28 +1,37 @@
-"""The resource tracker of steps: it removes the named shared memory and semaphores that they leave behind.
+"""The resource tracker of a run: it removes the named shared memory and semaphores that steps leave behind.
 
-multiprocessing notes such names in a process of its own, the resource tracker, which removes what is left of them when
-the last process that writes to its pipe is gone. Which tracker it is for a step:
+multiprocessing registers such names with its resource tracker, a process of its own. The tracker removes what is left
+when the last process that writes to its pipe has ended. Which tracker a step uses:
 
-    the caller has one when the run starts (under spawn and forkserver: always)   the caller's, until the program ends
-    else (under fork)                                                             the run's, until the run ends
+| when the run starts | tracker of the steps | lives until |
+|---|---|---|
+| the caller has a tracker (under spawn and forkserver: always) | the caller's | the program ends |
+| the caller has none (only under fork) | the run's | the run ends |
 
-Without the second row each forked step would start one of its own, as plain forked processes do, and memory that one
-step hands to the next by its name would go when the first step ends.
+Without the run's tracker each forked step would start a tracker of its own, as plain forked processes do. Then named
+memory that a step hands to the next one would be removed when the first step ends.
 
-The run's tracker is started by the first step that needs it, since most runs need none. Two pipes, made by the caller
-and inherited by the steps:
+Most runs need no tracker, so the first step that needs one starts it. The caller makes two pipes for this, which the
+steps inherit:
 
-    pipe        written by                                            read by
-    messages    every step                                            the tracker
-    token       the caller, one byte before the first step starts     the step that starts the tracker, that one byte
+| pipe | written by | read by |
+|---|---|---|
+| messages | every step | the tracker |
+| token | the caller: one byte, before the first step starts | the step that starts the tracker |
 
-The tracker holds the write end of the token's pipe until it ends. So the caller, when all steps are gone, finds there
-the byte (nobody has started one), the pipe's end (it has ended), or neither, and then waits for the end: what a failed
-step has left is gone when `execute` raises. Should the caller be killed, the steps go with it, the messages' pipe ends,
-and so does the tracker. Should a step be killed between taking the byte and the tracker's start, no step has one, and
-what they leave stays.
+The tracker keeps the write end of the token pipe open. When all steps have ended, the caller reads that pipe:
 
-A step's process group is killed with it, and so the tracker is not in it.
+| the caller finds | meaning | what the caller does |
+|---|---|---|
+| the byte | no step has started a tracker | nothing |
+| the end of the pipe | the tracker has ended | nothing |
+| neither | the tracker still runs | waits for the end of the pipe |
+
+So everything that a failed step has left is removed before `execute` raises. If the caller is killed, the steps end
+with it, the messages pipe ends, and so the tracker ends. If a step is killed after it has taken the byte and before it
+has started the tracker, the run has no tracker, and what the steps leave stays.
+
+A step's process group is killed with the step. So the tracker must not be in it.
 """
 
 from __future__ import annotations
@@ -39,16 +48,16 @@ from pipeline_executor.replica.process_group import has_own_group
 
 __all__ = ["RunTracker", "keep_trackers_out_of_the_group", "tracker_of_forked_steps"]
 
-#: Seconds until what the steps have started, which was killed with them, has let go of the pipe. What has escaped from
-#: its step's process group keeps it, and the tracker, for as long as it likes.
+#: Seconds to wait until all processes that the steps have started have closed the messages pipe. They are killed with
+#: the steps. A process that has left its step's process group keeps the pipe, and the tracker, for as long as it runs.
 _NOTICE_S = 0.5
 
-#: Seconds that the tracker gets to remove what is left, once nobody writes to it. It may have just been started.
+#: Seconds that the tracker gets to remove what is left, after its pipe has ended. It may have just been started.
 _PATIENCE_S = 5.0
 
 
 def tracker_of_forked_steps() -> RunTracker | None:
-    """For a run whose steps are about to be forked; None if they inherit the caller's."""
+    """Return a tracker for a run whose steps are about to be forked; None if they inherit the caller's tracker."""
     from multiprocessing import resource_tracker
 
     if getattr(resource_tracker._resource_tracker, "_fd", None) is not None:
@@ -57,18 +66,18 @@ def tracker_of_forked_steps() -> RunTracker | None:
 
 
 class RunTracker:
-    """See the module. Made by the caller; each forked step calls `use`."""
+    """The pipes of a run's tracker. Made by the caller; each forked step calls `use`."""
 
     def __init__(self) -> None:
         self._descriptors = _pipes()
         self._messages_reader, self._messages_writer, self._token_reader, self._token_writer = self._descriptors
         os.set_blocking(self._token_reader, False)
         os.write(self._token_writer, b"\0")
-        self._lock = threading.RLock()  # a finalizer that the collector runs inside may come here again
+        self._lock = threading.RLock()  # reentrant, because the garbage collector may run a finalizer that comes here
         self._starting_thread: int | None = None
 
     def use(self) -> None:
-        """In a step's process, once: its names are noted by this tracker."""
+        """Have multiprocessing use this tracker in the step's process. To be called once there."""
         from multiprocessing import resource_tracker
 
         os.register_at_fork(after_in_child=self._forget_other_threads)
@@ -82,7 +91,7 @@ class RunTracker:
 
             return attached
 
-        # All that multiprocessing does with its tracker goes through these.
+        # multiprocessing uses its tracker only through these functions.
         tracker._send = first_attached(tracker._send)
         tracker.ensure_running = functions.ensure_running = first_attached(tracker.ensure_running)
 
@@ -104,30 +113,34 @@ class RunTracker:
             return False
 
     def _start(self, starter: Any) -> None:
-        """Have multiprocessing start one as it does, but reading from the run's pipe."""
+        """Have multiprocessing start a tracker, which reads from the run's pipe (see `redirected`)."""
         self._starting_thread = threading.get_ident()
         try:
             starter.ensure_running()
         except BaseException:
-            os.write(self._token_writer, b"\0")  # whoever needs one next tries again
+            os.write(self._token_writer, b"\0")  # so that the next step that needs a tracker tries again
             raise
         finally:
             self._starting_thread = None
         os.close(starter._fd)
-        starter._fd = starter._pid = None  # nobody is to wait for it
+        starter._fd = starter._pid = None  # so that this object does not wait for the tracker
 
     def redirected(self, passed: Sequence[int]) -> Sequence[int]:
-        """The descriptors to start a tracker with, which were to be `passed`, the pipe that it reads last."""
+        """Return the descriptors to start a tracker with, which then reads from the run's pipe.
+
+        Arguments:
+            passed: the descriptors that multiprocessing would pass. The last one is the pipe that the tracker reads.
+        """
         if self._starting_thread != threading.get_ident():
             return passed
         os.dup2(self._messages_reader, passed[-1], inheritable=False)
         return [*passed, self._token_writer]
 
     def close(self) -> None:
-        """In the caller, once all steps are gone: wait until nothing that they have left is there any more."""
+        """Wait until what the steps have left is removed. To be called in the caller, when all steps have ended."""
         if not self._descriptors:
             return
-        self._descriptors = ()  # first; see `forks`
+        self._descriptors = ()  # before they are closed; see `forks`
         os.close(self._messages_writer)
         os.close(self._token_writer)
         if not self._take_token() and self._nobody_writes():
@@ -137,12 +150,14 @@ class RunTracker:
 
     def _nobody_writes(self) -> bool:
         poll = select.poll()
-        poll.register(self._messages_reader, 0)  # for nothing but the end of its writers, which is always told
+        poll.register(self._messages_reader, 0)  # no events: poll always reports that the last writer is gone
         return bool(poll.poll(_NOTICE_S * 1000))
 
     def forget(self) -> None:
-        """In a fork of the caller that is no step of the run: if it kept the pipes it would keep the tracker. It must
-        not take the token, which is for a step."""
+        """Close the pipes in a fork of the caller that is not a step of the run.
+
+        Open pipes would keep the tracker alive. The fork must not take the token, which is for a step.
+        """
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = ()
@@ -162,8 +177,10 @@ def _pipes() -> tuple[int, ...]:
 
 
 def keep_trackers_out_of_the_group(run_tracker: RunTracker | None) -> None:
-    """In a step's process: what it starts as a resource tracker, multiprocessing's or joblib's, is not to be killed
-    with its process group, but ends by itself when nobody writes to it any more."""
+    """Have a step's process start resource trackers, of multiprocessing or joblib, outside of its process group.
+
+    So a tracker is not killed with the step. It ends by itself when its pipe has no writers left.
+    """
     if sys.platform == "win32":
         return
     from multiprocessing import util
@@ -181,10 +198,10 @@ def keep_trackers_out_of_the_group(run_tracker: RunTracker | None) -> None:
             passed = run_tracker.redirected(passed)
         import subprocess
 
-        # A step that the system did not let have a group of its own could not give the tracker one either.
+        # If the system has refused this process a group of its own, it would refuse one for the tracker, too.
         group = 0 if leads_a_group else None
         process = subprocess.Popen(args, executable=path, pass_fds=passed, restore_signals=False, process_group=group)
-        process.returncode = 0  # whoever asked for it waits for it, if anybody does
+        process.returncode = 0  # keeps Popen from waiting for the process; the code that called `start` may wait for it
         return process.pid
 
     starts.spawnv_passfds = start

@@ -1,7 +1,7 @@
-"""Bytes in a file without a name, for what is too much for the pipe to a child that is being started.
+"""Sends a large amount of bytes to a child that is being started, in an anonymous file.
 
-That pipe is read only when the child has imported the main script, and never if that fails: the caller would wait for
-as long as the import takes, or for ever.
+A child reads the pipe from the caller only after it has imported the main script, and never if that fails. If the bytes
+did not fit into the pipe's buffer, the caller would block that long, or for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["SharedBytes"]
 
 
 class SharedBytes:
-    """See the module. Made by the caller, which closes it when all children have ended."""
+    """Bytes in an anonymous file. The caller makes it, and closes it when all children have ended."""
 
     def __init__(self, data: bytes) -> None:
         with tempfile.TemporaryFile(prefix="pipeline_executor-") as file:
@@ -30,8 +30,8 @@ class SharedBytes:
         return _attach_shared, (DescriptorForChild(self._descriptor.number), self._size)
 
     def read(self) -> bytes:
-        """In the child, once: all of them."""
-        # By position, because the siblings that got this descriptor share its place in the file.
+        """Return all bytes. To be called once, in the child."""
+        # `pread`, because all children that got this descriptor share its file position.
         data = bytearray()
         while len(data) < self._size:
             data += os.pread(self._descriptor.number, self._size - len(data), len(data))

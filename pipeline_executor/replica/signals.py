@@ -1,4 +1,4 @@
-"""Signals in a replica's process: what the caller had set for itself does not hold there."""
+"""Signals in a replica's process, which must not keep the caller's signal handlers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ __all__ = ["set_child_signals"]
 
 
 def set_child_signals(run: Run, assignment: Assignment) -> None:
-    """In a replica's process: what the caller had set for itself does not hold here."""
+    """Replace the signal settings that a replica's process has inherited from the caller.
+
+    SIGTERM then stops a busy step when the run has ended. At any other time it ends the process.
+    """
     signal.set_wakeup_fd(-1)
     if sys.platform == "win32":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # there, Ctrl-C reaches every process of the console
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows a Ctrl-C reaches every process of the console
         return
-    set_handler(signal.SIGINT, SIG_IGN)  # what came while it was blocked was meant for the caller
+    set_handler(signal.SIGINT, SIG_IGN)  # drops a pending Ctrl-C, which was meant for the caller
     unblock_signals({signal.SIGINT})
     set_handler(signal.SIGINT, signal.default_int_handler)
 
     def on_terminate(signal_number: int, frame: FrameType | None) -> None:
         if is_let_go(run) or (run.aborted() is None and not assignment.is_unwanted(run)):
-            # Somebody else's wish: end by the signal, so that the caller sees it. Or a fork of the step's, to which a
-            # handler of the step's has passed it on.
+            # The signal does not come from the caller, so the process ends by it, and the caller sees the signal. In a
+            # fork of the step it comes from a handler of the step that has passed it on.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
             return
@@ -39,7 +42,7 @@ def set_child_signals(run: Run, assignment: Assignment) -> None:
             if not interrupt(frame):
                 raise Aborted
         elif run.ledger.counters(assignment.entry).state is State.RUNNING:
-            # The step is busy and has not noticed yet. Once it has, its `finally` blocks are not to be cut short.
+            # The step is busy and has not noticed the abort. After this its `finally` blocks must not be interrupted.
             run.ledger.set_state(assignment.entry, State.STOPPING)
             raise Aborted
 

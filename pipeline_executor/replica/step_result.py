@@ -1,4 +1,4 @@
-"""What the call of a step gives, looked at when it is there: items for the step after it, or None from a sink."""
+"""Checks what the call of a step's function returned: an iterable for the next step, or None from a sink."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["refuse_none", "refuse_value"]
 
 
 def refuse_none(result: Any) -> None:
-    """Of a step that another follows; raises TypeError for None."""
+    """Raise TypeError if a step whose items go to a next step returned None."""
     if result is None:
-        raise TypeError("the step returned None; a step that another follows yields items or returns an iterable")
+        raise TypeError("the step returned None, but the next step needs items. Yield them, or return an iterable")
 
 
 def refuse_value(result: Any, stream_kind: str = "Iterable") -> None:
-    """Of a sink; raises TypeError for anything but None."""
+    """Raise TypeError if a sink returned anything but None."""
     if result is not None:
         raise TypeError(
-            f"the sink returned a value of type {type(result).__name__!r}, which nobody would get; "
-            f"a sink returns None, and a last step that yields is annotated -> {stream_kind}[...]"
+            f"the last step returned a value of type {type(result).__name__!r}, but it is a sink, which returns None. "
+            f"If the caller is to get its items, yield them and annotate the step with -> {stream_kind}[...]"
         )

@@ -1,6 +1,7 @@
-"""The threads of replicas beside their own: those that wait in the place of an event loop.
+"""The threads of this process that wait for a run in place of an event loop, or watch over it.
 
-The collector may run in any thread, and so may what it closes; a run must not be waited for by one of its own threads.
+The garbage collector may close the results of a run in any thread. One of these threads must not wait there for the end
+of the run, because it would wait for its own end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What runs inside a replica, the same for every engine: call the step, move its items, keep its counters.
+"""Runs a step inside its replica, in a process or in a thread: calls it, moves its items, reports its end.
 
-The order of the ends matters for rule R3. A replica first says that it reads no more, which is when an early stop is
-found, and only then tells the step after it that nothing more comes.
+The order at the end matters for rule R3. A replica first declares that it reads no more, by which an early stop is
+detected. Only then does it tell the next step that no more items come.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline_executor.interfaces import (
     State,
 )
 from pipeline_executor.replica.carried_exception import carry
-from pipeline_executor.replica.checked import CheckedSender
+from pipeline_executor.replica.checked_sender import CheckedSender
 from pipeline_executor.replica.end_of_fork import end_fork
 from pipeline_executor.replica.step_result import refuse_none, refuse_value
 from pipeline_executor.replica.worker_info import forget_worker_info, set_thread_worker_info, set_worker_info
@@ -47,39 +47,43 @@ __all__ = [
     "traceback_of_message",
 ]
 
-#: Gives the step's function and its constants. Called inside the replica, so that a failure there is the replica's.
+#: Returns the step's function and its constants. Called inside the replica, so that an error there fails the replica.
 Load = Callable[[], tuple[Callable[..., Any], Mapping[str, Any]]]
 
-#: Interrupts a step when the run ends; may be called from any thread, and from a signal handler. The argument is the
-#: frame that the step's thread is in; unless given, it is looked up. True: the step has been told, or will be at once,
-#: in a way that keeps its event loop whole. False: it computes, and the engine has to raise `Aborted` in its thread.
+#: Interrupts an asynchronous step when the run ends. May be called from any thread and from a signal handler. The
+#: argument is the current frame of the step's thread; if it is None, the frame is looked up.
+#:
+#: | returns | meaning |
+#: |---|---|
+#: | True | the step has been cancelled, or will be at once, without harm to its event loop |
+#: | False | the step computes, so the engine has to raise `Aborted` in its thread |
 Interrupt = Callable[[FrameType | None], bool]
 
-_LONGEST_TEXT = 100_000  # characters of a traceback or an exception's text
+_MAX_TEXT_CHARS = 100_000  # characters of a traceback or an exception's text
 
-#: Bytes that a replica gives up when its step has used all memory, so that there are some to report it with: several
-#: of the pieces in which the interpreter asks for memory. They are never written, and so only addresses are taken.
+#: Bytes that a replica frees when its step has used up all memory, so that the report of the failure has some. Several
+#: times the size of the pieces in which the interpreter allocates. They are never written, so they take only addresses.
 _RESERVE_BYTES = 2**23
 
 _interrupts: dict[int, Interrupt] = {}  # by the identifier of the thread that the step runs in
 
 
 def forget_step() -> None:
-    """In a fork of a step's process, or of its thread: this process is no step."""
+    """Reset everything about the step, in a fork of a step's process or thread, which is not a step itself."""
     forget_worker_info()
     _interrupts.clear()
 
 
 @dataclass(frozen=True)
 class FailureReport:
-    """A replica's own account of its failure.
+    """What a failed replica reports of its failure.
 
     Attributes:
-        exception: the exception as `carry` writes it, or for a message that could not be carried what its own code
-            raised; None if that could not be carried.
-        type_name, text, traceback: the exception in words.
-        fault: for a message that could not be carried, what was wrong with it.
-        firsts, lasts: what the step has taken since it last handed something over (see `Receiver.remembered`).
+        exception: the exception, pickled by `carry`; None if it cannot be pickled. For a message that could not be sent
+            or received: the exception that the message's own code raised.
+        type_name, text, traceback: the exception as text.
+        fault: for a message that could not be sent or received, what was wrong with it.
+        firsts, lasts: the items that the step has taken since its last output; see `Receiver.remembered`.
     """
 
     exception: bytes | None
@@ -92,8 +96,10 @@ class FailureReport:
 
 
 def interrupt_hook(thread_id: int) -> Interrupt | None:
-    """How to interrupt the step that runs in a thread, where it has a way of its own: an asynchronous step is
-    cancelled, unless it has been told already. None for other steps, and before and after."""
+    """Return the function that interrupts the asynchronous step of this thread.
+
+    None if the thread does not run an asynchronous step at the moment.
+    """
     return _interrupts.get(thread_id)
 
 
@@ -104,7 +110,7 @@ def _interruptible(interrupt: Interrupt) -> Iterator[None]:
     try:
         yield
     finally:
-        _interrupts.pop(thread_id, None)  # not there in a fork
+        _interrupts.pop(thread_id, None)  # a fork has removed it already
 
 
 def run_replica(
@@ -115,19 +121,19 @@ def run_replica(
     *,
     in_thread: bool = False,
 ) -> BaseException | None:
-    """Do all the work of one replica. Never raises what the step raises: that goes into the ledger.
+    """Do all the work of one replica. An error of the step is not raised but written to the ledger.
 
     Arguments:
-        check: what each message is given to before it is handed over; it raises for one that must not pass.
-        in_thread: the replica is a thread of the calling process, so that the exception need not be pickled.
+        check: called with each item before it is handed over; raises if the item is too large.
+        in_thread: the replica is a thread of the calling process, so its exception need not be pickled.
 
     Returns:
-        What the step failed of.
+        The exception that the step raised; None if it has finished or was stopped.
     """
     try:
         with contextlib.ExitStack() as at_end:
             return _run_replica(assignment, load, run, check, in_thread, at_end)
-    except Aborted:  # the engine has interrupted the step, which it does once, and the step had just ended
+    except Aborted:  # the engine has interrupted the step (it does so only once) when the step had just ended
         run.ledger.set_state(assignment.entry, State.STOPPED)
         return None
 
@@ -143,7 +149,8 @@ def _run_replica(
     entry = assignment.entry
     receiver: Receiver | None = None
     set_info = set_thread_worker_info if in_thread else set_worker_info
-    # A thread shares the caller's memory; and the allocator, which learns what sizes are asked for, would write to it.
+    # No reserve in a thread, where the memory is the caller's. After many large allocations the allocator would also
+    # place the reserve on its heap and write to it.
     reserve = None if in_thread else bytes(_RESERVE_BYTES)
     try:
         set_info(assignment.worker_info)
@@ -165,7 +172,7 @@ def _run_replica(
             _run_step(load, receiver, sender)
         if is_let_go(run):
             end_fork(None)
-        # A step can catch whatever was raised into it and return as if nothing had been.
+        # A step can catch the `Aborted` that was raised in it and then return.
         if run.aborted() or (receiver is not None and receiver.fault is not None):
             raise Aborted
         if receiver is not None:
@@ -183,14 +190,14 @@ def _run_replica(
         if fault is None:
             fault = _fault_behind(error)
         if fault is None and _is_how_it_stops(error) and (run.aborted() or assignment.is_unwanted(run)):
-            at_end.close()  # a thread of the step's that waits would still say that the replica is stopping
+            at_end.close()  # first, because a waiting thread of the step may still set the state to STOPPING
             run.ledger.set_state(entry, State.STOPPED)
             return None
         _write_report(run, entry, error, fault, receiver, with_exception=not in_thread)
         run.ledger.set_state(entry, State.FAILED)
         run.abort(Cause.FAILED, entry)
-        at_end.close()  # only the abort has ended what such a thread waits for
-        run.ledger.set_state(entry, State.FAILED)
+        at_end.close()  # after the abort, which ends the waits of the step's threads
+        run.ledger.set_state(entry, State.FAILED)  # again, because such a thread may have set the state to STOPPING
         return error
     finally:
         set_info(None)
@@ -198,13 +205,12 @@ def _run_replica(
 
 
 def _is_how_it_stops(error: BaseException) -> bool:
-    """What a step raises that has been told to stop: what it was told with, or what its own handler of SIGTERM makes
-    of that signal."""
+    """Whether a step that was told to stop raises this: `Aborted`, or the SystemExit of its own SIGTERM handler."""
     return isinstance(error, Aborted) or (isinstance(error, SystemExit) and has_handler_of_its_own(signal.SIGTERM))
 
 
 def _fault_behind(error: BaseException | None) -> MessageFault | None:
-    """The message that could not be carried, also where an exception of the step's `finally` has covered it."""
+    """Return the message fault among the error and its contexts: an error in a `finally` of the step may hide it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, MessageFault):
@@ -232,9 +238,8 @@ def _run_async_step(
     run: Run,
     at_end: contextlib.ExitStack,
 ) -> None:
-    from pipeline_executor.replica.async_step import (
-        AsyncStep,  # with asyncio, which takes longer to import than all the rest
-    )
+    # Imported here, because asyncio takes longer to import than all of this package.
+    from pipeline_executor.replica.async_step import AsyncStep
 
     step, constants = load()
     running = AsyncStep(assignment, receiver, sender, run)
@@ -253,47 +258,47 @@ def _write_report(
     *,
     with_exception: bool,
 ) -> None:
-    # The exception may carry anything in any amount: try it whole, then in words, then in few words.
+    # The exception may hold large or unpicklable objects: try the whole report, then only text, then a short text.
     if isinstance(error, MemoryError):
-        _let_go_of_variables(error.__traceback__)
+        _clear_frames(error.__traceback__)
     report = _describe(error, fault, with_exception=with_exception)
     if receiver is not None:
         firsts, lasts = receiver.remembered()
         report = replace(report, firsts=tuple(firsts), lasts=tuple(lasts))
-    in_words = replace(report, exception=None)
-    in_few_words = FailureReport(None, report.type_name, report.text[:1000], "", fault)
-    for attempt in (report, in_words, in_few_words):
+    as_text = replace(report, exception=None)
+    as_short_text = FailureReport(None, report.type_name, report.text[:1000], "", fault)
+    for attempt in (report, as_text, as_short_text):
         try:
             run.ledger.write_report(entry, pickle.dumps(attempt))
             return
         except Exception:
-            if attempt is in_few_words:
+            if attempt is as_short_text:
                 raise
 
 
-def _let_go_of_variables(trace: TracebackType | None) -> None:
-    """Free what the step's functions held when they raised."""
+def _clear_frames(trace: TracebackType | None) -> None:
+    """Free the local variables of the functions that the exception has left."""
     while trace is not None:
         try:
             trace.tb_frame.clear()
-        except RuntimeError:  # it is still running: ours
+        except RuntimeError:  # a frame of this library, which is still running
             pass
         trace = trace.tb_next
 
 
 def _shortened(text: str) -> str:
-    """Both ends of what is too long: a traceback's frames come first, and what was raised comes last."""
-    left_out = len(text) - _LONGEST_TEXT
+    """Cut the middle out of a long text. A traceback has the first frames at its start and the error at its end."""
+    left_out = len(text) - _MAX_TEXT_CHARS
     if left_out <= 0:
         return text
-    half = _LONGEST_TEXT // 2
+    half = _MAX_TEXT_CHARS // 2
     return f"{text[:half]}\n[{left_out} characters are left out here]\n{text[-half:]}"
 
 
 def _describe(error: BaseException, fault: MessageFault | None, *, with_exception: bool) -> FailureReport:
     cause = fault.__cause__ if fault is not None and fault.__cause__ is not None else error
     is_of_the_user = fault is None or cause is fault.__cause__
-    # Of a message that could not be carried, the frames that count are those of its own code.
+    # For a message that could not be sent or received, only the frames of the message's own code are of interest.
     trace = from_the_step(cause.__traceback__) if fault is None else _from_the_message(cause.__traceback__)
     return FailureReport(
         exception=carry(cause) if with_exception and is_of_the_user else None,
@@ -305,7 +310,7 @@ def _describe(error: BaseException, fault: MessageFault | None, *, with_exceptio
 
 
 def traceback_of_message(error: BaseException) -> str:
-    """Where a message's own code raised, as text; "" if no such code did."""
+    """Return the traceback of an error that a message's own code raised; "" if no such code is in it."""
     trace = _from_the_message(error.__traceback__)
     return _shortened(_traceback_text(error, trace)) if trace is not None else ""
 
@@ -315,11 +320,11 @@ def _traceback_text(error: BaseException, trace: TracebackType | None) -> str:
 
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # a user's __getattr__, asked for the notes, or a damaged chain: the frames are still to be had
+    except Exception:  # a user's __getattr__ has raised, or the chain is damaged. The frames can still be formatted
         frames = "".join(traceback.format_tb(trace))
         return f"Traceback (most recent call last):\n{frames}{qualified_name(type(error))}: {text_of(error)}\n"
 
 
 def _from_the_message(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame that belongs to neither the library nor a pickler; None without such."""
+    """Return the traceback from the first frame on that belongs to neither this library nor a pickler, or None."""
     return after_frames_of((*BELOW_THE_STEP, "pickle", "cloudpickle", "copyreg"), trace)

@@ -1,6 +1,6 @@
-"""Who the step is whose code runs: set by what runs it, asked by the step.
+"""`worker_info()`: tells a step which replica it is.
 
-In a module of its own, because `import pipeline_executor` imports it, and should cost little.
+In a module of its own, because `import pipeline_executor` imports it and must be fast.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ __all__ = [
     "worker_info",
 ]
 
-_worker_info: WorkerInfo | None = None  # of this process
-_in_thread = threading.local()  # of a step that runs in a thread of the caller
+_worker_info: WorkerInfo | None = None  # of the replica that this process is
+_in_thread = threading.local()  # `info`: of the replica that this thread is
 
-#: Of the steps that are chained in one thread: each core's way to tell which of them this thread runs.
+#: For steps that are chained in one thread: the function of each core that tells which of them this thread runs.
 _linked_steps: tuple[Callable[[], WorkerInfo | None], ...] = ()
-_around_replica: WorkerInfo | None = None  # the linked step in which this process was forked for a replica
+#: The linked step that was running when this process was forked for a replica. It is not the step of this process.
+_around_replica: WorkerInfo | None = None
 
 
 def worker_info() -> WorkerInfo:
-    """Tell the calling step its name, the index of its replica, the number of replicas, and a seed.
+    """Return the name of the calling step, the index of its replica, the number of replicas and the replica's seed.
 
     >>> random = numpy.random.default_rng(worker_info().seed)                      # doctest: +SKIP
 
@@ -41,12 +42,12 @@ def worker_info() -> WorkerInfo:
     if info is None or info is _around_replica:
         info = getattr(_in_thread, "info", None) or _worker_info
     if info is None:
-        raise RuntimeError("worker_info() was called outside a step; call it in a generator that execute() runs")
+        raise RuntimeError("worker_info() was called outside a step. Call it inside a generator that execute() runs")
     return info
 
 
 def set_worker_info(info: WorkerInfo | None) -> None:
-    """What `worker_info` answers in this process from now on."""
+    """Set what `worker_info` returns in this process."""
     global _worker_info, _around_replica
     _worker_info = info
     _in_thread.info = None
@@ -54,22 +55,24 @@ def set_worker_info(info: WorkerInfo | None) -> None:
 
 
 def set_thread_worker_info(info: WorkerInfo | None) -> WorkerInfo | None:
-    """What `worker_info` answers in this thread from now on, None for what it answers in the process; returns what it
-    answered in this thread so far."""
+    """Set what `worker_info` returns in this thread; None for what it returns in the process.
+
+    Returns the previous setting of this thread.
+    """
     before: WorkerInfo | None = getattr(_in_thread, "info", None)
     _in_thread.info = info
     return before
 
 
 def forget_worker_info() -> None:
-    """In a fork of a step's process, or of its thread: this process is no step."""
+    """Reset everything, in a fork of a step's process or thread, which is not a step itself."""
     global _worker_info
     _worker_info = None
     _in_thread.info = None
 
 
 def ask_for_linked_steps(running_step: Callable[[], WorkerInfo | None]) -> None:
-    """Let `worker_info` ask for steps that are chained in one thread, too; see `interfaces.Core.running_step`."""
+    """Have `worker_info` also find steps that are chained in one thread; see `interfaces.Core.running_step`."""
     global _linked_steps
     if running_step not in _linked_steps:
         _linked_steps = (*_linked_steps, running_step)

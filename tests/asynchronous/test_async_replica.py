@@ -78,7 +78,7 @@ class Rig:
         thread_id = self.thread_id
         self._thread.join()
         assert interrupt_hook(thread_id) is None
-        assert {thread.name for thread in threading.enumerate()}.isdisjoint({"step: input", "step: room"})
+        assert {thread.name for thread in threading.enumerate()}.isdisjoint({"step: input", "step: output"})
         return self.run.ledger.counters(1).state
 
 

@@ -580,7 +580,7 @@ def test_results_of_a_sequential_run_cannot_be_had_inside_a_running_loop() -> No
     assert next(results) == 0
 
     async def main() -> None:
-        with pytest.raises(PipelineError, match="event loop is running"):
+        with pytest.raises(PipelineError, match="already runs an event loop"):
             next(results)
 
     asyncio.run(main())
@@ -591,7 +591,7 @@ def test_results_of_a_sequential_run_cannot_be_had_inside_a_running_loop() -> No
 
 def test_a_step_that_returns_something_else_is_told_so(engine: Parallelism) -> None:
     tasks = [PipelineTask(steps.count, {"n": 3}), PipelineTask(returns_plain), PipelineTask(async_steps.swallow)]
-    with pytest.raises(TypeError, match="the step returned a value of type 'range'"):
+    with pytest.raises(TypeError, match="the asynchronous step returned a value of type 'range'"):
         execute(tasks, engine)
 
 
@@ -611,5 +611,5 @@ def test_a_sink_that_returns_something_else_is_told_so(engine: Parallelism) -> N
     source = PipelineTask(steps.count, {"n": 3})
     with pytest.raises(TypeError, match="'NoneType', which cannot be awaited"):
         execute([source, PipelineTask(returns_nothing_to_await)], engine)
-    with pytest.raises(TypeError, match="a value of type 'list', which nobody would get"):
+    with pytest.raises(TypeError, match="a value of type 'list', but it is a sink"):
         execute([source, PipelineTask(returns_a_value)], engine, type_check_pipeline=False)

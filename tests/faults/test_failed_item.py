@@ -117,7 +117,7 @@ def test_constants_that_cannot_be_written_are_named(
             list(execute(tasks, "sequential", keep_failed_item=path) or ())
     assert pickle.loads(path.read_bytes())["constants"] == {"text": "no"}
     assert main(["replay", str(path)]) == 1
-    assert "could not be kept: the constants log" in capsys.readouterr().err
+    assert "are missing in the file: log" in capsys.readouterr().err
 
 
 def fail_with(items: Iterable[int], log: Any, text: str) -> Iterable[int]:
@@ -159,7 +159,7 @@ def test_an_item_that_was_never_unpickled_is_not_touched(core: str, tmp_path: Pa
     tasks = [PipelineTask(yield_explosive), PipelineTask(swallow_anything)]
     with pytest.raises(TaskError, match="cannot be unpickled") as caught:
         execute(tasks, keep_failed_item=path)
-    assert "had not been unpickled" in caught.value.__notes__[-1]
+    assert "before the item was unpickled" in caught.value.__notes__[-1]
     assert not path.exists()
 
 
@@ -174,8 +174,8 @@ def swallow_anything(items: Iterable[Any]) -> None:
         (["no such file"], "FileNotFoundError"),
         (["FILE", "no_such_module:step"], "ModuleNotFoundError"),
         (["FILE", "steps:no_such_step"], "AttributeError"),
-        (["FILE", "steps"], "name the step as MODULE:FUNCTION"),
-        (["OTHER"], "is not a file of this version's keep_failed_item"),
+        (["FILE", "steps"], "Give the step as MODULE:FUNCTION"),
+        (["OTHER"], "was not written by keep_failed_item of this version"),
     ],
 )
 def test_replay_says_what_is_wrong_with_its_arguments(

@@ -24,7 +24,7 @@ from marks import needs_fork, needs_signals
 from ways import by_method
 
 from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, TaskFailure, execute
-from pipeline_executor.engines.failures import raised
+from pipeline_executor.engines.failures import raised_error
 from pipeline_executor.options import Parallelism
 
 # ---- exceptions that resist
@@ -525,7 +525,7 @@ def test_r4_many_replicas_that_fail_alike_are_told_in_one_line() -> None:
     failures.insert(1, failure_of(247, exit_code=1))
     failures += [failure_of(replica, exit_code=1) for replica in range(248, 250)]
     failures.append(failure_of(0, 2, signal_name="SIGKILL"))
-    error = raised(failures, None)
+    error = raised_error(failures, None)
     lines = str(error).splitlines()
     assert lines[0] == "247 replicas of step 1 'w' raised ValueError: no server; the first of them:"
     assert lines[1] == "step 1 'w' (replica 0 of 250, pid 4711) raised ValueError: no server"

@@ -227,7 +227,7 @@ def test_r4_a_killed_process_is_not_said_to_have_lacked_memory_when_the_kernel_d
         PipelineTask(crash_at_the_fifth, {"how": "SIGKILL"}),
         PipelineTask(steps.swallow),
     ]
-    with pytest.raises(TaskDied, match="The kernel's counters name no process that it has killed for want of memory"):
+    with pytest.raises(TaskDied, match="its OOM killer has killed no process since the run began"):
         execute(tasks)
 
 
@@ -343,7 +343,7 @@ def test_a_step_that_is_done_but_whose_process_stays_is_named(core: str, source:
         execute([PipelineTask(source), PipelineTask(steps.swallow)], inactivity_timeout=1)
     text = str(caught.value)
     assert f"step 0 {source.__name__!r}" in text
-    assert "has done its work, but its process does not end: a thread that is no daemon, or a child process" in text
+    assert "has done its work, but its process does not end: a non-daemon thread, or a child process" in text
     assert "raise inactivity_timeout" not in text
     if source is leave_a_thread:
         assert "in wait_for_ever" in text

@@ -32,7 +32,7 @@ def test_r4_killed_process_is_said_to_have_lacked_memory_when_the_kernel_says_so
         PipelineTask(steps.failing_worker, {"how": "SIGKILL", "moment": "mid-item"}),
         PipelineTask(steps.swallow),
     ]
-    with pytest.raises(TaskDied, match=r"The kernel has killed a process for want of memory .* Lower num_procs"):
+    with pytest.raises(TaskDied, match=r"The kernel's OOM killer has killed a process .* Lower num_procs"):
         execute(tasks)
 
 

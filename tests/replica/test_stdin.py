@@ -58,7 +58,7 @@ def test_reading_stdin_in_a_step_says_whose_it_is_and_what_to_do(core: str, meth
     said = dict(results)
     assert set(said) == set(READS)
     for name, text in said.items():
-        assert "belongs to the caller of execute()" in text, name
+        assert "belongs to the process that called execute()" in text, name
         assert "give the step the lines as a constant" in text
 
 
@@ -87,7 +87,7 @@ def test_a_notebooks_questions_are_refused_too(core: str, monkeypatch: pytest.Mo
     monkeypatch.setattr("builtins.input", ask_by_the_kernel)
     results = execute([task(read_in_each_way)], "process-fork")
     assert results is not None
-    assert "belongs to the caller of execute()" in dict(results)["input"]
+    assert "belongs to the process that called execute()" in dict(results)["input"]
 
 
 WITH_A_DEBUGGER = """
@@ -112,7 +112,7 @@ def test_a_debugger_in_a_step_says_what_to_use_instead(core: str, how: str, tmp_
     (tmp_path / "script.py").write_text(WITH_A_DEBUGGER)
     outcome = run_python(tmp_path, "script.py", how)
     assert outcome.exit_code == 1
-    assert "Use parallelism='sequential', or keep_failed_item=PATH" in outcome.stderr
+    assert "Use parallelism='sequential'. Or set keep_failed_item=PATH" in outcome.stderr
     if how == "breakpoint()":
         assert outcome.stdout == ""
 

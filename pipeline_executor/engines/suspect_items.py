@@ -1,6 +1,7 @@
-"""What is told of the items of a replica that failed. Any of them may be the cause.
+"""The items of a failed replica that may have caused the failure.
 
-Of a source it is the item that it yielded last; of another step, what it has taken since it last handed something over.
+For a source this is the item that it yielded last. For another step, these are the items that it has taken since its
+last output.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import Any, TypedDict
 
 from pipeline_executor.interfaces import SHOWN_ITEMS, LastSent, Ledger, ReplicaCounters
 from pipeline_executor.plan import Assignment
+from pipeline_executor.words import not_shown
 
-__all__ = ["ItemsTold", "items_told", "last_output_in_words"]
+__all__ = ["SuspectItems", "last_output_in_words", "suspect_items"]
 
 
-class ItemsTold(TypedDict, total=False):
-    """These fields of a `TaskFailure`."""
+class SuspectItems(TypedDict, total=False):
+    """The fields of `TaskFailure` that describe these items."""
 
     batch_first: int | None
     batch_reprs: tuple[str, ...]
@@ -23,7 +25,7 @@ class ItemsTold(TypedDict, total=False):
     last_output_repr: str | None
 
 
-def items_told(
+def suspect_items(
     assignment: Assignment,
     ledger: Ledger,
     counters: ReplicaCounters,
@@ -32,13 +34,13 @@ def items_told(
     show: Callable[[object], str],
     *,
     has_reported: bool,
-) -> ItemsTold:
-    """What the counters tell of a replica's items.
+) -> SuspectItems:
+    """Return the items of a replica that may have caused its failure.
 
     Arguments:
-        firsts, lasts: the items that it remembers, as its receiver gives them.
-        show: gives a bounded repr.
-        has_reported: it has ended by an exception, so that what it handed over last is whole.
+        firsts, lasts: the first and the last of the items since its last output; see `Receiver.remembered`.
+        show: returns a bounded repr.
+        has_reported: the replica has ended by an exception. Then its last output is complete.
     """
     entry = assignment.entry
     if assignment.input_edge is None:
@@ -51,16 +53,15 @@ def items_told(
     if assignment.output_edge is None or counters.batch_first >= counters.items_in:
         return {}
     holds_one = ledger.hand(entry) is not None
-    if (
-        len(lasts) + holds_one == counters.items_in - counters.batch_first
-    ):  # all of them, also such as are large or objects
+    if len(lasts) + holds_one == counters.items_in - counters.batch_first:
+        # `lasts` has all of the items. `firsts` may lack large ones.
         firsts = lasts[:SHOWN_ITEMS]
     reprs = [_shown(lambda kept=kept: show(ledger.remembered_item(entry, kept))) for kept in firsts]  # type: ignore[misc]
     return {"batch_first": counters.batch_first, "batch_reprs": tuple(text for text in reprs if text is not None)}
 
 
 def last_output_in_words(sent: LastSent | None, show: Callable[[object], str]) -> str | None:
-    """What a source has handed over last, as far as it is still there."""
+    """Describe the last output of a source, as far as it is still known."""
     match sent:
         case ("item", item):
             return show(item)
@@ -80,5 +81,5 @@ def _shown(text: Callable[[], Any]) -> str | None:
     try:
         shown: str | None = text()
     except Exception as error:  # a user's __setstate__
-        return f"<cannot be shown: {type(error).__name__}>"
+        return not_shown(error)
     return shown

@@ -1,4 +1,4 @@
-"""The size limit of messages where they are passed as they are, and nothing else would measure them."""
+"""The size limit of messages that are passed by reference, which no encoding measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CheckedSender"]
 
 
 class CheckedSender:
-    """A `Sender` that gives each item to `check` before it hands it over; what that raises is the step's failure."""
+    """A `Sender` that calls `check` with each item before it hands the item over. If `check` raises, the step fails."""
 
     def __init__(self, sender: Sender, check: Callable[[Any], object]) -> None:
         self._sender = sender
@@ -33,7 +33,7 @@ class CheckedSender:
             for item in iterator:
                 self._check(item)
                 yield item
-                del item  # it must not live longer than the step wants it to
+                del item  # it must not live longer than the step needs it
         finally:
             close = getattr(iterator, "close", None)
             if close is not None:
