@@ -15,9 +15,10 @@ import pytest
 import steps
 from fault_kinds import KINDS, RAISES, CustomInitError, UnpicklableError, fail, shown_in
 from marks import needs_signals
+from tasks import results_of
 from ways import START_METHODS, by_method
 
-from pipeline_executor import PipelineResults, PipelineTask, StoppedEarlyError, TaskDied, TaskError, execute
+from pipeline_executor import PipelineTask, StoppedEarlyError, TaskDied, TaskError, execute
 from pipeline_executor.options import Parallelism
 from pipeline_executor.replay import main as replay_main
 
@@ -25,12 +26,6 @@ from pipeline_executor.replay import main as replay_main
 def needs_processes(parallelism: str) -> None:
     if parallelism in ("sequential", "thread"):
         pytest.skip("there is no process")
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism, **options)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 # ---- errors

@@ -17,15 +17,10 @@ import async_steps
 import numpy as np
 import pytest
 import steps
+from tasks import results_of
 
-from pipeline_executor import MessageError, PipelineError, PipelineResults, PipelineTask, execute, worker_info
+from pipeline_executor import MessageError, PipelineError, PipelineTask, execute, worker_info
 from pipeline_executor.options import Parallelism
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism, **options)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 def needs_processes(parallelism: str) -> None:

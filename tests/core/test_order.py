@@ -10,7 +10,6 @@ import functools
 import gc
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from capabilities import CAN_SIGNAL_THREADS
 from edge_rig import open_run, put
+from waiting import wait_until
 
 from pipeline_executor.interfaces import Aborted, Cause, EdgeLayout, Receiver, Run, Sender, Waiting
 
@@ -110,11 +110,6 @@ def in_a_thread(step: Step, work: Callable[[], object]) -> Iterator[threading.Th
     assert not errors, errors
 
 
-def until(holds: Callable[[], object]) -> None:
-    while not holds():
-        time.sleep(0.001)
-
-
 def test_ordered_outputs_of_a_later_item_wait_until_the_earlier_one_is_left() -> None:
     with open_step() as step:
         assert (step.take(0), step.take(1)) == (0, 1)
@@ -163,12 +158,12 @@ def test_ordered_outputs_after_the_end_wait_for_those_of_all_items() -> None:
         with pytest.raises(StopIteration):
             next(step.receivers[1])
         with in_a_thread(step, lambda: step.sends(1, "tail of 1")):
-            until(lambda: step.waits(1) is Waiting.ROOM)
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)
             step.sends(0, "0a")
             assert step.seen() == ["0a"]
             with pytest.raises(StopIteration):
                 next(step.receivers[0])
-            until(lambda: step.sent(1) == 1)
+            wait_until(lambda: step.sent(1) == 1)
         step.sends(0, "tail of 0")
         assert step.seen() == ["tail of 1", "tail of 0"]
 
@@ -196,14 +191,14 @@ def test_ordered_edge_bounds_what_waits_and_leaves_room_for_the_one_whose_turn_i
         assert (step.take(0), step.take(1)) == (0, 1)
         step.sends(1, "1a", "1b", "1c", "1d")
         with in_a_thread(step, lambda: step.sends(1, "1e")):
-            until(lambda: step.waits(1) is Waiting.ROOM)
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)
             for number in range(10):
                 step.sends(0, f"0-{number}")
                 assert step.sink.poll() == (True, f"0-{number}")
                 assert step.sent(1) == 4
                 assert step.sink.poll() == (False, None)
             assert step.take(0) == 2
-            until(lambda: step.sent(1) == 5)
+            wait_until(lambda: step.sent(1) == 5)
         assert step.seen() == ["1a", "1b", "1c", "1d", "1e"]
 
 
@@ -211,10 +206,10 @@ def test_ordered_replica_whose_turn_it_is_waits_for_the_sink_alone() -> None:
     with open_step(packets=3) as step:  # one for each replica, and one
         assert (step.take(0), step.take(1)) == (0, 1)
         with in_a_thread(step, lambda: step.sends(1, "1a")):
-            until(lambda: step.waits(1) is Waiting.ROOM)  # all there is, is for the first
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)  # all there is, is for the first
             step.sends(0, "0a")
             with in_a_thread(step, lambda: step.sends(0, "0b")):
-                until(lambda: step.waits(0) is Waiting.ROOM)
+                wait_until(lambda: step.waits(0) is Waiting.ROOM)
                 assert next(step.sink) == "0a"
                 assert next(step.sink) == "0b"
             assert step.take(0) == 2
@@ -229,7 +224,7 @@ def test_ordered_item_is_not_taken_when_the_oldest_is_too_far_behind() -> None:
         assert step.asks_in_vain(1)
         taken: list[int] = []
         with in_a_thread(step, lambda: taken.append(step.take(1))):
-            until(lambda: step.waits(1) is Waiting.INPUT)
+            wait_until(lambda: step.waits(1) is Waiting.INPUT)
             taken.append(step.take(0))  # and so item 0 is left, as all after it were
         assert sorted(taken) == [4, 5]
 
@@ -243,9 +238,9 @@ def test_ordered_replicas_that_wait_go_on_one_after_another_while_the_one_whose_
         with contextlib.ExitStack() as threads:
             for replica in (3, 1, 2):
                 threads.enter_context(in_a_thread(step, functools.partial(step.sends, replica, replica)))
-                until(lambda replica=replica: step.waits(replica) is Waiting.ROOM)  # type: ignore[misc]
+                wait_until(lambda replica=replica: step.waits(replica) is Waiting.ROOM)  # type: ignore[misc]
             assert step.seen() == [*range(5)]  # and so all credits are free
-            until(lambda: all(step.sent(replica) for replica in (1, 2, 3)))
+            wait_until(lambda: all(step.sent(replica) for replica in (1, 2, 3)))
         assert [step.take(replica) for replica in range(3)] == [4, 5, 6]
         assert step.seen() == [1, 2, 3]
 
@@ -270,17 +265,17 @@ def test_ordered_replica_that_is_interrupted_while_it_waits_is_in_nobodys_way(bo
         before = signal.signal(signal.SIGUSR1, interrupt)
         try:
             with in_a_thread(step, lambda: step.sends(2, message)):
-                until(lambda: step.waits(2) is Waiting.ROOM)
+                wait_until(lambda: step.waits(2) is Waiting.ROOM)
 
                 def interrupt_the_first() -> None:
-                    until(lambda: step.waits(1) is Waiting.ROOM)
+                    wait_until(lambda: step.waits(1) is Waiting.ROOM)
                     signal.pthread_kill(main, signal.SIGUSR1)
 
                 with in_a_thread(step, interrupt_the_first), pytest.raises(Interrupted):
                     step.sends(1, message)
                 # It never comes back, and the one whose turn it is does not go on.
                 assert step.seen() == [message] * full
-                until(lambda: step.sent(2))
+                wait_until(lambda: step.sent(2))
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert (step.take(0), step.take(1)) == (3, 4)
@@ -294,12 +289,12 @@ def test_ordered_messages_that_wait_are_bounded_in_bytes_and_never_in_the_way(si
         assert (step.take(0), step.take(1)) == (0, 1)
         step.sends(1, message, message)
         with in_a_thread(step, lambda: step.sends(1, message)):
-            until(lambda: step.waits(1) is Waiting.ROOM)
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)
             step.sends(0, message, message)
             assert step.sent(1) == 2
             assert step.seen() == [message] * 2
             assert step.take(0) == 2
-            until(lambda: step.sent(1) == 3 or step.seen())
+            wait_until(lambda: step.sent(1) == 3 or step.seen())
         assert set(step.seen()) <= {message}
         assert step.sent(1) == 3
 
@@ -318,10 +313,10 @@ def test_ordered_output_belongs_to_the_item_for_which_it_was_yielded_though_the_
     with open_step(packets=3) as step:
         assert (step.take(0), step.take(1)) == (0, 1)
         with in_a_thread(step, lambda: step.sends(1, "1a")):
-            until(lambda: step.waits(1) is Waiting.ROOM)
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)
             assert step.take(1) == 2  # as a step does that reads in a thread
             assert step.take(0) == 3
-            until(lambda: step.sent(1) == 1)
+            wait_until(lambda: step.sent(1) == 1)
         assert step.seen() == ["1a"]
         step.sends(1, "2a")
         assert step.seen() == ["2a"]
@@ -331,7 +326,7 @@ def test_ordered_waits_end_when_the_run_is_aborted() -> None:
     with open_step(packets=3, inputs=40) as step:
         assert (step.take(0), step.take(1)) == (0, 1)
         with in_a_thread(step, lambda: step.sends(1, "1a")):
-            until(lambda: step.waits(1) is Waiting.ROOM)
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)
             step.run.abort(Cause.CLOSED, 0)
         with pytest.raises(Aborted):
             step.take(0)
@@ -349,7 +344,7 @@ def test_ordered_object_that_waits_is_let_go_of_when_the_run_is_closed(core: str
         things = [Thing()]
         reference = weakref.ref(things[0])
         with in_a_thread(step, lambda: step.sends(1, things.pop())):
-            until(lambda: step.waits(1) is Waiting.ROOM)
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)
             step.run.close()
         gc.collect()
         assert reference() is None
@@ -397,7 +392,7 @@ def test_ordered_waits_end_when_the_sink_stops_early() -> None:
         step = Step(run, senders[0], receivers, senders, run.receiver(1, 3))
         assert (step.take(0), step.take(1)) == (0, 1)
         with in_a_thread(step, lambda: step.sends(1, "1a")) as thread:
-            until(lambda: step.waits(1) is Waiting.ROOM)
+            wait_until(lambda: step.waits(1) is Waiting.ROOM)
             step.sink.finish()
             thread.join()
         assert not senders[1].reserve()

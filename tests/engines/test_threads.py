@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import steps
+from tasks import results_of
 
 from pipeline_executor import (
     InactivityError,
@@ -30,15 +31,6 @@ from pipeline_executor import (
     worker_info,
 )
 from pipeline_executor.interfaces import DEFAULT_REFERENCES_IN_FLIGHT
-from pipeline_executor.options import Parallelism
-
-
-def results_of(
-    tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process", **options: Any
-) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism, **options)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 class Thing:

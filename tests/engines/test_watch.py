@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,15 @@ import pytest
 import steps
 from capabilities import HAS_SIGNAL_MASKS
 from marks import needs_fork
+from programs import environment_for_programs
+from tasks import results_of
+from waiting import wait_until
 from ways import by_method
 
 from pipeline_executor import PipelineError, PipelineResults, PipelineTask, TaskDied, execute
 from pipeline_executor.engines import watch as watch_module
 from pipeline_executor.engines.supervision import Supervision
 from pipeline_executor.options import Parallelism
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism, **options)
-    assert isinstance(results, PipelineResults)
-    return results
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """The watchdog ends a test that waits in vain."""
-    while not condition():
-        threading.Event().wait(0.005)
 
 
 def has_ended(pid: int) -> bool:
@@ -72,10 +63,10 @@ def noted(folder: Path, replicas: int) -> list[PipelineTask[Any, Any]]:
 @pytest.mark.rule("R4")
 def test_r4_others_are_stopped_while_the_caller_does_nothing(core: str, start_method: str, tmp_path: Path) -> None:
     with results_of(noted(tmp_path, 3), by_method(start_method)) as results:
-        eventually(lambda: len(pids_in(tmp_path)) == 3)
+        wait_until(lambda: len(pids_in(tmp_path)) == 3)
         killed, *others = pids_in(tmp_path)
         os.kill(killed, signal.SIGKILL)
-        eventually(lambda: all(has_ended(pid) for pid in others))  # nobody has asked for a result
+        wait_until(lambda: all(has_ended(pid) for pid in others))  # nobody has asked for a result
         with pytest.raises(TaskDied, match="was killed by SIGKILL"):
             next(results)
 
@@ -100,9 +91,9 @@ def test_r4_a_busy_step_is_killed_while_the_caller_does_nothing(core: str, tmp_p
         PipelineTask(ignore_sigterm_and_compute, {"folder": busy}),
     ]
     with results_of(tasks, "process", shutdown_timeout=0.2) as results:
-        eventually(lambda: bool(pids_in(busy) and pids_in(source)))
+        wait_until(lambda: bool(pids_in(busy) and pids_in(source)))
         os.kill(pids_in(source)[0], signal.SIGKILL)
-        eventually(lambda: has_ended(pids_in(busy)[0]))
+        wait_until(lambda: has_ended(pids_in(busy)[0]))
         with pytest.raises(TaskDied, match=r"note_pid_and_pass.*was killed by SIGKILL"):
             next(results)
 
@@ -112,7 +103,7 @@ def test_r4_a_death_comes_before_results_that_are_there(core: str, start_method:
     # Results never run out, so the caller never waits.
     with results_of(noted(tmp_path, 2), by_method(start_method)) as results:
         next(results)
-        eventually(lambda: len(pids_in(tmp_path)) == 2)
+        wait_until(lambda: len(pids_in(tmp_path)) == 2)
         os.kill(pids_in(tmp_path)[0], signal.SIGKILL)
         with pytest.raises(TaskDied, match="was killed by SIGKILL"):
             for _ in results:
@@ -122,7 +113,7 @@ def test_r4_a_death_comes_before_results_that_are_there(core: str, start_method:
 def fail_but_stay(items: Iterable[int], failed: Path, next_step: Path) -> Iterable[int]:
     for item in items:
         yield item
-        eventually(lambda: bool(pids_in(next_step)))  # or it would be ended before it has begun
+        wait_until(lambda: bool(pids_in(next_step)))  # or it would be ended before it has begun
         # The process stays for as long as this thread does, and so says nothing by its end.
         threading.Thread(target=stay, args=(failed,)).start()
         raise ValueError("bad item")
@@ -146,8 +137,8 @@ def test_r4_a_failed_step_whose_process_stays_is_noticed_while_the_caller_does_n
         PipelineTask(note_pid_and_pass, {"folder": folder}),
     ]
     with results_of(tasks, "process", shutdown_timeout=0.2) as results:
-        eventually(failed.exists)
-        eventually(lambda: has_ended(pids_in(folder)[0]))
+        wait_until(failed.exists)
+        wait_until(lambda: has_ended(pids_in(folder)[0]))
         with pytest.raises(ValueError, match="bad item"):
             for _ in results:
                 pass
@@ -164,10 +155,10 @@ def test_r4_a_death_is_noticed_while_another_thread_has_the_results(core: str, t
     results = results_of(noted(tmp_path, 2), "process")
     holder = threading.Thread(target=hold, args=(results, go_on))
     holder.start()
-    eventually(lambda: len(pids_in(tmp_path)) == 2)
+    wait_until(lambda: len(pids_in(tmp_path)) == 2)
     first, second = pids_in(tmp_path)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: has_ended(second))
+    wait_until(lambda: has_ended(second))
     go_on.set()
     holder.join()
 
@@ -251,7 +242,7 @@ def test_the_programs_own_forks_do_not_meet_the_watch(core: str, tmp_path: Path)
     # From Python 3.12 on the interpreter warns of a fork with threads; pytest's watchdog is one.
     script = tmp_path / "forks.py"
     script.write_text(FORKS)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    environment = environment_for_programs()
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
@@ -273,7 +264,7 @@ def test_the_watch_is_there_again_after_a_fork(core: str) -> None:
 @pytest.mark.rule("R4")
 def test_r4_a_death_is_noticed_after_the_program_has_forked(core: str, tmp_path: Path) -> None:
     with results_of(noted(tmp_path, 2), "process") as results:
-        eventually(lambda: len(pids_in(tmp_path)) == 2)
+        wait_until(lambda: len(pids_in(tmp_path)) == 2)
         own = multiprocessing.get_context("fork").Process(target=time.time)
         own.start()
         own.join()
@@ -281,7 +272,7 @@ def test_r4_a_death_is_noticed_after_the_program_has_forked(core: str, tmp_path:
         subprocess.run([sys.executable, "-c", ""], check=True, preexec_fn=time.time)
         first, second = pids_in(tmp_path)
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: has_ended(second))
+        wait_until(lambda: has_ended(second))
         with pytest.raises(TaskDied):
             next(results)
 
@@ -352,7 +343,7 @@ def test_the_watch_takes_no_signal(core: str, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Supervision, "attend", look)
     with results_of([PipelineTask(steps.count_for_ever)], "process"):
-        eventually(lambda: bool(seen))
+        wait_until(lambda: bool(seen))
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM} <= seen[0]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -393,12 +384,12 @@ def test_r8_who_takes_a_shutdown_over_has_the_same_deadline(
         PipelineTask(ignore_sigterm_and_compute, {"folder": busy}),
     ]
     with results_of(tasks, "process", shutdown_timeout=hour_s) as results:
-        eventually(lambda: bool(pids_in(busy) and pids_in(others)))
+        wait_until(lambda: bool(pids_in(busy) and pids_in(others)))
         os.kill(pids_in(others)[0], signal.SIGKILL)
         (watch,) = watch_module._on
         replicas = watch._replicas
         assert isinstance(replicas, Supervision)
-        eventually(lambda: watch._is_acting and replicas._stop_by > 0)
+        wait_until(lambda: watch._is_acting and replicas._stop_by > 0)
         threading.Timer(0, past.set).start()
         with pytest.raises(TaskDied):
             next(results)

@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from capabilities import CAN_CHOOSE_PROCESSORS, CAN_DELETE_WHAT_IS_USED, CAN_FORK
+from programs import environment_for_programs
 from ways import PROCESS_PARALLELISMS
 
 from pipeline_executor import PipelineTask, execute
@@ -36,13 +37,9 @@ def command_of(program: str, parallelism: str, constraint: str = "") -> list[str
     return [sys.executable, str(SCRIPT), program, parallelism, constraint]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
 def run(command: list[str]) -> list[str]:
     """The lines that a program printed; it has ended well and has complained of nothing."""
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, env=environment_for_programs(), capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
     assert lines[-1] == "done"
@@ -148,7 +145,7 @@ def used_s(process: psutil.Process) -> float:
 @contextlib.contextmanager
 def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A program that does not end by itself, and whatever it has started."""
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment_for_programs(), stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -245,7 +242,7 @@ def test_working_directory_that_was_deleted_is_named(way: str, tmp_path: Path) -
     script = tmp_path / "app.py"
     script.write_text(GONE, encoding="utf-8")
     ended = subprocess.run(
-        [sys.executable, str(script), way], env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, str(script), way], env=environment_for_programs(), capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-3:]

@@ -23,12 +23,11 @@ import steps
 from left_behind import still_alive
 from marks import needs_fork, needs_signals
 from programs import Outcome, run_python
-from tasks import task
+from tasks import results_of, task
 from ways import START_METHODS, by_method, context_of
 
 from pipeline_executor import (
     MessageError,
-    PipelineResults,
     PipelineTask,
     PipelineTypeError,
     RunReport,
@@ -50,14 +49,6 @@ def has_processes(parallelism: str) -> bool:
 def needs_processes(parallelism: str) -> None:
     if not has_processes(parallelism):
         pytest.skip("it is about processes")
-
-
-def results_of(
-    tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process", **options: Any
-) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism, **options)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 # ---- programs of their own

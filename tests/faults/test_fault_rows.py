@@ -19,6 +19,7 @@ import steps
 from capabilities import CAN_RESERVE_ADDRESSES
 from fault_kinds import KINDS
 from marks import needs_signals
+from programs import environment_for_programs
 from ways import by_method
 
 from pipeline_executor import InactivityError, MessageError, PipelineTask, execute, worker_info
@@ -289,7 +290,7 @@ def test_r7_fork_while_other_threads_of_the_caller_hold_locks(core: str) -> None
 def run_script(folder: Path, text: str, **options: Any) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(text)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    environment = environment_for_programs()
     return subprocess.run([sys.executable, script], text=True, env=environment, check=False, **options)
 
 
@@ -350,7 +351,7 @@ def test_pipeline(number):
 def test_pipelines_run_in_the_workers_of_pytest_xdist(core: str, tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     (tmp_path / "test_in_xdist.py").write_text(IN_XDIST)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    environment = environment_for_programs()
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", tmp_path],
         capture_output=True,

@@ -21,6 +21,7 @@ import steps
 from capabilities import HAS_PROC
 from left_behind import still_alive
 from marks import needs_fork, needs_signals
+from programs import environment_for_programs
 from ways import by_method
 
 from pipeline_executor import MessageError, PipelineError, PipelineTask, TaskDied, TaskError, TaskFailure, execute
@@ -327,7 +328,7 @@ def test_script_ends(name: str, core: str, tmp_path: Path) -> None:
     text, expected = SCRIPTS[name]
     script = tmp_path / "script.py"
     script.write_text(text)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    environment = environment_for_programs()
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert expected in done.stderr
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import steps
 from marks import needs_fork, needs_signals
+from programs import environment_for_programs
 
 from pipeline_executor import InactivityError, PipelineTask, PipelineTypeError, TaskDied, execute
 from pipeline_executor.engines.memory_pressure import OutOfMemoryKills
@@ -278,7 +279,7 @@ def test_a_process_that_does_not_reach_its_step_is_named_and_not_asked_for_its_s
     # The signal that asks would end it, and the error would then be of a process that died.
     script = tmp_path / "script.py"
     script.write_text(SLOW_TO_IMPORT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    environment = environment_for_programs()
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "step 0 'count' has not reached its step: its process is still starting" in done.stdout

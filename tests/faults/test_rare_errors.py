@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import steps
 from marks import needs_signals
+from programs import environment_for_programs
 from ways import by_method
 
 from pipeline_executor import PipelineTask, TaskDied, TaskError, execute
@@ -94,7 +95,7 @@ if __name__ == "__main__":
 def test_inactivity_of_processes_that_are_still_starting_is_told(core: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(STILL_STARTING)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    environment = environment_for_programs()
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert "InactivityError: nothing moved for 2 s" in done.stderr, done.stderr
     assert "step 0 'count'" in done.stderr

@@ -20,11 +20,11 @@ import pytest
 import steps
 from capabilities import HAS_USAGE_OF_ENDED_PROCESSES
 from marks import needs_signals
+from tasks import results_of, task
 from ways import context_of
 
 from pipeline_executor import (
     InactivityError,
-    PipelineResults,
     PipelineTask,
     RunReport,
     StoppedEarlyError,
@@ -40,12 +40,6 @@ REPLICAS = 4
 MANY = [3_000, pytest.param(10_000, marks=pytest.mark.thorough)]
 
 
-def task(
-    generator: Callable[..., Any], constants: Mapping[str, Any] | None = None, num_procs: int = 1, **settings: Any
-) -> PipelineTask[Any, Any]:
-    return PipelineTask(generator, constants, num_procs, **settings)
-
-
 def ordered(
     generator: Callable[..., Any],
     constants: Mapping[str, Any] | None = None,
@@ -53,12 +47,6 @@ def ordered(
     **settings: Any,
 ) -> PipelineTask[Any, Any]:
     return PipelineTask(generator, constants, num_procs, ordered=True, **settings)
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism, **options: Any) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism, **options)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 def is_sequential(parallelism: str) -> bool:

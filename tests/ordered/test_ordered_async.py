@@ -17,14 +17,13 @@ from typing import Any
 import async_steps
 import pytest
 import steps
+from tasks import results_of, task
 from ways import context_of
 
 from pipeline_executor import (
-    PipelineResults,
     PipelineTask,
     RunReport,
     StoppedEarlyError,
-    execute,
     worker_info,
 )
 from pipeline_executor.options import Parallelism
@@ -33,12 +32,6 @@ REPLICAS = 4
 
 #: More items show rarer orders of events.
 MANY = [3_000, pytest.param(10_000, marks=pytest.mark.thorough)]
-
-
-def task(
-    generator: Callable[..., Any], constants: Mapping[str, Any] | None = None, num_procs: int = 1, **settings: Any
-) -> PipelineTask[Any, Any]:
-    return PipelineTask(generator, constants, num_procs, **settings)
 
 
 def ordered(
@@ -54,12 +47,6 @@ def in_threads(
     generator: Callable[..., Any], constants: Mapping[str, Any] | None = None, **settings: Any
 ) -> PipelineTask[Any, Any]:
     return PipelineTask(generator, constants, ordered=True, num_threads=REPLICAS, **settings)
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], engine: Parallelism, **options: Any) -> PipelineResults[Any]:
-    results = execute(tasks, engine, **options)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 def needs_replicas(engine: str) -> None:

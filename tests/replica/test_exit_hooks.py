@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import steps
 from marks import needs_fork
-from programs import run_python
+from programs import environment_for_programs, run_python
 from tasks import task
 from ways import by_method
 
@@ -111,8 +111,7 @@ if __name__ == "__main__":
 
 def test_hooks_of_the_caller_run_in_the_caller_only(core: str, start_method: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(OF_THE_CALLER)
-    env = {"PYTHONPATH": ":".join([str(Path(steps.__file__).parent), *sys.path])}
-    outcome = run_python(tmp_path, "script.py", f"process-{start_method}", env=env)
+    outcome = run_python(tmp_path, "script.py", f"process-{start_method}", env=environment_for_programs())
     assert outcome.output.split("\n") == ["True", "hook of the caller"]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import steps
 from marks import needs_fork
-from programs import run_python
+from programs import environment_for_programs, run_python
 from tasks import task
 from ways import START_METHODS, by_method
 
@@ -508,8 +508,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("way", PARALLEL)
 def test_r7_fork_of_the_caller_exits_as_if_no_pipeline_ran(core: str, way: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(FORKS_OF_THE_CALLER)
-    path = os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])
-    assert run_python(tmp_path, "script.py", way, env={"PYTHONPATH": path}).output.split() == ["0", "3", "45"]
+    assert run_python(tmp_path, "script.py", way, env=environment_for_programs()).output.split() == ["0", "3", "45"]
 
 
 @pytest.mark.rule("R6")

@@ -13,10 +13,10 @@ import pytest
 import steps
 from capabilities import COUNTS_DESCRIPTORS, HAS_PIDFDS
 from marks import needs_fork
+from tasks import results_of
 from ways import by_method
 
-from pipeline_executor import PipelineError, PipelineResults, PipelineTask, execute
-from pipeline_executor.options import Parallelism
+from pipeline_executor import PipelineError, PipelineTask
 
 resource = pytest.importorskip("resource")
 
@@ -30,12 +30,6 @@ def pass_on(items: Iterable[int]) -> Iterable[int]:
 def chain(replicas: int) -> list[PipelineTask[Any, Any]]:
     """A pipeline of that many processes."""
     return [PipelineTask(steps.count, {"n": 3}), PipelineTask(pass_on, num_procs=replicas - 1)]
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 def descriptors() -> int:

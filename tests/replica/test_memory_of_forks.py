@@ -6,14 +6,14 @@ import contextlib
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from capabilities import HAS_PROC
+from waiting import wait_until
 
 from pipeline_executor import PipelineResults, PipelineTask, execute
 from pipeline_executor.options import Parallelism
@@ -202,9 +202,3 @@ def test_r7_a_run_in_another_thread_goes_on_when_this_one_forks(core: str) -> No
     thread.join()
     assert found == [list(range(20_000))]
     assert codes == [0] * 10
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """The watchdog of every test ends it if that never comes."""
-    while not condition():
-        time.sleep(0.01)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from programs import environment_for_programs
 from ways import PROCESS_PARALLELISMS
 
 from pipeline_executor import PipelineTask, execute
@@ -84,7 +85,7 @@ class Program:
         self.name = f"test-{uuid.uuid4().hex[:12]}"
         script = folder / "script.py"
         script.write_text(text)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = environment_for_programs()
         self.process = subprocess.Popen(
             [sys.executable, str(script), self.name, parallelism, how],
             stdout=subprocess.PIPE,

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from capabilities import HAS_PROCESS_GROUPS
 from left_behind import still_alive
+from programs import environment_for_programs
 from ways import PROCESS_PARALLELISMS, context_of
 
 from pipeline_executor import PipelineTask, execute
@@ -128,7 +129,7 @@ def run_script(folder: Path, text: str, *arguments: str, path: str | None = None
     """What it prints on its two streams."""
     script = folder / "script.py"
     script.write_text(text)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)) if path is None else path}
+    environment = environment_for_programs() if path is None else {**os.environ, "PYTHONPATH": path}
     environment.pop("PYTHONUNBUFFERED", None)
     ended = subprocess.run(
         [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, check=False
@@ -291,7 +292,7 @@ def caller_beside_a_bystander(folder: Path, parallelism: str) -> Iterator[tuple[
     (folder / "sitecustomize.py").write_text(DENIED)
     script = folder / "script.py"
     script.write_text(IN_THE_CALLERS_GROUP)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+    environment = environment_for_programs(folder)
     ignores = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); input()"
     bystander = subprocess.Popen(
         [sys.executable, "-c", ignores], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0

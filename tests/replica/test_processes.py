@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -11,24 +10,18 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import steps
 from marks import needs_fork
+from programs import environment_for_programs
+from tasks import results_of
 from ways import by_method
 
-from pipeline_executor import PipelineResults, PipelineTask, execute, plan, worker_info
+from pipeline_executor import PipelineTask, execute, plan, worker_info
 from pipeline_executor.options import Parallelism
 from pipeline_executor.replica.seeds import seed_process
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism)
-    assert isinstance(results, PipelineResults)
-    return results
-
 
 # ---- random numbers
 
@@ -230,7 +223,7 @@ def run_text(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "script.py"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+        env=environment_for_programs(folder),
         capture_output=True,
         text=True,
         check=True,

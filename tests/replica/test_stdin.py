@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from capabilities import HAS_POSIX_TOOLS, HAS_PSEUDO_TERMINALS
 from marks import needs_fork
-from programs import run_python
+from programs import environment_for_programs, run_python
 from tasks import task
 from ways import START_METHODS, by_method
 
@@ -185,7 +185,7 @@ def test_a_subprocess_of_a_step_is_not_stopped_by_the_callers_terminal(core: str
     import pty
 
     (tmp_path / "script.py").write_text(IN_A_PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = environment_for_programs()
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)

@@ -12,15 +12,10 @@ from typing import Any
 
 import pytest
 import steps
+from tasks import results_of
 
-from pipeline_executor import PipelineResults, PipelineTask, TaskError, execute
+from pipeline_executor import PipelineResults, PipelineTask, TaskError
 from pipeline_executor.options import Parallelism
-
-
-def results_of(tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process") -> PipelineResults[Any]:
-    results = execute(tasks, parallelism)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 def test_async_for_gets_every_result_once(parallelism: Parallelism) -> None:

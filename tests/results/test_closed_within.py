@@ -11,21 +11,13 @@ from typing import Any
 import pytest
 import steps
 from capabilities import HAS_USER_SIGNALS
+from tasks import results_of
 
-from pipeline_executor import PipelineError, PipelineResults, PipelineTask, execute
+from pipeline_executor import PipelineError, PipelineResults, PipelineTask
 from pipeline_executor.engines.local import _LocalRun
 from pipeline_executor.engines.supervision import Supervision
-from pipeline_executor.options import Parallelism
 
 pytestmark = pytest.mark.skipif(not HAS_USER_SIGNALS, reason="a signal is needed that a program may use")
-
-
-def results_of(
-    tasks: list[PipelineTask[Any, Any]], parallelism: Parallelism = "process", **options: Any
-) -> PipelineResults[Any]:
-    results = execute(tasks, parallelism, **options)
-    assert isinstance(results, PipelineResults)
-    return results
 
 
 @pytest.fixture

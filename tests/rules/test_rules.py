@@ -20,6 +20,7 @@ from conformance import execute
 from fault_kinds import ENDS, KINDS, RAISES, CustomInitError, shown_in
 from left_behind import still_alive
 from marks import needs_signals
+from programs import environment_for_programs
 from ways import CORES, START_METHODS, WAYS, by_method, context_of
 
 from pipeline_executor import PipelineTask, StoppedEarlyError, TaskDied, TaskError
@@ -551,7 +552,7 @@ def test_r7_children_go_when_the_caller_is_killed(parallelism: str, how: str, tm
         pytest.skip("its threads go with the caller, of course")
     script = tmp_path / "script.py"
     script.write_text(KILLED_CALLER)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
+    environment = environment_for_programs()
     with subprocess.Popen(
         [sys.executable, script, parallelism, how], stdout=subprocess.PIPE, text=True, env=environment
     ) as caller:

@@ -8,10 +8,9 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 import steps
 from left_behind import still_alive
 from marks import needs_signals
+from programs import environment_for_programs, open_program, wait_until_it_says
 
 from pipeline_executor import PipelineTask, execute
 
@@ -98,41 +98,10 @@ if __name__ == "__main__":
 """
 
 
-@contextlib.contextmanager
-def caller(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The script in a session of its own: its process group is what a terminal would send a Ctrl-C to."""
+def caller(folder: Path, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path])}
-    process = subprocess.Popen(
-        [sys.executable, script, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    children: list[psutil.Process] = []
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            assert stream is not None
-            stream.close()
-        assert not still_alive(children)
-
-
-def wait_until(process: subprocess.Popen[str], text: str, times: int = 1) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        times -= line == f"{text}\n"
-        if times == 0:
-            return
-    raise AssertionError(f"it ended before it said {text!r}")
+    return open_program(script, *arguments, env=environment_for_programs())
 
 
 @pytest.mark.rule("R8")
@@ -140,7 +109,7 @@ def wait_until(process: subprocess.Popen[str], text: str, times: int = 1) -> Non
 def test_r8_ctrl_c_prints_one_traceback_the_callers(core: str, start_method: str, how: str, tmp_path: Path) -> None:
     path = tmp_path / "closed"
     with caller(tmp_path, f"process-{start_method}", str(path), "none", how) as process:
-        wait_until(process, "works", 1 if how == "wait" else 2)
+        wait_until_it_says(process, "works", 1 if how == "wait" else 2)
         children = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate()
@@ -160,7 +129,7 @@ def test_r8_ctrl_c_while_processes_are_started_prints_one_traceback(
     choose = random.Random(f"{core} {start_method}")
     for _ in range(4):
         with caller(tmp_path, f"process-{start_method}", str(tmp_path / "closed"), "none", "sleep") as process:
-            wait_until(process, "starts")
+            wait_until_it_says(process, "starts")
             time.sleep(choose.uniform(0, 0.02 if start_method == "fork" else 0.25))  # any moment of the start
             children = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, signal.SIGINT)
@@ -179,7 +148,7 @@ def test_r8_handler_of_the_caller_that_raises_reaches_its_except(
 ) -> None:
     path = tmp_path / "closed"
     with caller(tmp_path, f"process-{method}", str(path), "raises", "loop") as process:
-        wait_until(process, "works", 2)
+        wait_until_it_says(process, "works", 2)
         os.killpg(process.pid, number)
         output, errors = process.communicate()
     assert (process.returncode, output, errors) == (3, "caught own handler None\n", "")
@@ -193,7 +162,7 @@ def test_r8_handler_of_the_caller_that_returns_leaves_the_run_alone(
     core: str, method: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     with caller(tmp_path, f"process-{method}", str(tmp_path / "path"), "notes", "") as process:
-        wait_until(process, "works")
+        wait_until_it_says(process, "works")
         os.killpg(process.pid, number)
         output, errors = process.communicate()
     assert (process.returncode, output, errors) == (0, "own handler\nended well\n", "")
@@ -205,7 +174,7 @@ def test_r8_sigterm_that_the_caller_answers_by_its_exit_closes_the_steps(
 ) -> None:
     path = tmp_path / "closed"
     with caller(tmp_path, f"process-{start_method}", str(path), "exits", "sleep") as process:
-        wait_until(process, "works", 2)
+        wait_until_it_says(process, "works", 2)
         process.terminate()
         _, errors = process.communicate()
     assert (process.returncode, errors) == (5, "")

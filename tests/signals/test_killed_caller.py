@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import steps
 from left_behind import still_alive
 from marks import needs_signals
+from programs import environment_for_programs
 
 pytestmark = needs_signals
 
@@ -84,11 +83,7 @@ BUSY = {"python": 1, "sleep": 1, "matrices": 1, "sort": 1, "wait": 2, "children"
 def caller(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(steps.__file__).parent), *sys.path]),
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    environment = environment_for_programs(OPENBLAS_NUM_THREADS="1")
     with subprocess.Popen(
         [sys.executable, script, *arguments],
         stdout=subprocess.PIPE,

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import steps
 from left_behind import still_alive
 from marks import needs_fork, needs_signals
+from programs import open_program, wait_until_it_says
 
 from pipeline_executor import PipelineTask, execute
 from pipeline_executor.options import Parallelism
@@ -92,38 +92,10 @@ if __name__ == "__main__":
 """
 
 
-@contextlib.contextmanager
-def caller(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def caller(folder: Path, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    process = subprocess.Popen(
-        [sys.executable, script, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    children: list[psutil.Process] = []
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            assert stream is not None
-            stream.close()
-        assert not still_alive(children)
-
-
-def wait_until(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line == f"{text}\n":
-            return
-    raise AssertionError(f"it ended before it said {text!r}")
+    return open_program(script, *arguments, env=os.environ, stdin=subprocess.PIPE)
 
 
 def lines_after(process: subprocess.Popen[str], number: signal.Signals) -> list[str]:
@@ -145,7 +117,7 @@ def lines_after(process: subprocess.Popen[str], number: signal.Signals) -> list[
 @pytest.mark.thorough_where("process-forkserver", "wait")
 def test_r8_sigterm_closes_the_steps_and_then_kills(parallelism: str, where: str, how: str, tmp_path: Path) -> None:
     with caller(tmp_path, parallelism, where, how) as process:
-        wait_until(process, "works")
+        wait_until_it_says(process, "works")
         said = lines_after(process, signal.SIGTERM)
     assert sorted(said) == ["source closed", "work closed", "work closing"]
 
@@ -153,7 +125,7 @@ def test_r8_sigterm_closes_the_steps_and_then_kills(parallelism: str, where: str
 @pytest.mark.rule("R8")
 def test_r8_hang_up_closes_the_steps_and_then_kills(engine: str, tmp_path: Path) -> None:
     with caller(tmp_path, engine, "sink", "busy") as process:
-        wait_until(process, "works")
+        wait_until_it_says(process, "works")
         said = lines_after(process, signal.SIGHUP)
     assert sorted(said) == ["source closed", "work closed", "work closing"]
 
@@ -161,16 +133,16 @@ def test_r8_hang_up_closes_the_steps_and_then_kills(engine: str, tmp_path: Path)
 @pytest.mark.rule("R8")
 def test_r8_second_sigterm_kills_at_once(engine: str, tmp_path: Path) -> None:
     with caller(tmp_path, engine, "between results", "endless end") as process:
-        wait_until(process, "works")
+        wait_until_it_says(process, "works")
         process.terminate()
-        wait_until(process, "work closing")
+        wait_until_it_says(process, "work closing")
         assert "work closed" not in lines_after(process, signal.SIGTERM)
 
 
 @pytest.mark.rule("R8")
 def test_r8_terminate_of_a_process_that_executes_closes_its_steps(core: str, tmp_path: Path) -> None:
     with caller(tmp_path, "process-fork", "in a child", "busy") as process:
-        wait_until(process, "works")
+        wait_until_it_says(process, "works")
         output, errors = process.communicate("end\n")
     said = [line for line in output.splitlines() if line != "works"]
     assert (sorted(said), errors) == (["child -15", "source closed", "work closed", "work closing"], "")
@@ -183,7 +155,7 @@ def test_r8_sigterm_at_any_moment_of_the_start_kills_the_caller_and_leaves_no_ch
     choose = random.Random(f"{core} {start_method}")
     for _ in range(4):
         with caller(tmp_path, f"process-{start_method}", "starting", "busy") as process:
-            wait_until(process, "starts")
+            wait_until_it_says(process, "starts")
             time.sleep(choose.uniform(0, 0.03 if start_method == "fork" else 0.3))  # any moment of the start
             assert "went on" not in lines_after(process, signal.SIGTERM)
 
@@ -191,7 +163,7 @@ def test_r8_sigterm_at_any_moment_of_the_start_kills_the_caller_and_leaves_no_ch
 @pytest.mark.rule("R7")
 def test_r7_signal_that_the_caller_ignores_is_ignored(core: str, tmp_path: Path) -> None:
     with caller(tmp_path, "process-fork", "between results", "ignored") as process:
-        wait_until(process, "works")
+        wait_until_it_says(process, "works")
         process.terminate()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)

@@ -83,3 +83,6 @@ HAS_POSIX_TOOLS = _IS_POSIX
 
 #: The other libraries that the benchmarks compare with can be run as they are run there.
 RUNS_BENCHMARKS = _IS_LINUX
+
+#: `os.uname` tells the machine's name.
+HAS_UNAME = hasattr(os, "uname")

@@ -1,4 +1,4 @@
-"""Python programs of their own, run in a session of their own that must be empty at the end."""
+"""Python programs of their own: how to start them, to hear from them, and to see that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from capabilities import HAS_SESSIONS
+from left_behind import still_alive
 
 import pipeline_executor
 
-__all__ = ["PACKAGE_PARENT", "Outcome", "run_python"]
+__all__ = ["PACKAGE_PARENT", "Outcome", "environment_for_programs", "open_program", "run_python", "wait_until_it_says"]
 
 #: Where the package under test lies, installed or not.
 PACKAGE_PARENT = str(Path(pipeline_executor.__file__).parents[1])
+
+
+def environment_for_programs(*folders: Path, **more: str) -> dict[str, str]:
+    """This process's environment, with which a program can import what tests can, and what is in these folders."""
+    path = [*map(str, folders), str(Path(__file__).parent), *filter(None, sys.path)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **more}
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,44 @@ def describe(process: psutil.Process) -> str:
         return f"{process.pid} {process.status()} {process.cmdline()}"
     except psutil.Error:
         return f"{process.pid} (gone by now)"
+
+
+@contextlib.contextmanager
+def open_program(
+    script: Path, *arguments: str, env: Mapping[str, str], stdin: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A program in a session of its own: its process group is what a terminal would send a Ctrl-C to.
+
+    At the end it is killed, and its children must go with it.
+    """
+    process = subprocess.Popen(
+        [sys.executable, script, *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
+    )
+    children: list[psutil.Process] = []
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+        assert not still_alive(children)
+
+
+def wait_until_it_says(process: subprocess.Popen[str], text: str, times: int = 1) -> None:
+    """Read what the program prints, up to the line `text`, which has to come so many times."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        times -= line == f"{text}\n"
+        if times == 0:
+            return
+    raise AssertionError(f"it ended before it said {text!r}")
