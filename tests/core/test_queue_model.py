@@ -298,11 +298,12 @@ class EdgeMachine(RuleBasedStateMachine):
             assert sum(replica.items_out for replica in counters) == sum(replica.items_in for replica in counters)
 
 
-def test_queue_agrees_with_the_model_when_its_ends_act_in_any_order(core: str) -> None:
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.thorough)])
+def test_queue_agrees_with_the_model_when_its_ends_act_in_any_order(core: str, examples: int) -> None:
     run_state_machine_as_test(
         EdgeMachine,
         settings=settings(
-            max_examples=150,
+            max_examples=examples,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

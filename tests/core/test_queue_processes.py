@@ -440,7 +440,7 @@ def test_an_exception_of_a_signal_handler_ends_the_wait(core: str, wait: str) ->
 
 
 @needs_signals
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", [*range(15), *(pytest.param(n, marks=pytest.mark.thorough) for n in range(15, 50))])
 def test_everybody_ends_when_one_is_killed_at_any_moment_and_the_run_aborted(core: str, seed: int) -> None:
     dice = random.Random(seed)
     kind = ("all work", "consumers wait", "producers wait")[seed % 3]

@@ -443,6 +443,7 @@ def test_program_runs_both_ways_compares_them_and_writes_both_files(folder: Path
     assert photo_files.read_rows(cwd / "photo_catalog.db") == rows_by_hand(folder, cwd)
 
 
+@pytest.mark.thorough_where("pure")  # test_rows_are_the_same_however_the_steps_are_run has both cores
 def test_program_writes_the_same_rows_every_way_with_either_core(parallelism: str, folder: Path, cwd: Path) -> None:
     finished = run_program(folder, "--stride", "40", "--parallelism", parallelism, cwd=cwd)
     assert (finished.returncode, finished.stderr) == (0, "")
@@ -530,7 +531,7 @@ def truncate(path: Path) -> None:
 SPOIL: dict[str, Callable[[Path], object]] = {"text": lambda path: path.write_text("text"), "truncated": truncate}
 
 
-@pytest.mark.thorough_where("truncated", "pure")
+@pytest.mark.thorough_where("pure")
 @pytest.mark.thorough_where("truncated", "process-spawn")
 @pytest.mark.thorough_where("truncated", "process-forkserver")
 @pytest.mark.parametrize("spoilt", SPOIL)

@@ -1,6 +1,6 @@
 """Chaos: 500 random pipelines with random faults, each outcome judged by the rules; see chaos.py.
 
-200 of them are run by default, and the others with `pytest -m thorough`.
+100 of them are run by default, and the others with `pytest -m thorough`.
 
 The seed is printed when something is wrong, with a command that runs the one pipeline again;
 PIPELINE_EXECUTOR_CHAOS_SEED chooses another. chaos_soak.py runs as long as it is told to.
@@ -21,7 +21,7 @@ from left_behind import Belongings
 pytestmark = pytest.mark.skipif(not HAS_COMPILED_CORE, reason="three start methods and both cores")
 
 SEED = int(os.environ.get("PIPELINE_EXECUTOR_CHAOS_SEED", "20"))
-BATCHES, OF_THE_GATE, EXAMPLES = 20, 8, 25
+BATCHES, OF_THE_GATE, EXAMPLES = 20, 4, 25
 
 
 @pytest.mark.rule("R4")

@@ -210,7 +210,7 @@ def test_r4_nothing_partial_is_seen_of_a_message_that_cannot_be_pickled(core: st
 # ---- many
 
 
-@pytest.mark.thorough_where("pure")
+@pytest.mark.thorough  # test_many_replicas.py runs a hundred by default
 @pytest.mark.rule("R6")
 def test_r6_one_hundred_and_twenty_eight_replicas(core: str) -> None:
     n = 2000
@@ -225,7 +225,7 @@ def fail_in_replica_100(items: Iterable[int]) -> Iterable[int]:
     yield from items
 
 
-@pytest.mark.thorough_where("pure")
+@pytest.mark.thorough
 @pytest.mark.rule("R4")
 def test_r4_one_of_one_hundred_and_twenty_eight_replicas_fails(core: str) -> None:
     tasks = [
@@ -238,6 +238,7 @@ def test_r4_one_of_one_hundred_and_twenty_eight_replicas_fails(core: str) -> Non
     assert any("(replica 100 of 128, pid " in note for note in caught.value.__notes__)
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R6")
 def test_r6_fifty_steps(core: str) -> None:
     n = 300
@@ -270,6 +271,7 @@ def hold_a_lock_and_allocate(stop: threading.Event, lock: threading.Lock) -> Non
             bytearray(100_000)
 
 
+@pytest.mark.thorough_where("pure")
 @pytest.mark.rule("R7")
 def test_r7_fork_while_other_threads_of_the_caller_hold_locks(core: str) -> None:
     stop, lock = threading.Event(), threading.Lock()
@@ -348,6 +350,7 @@ def test_pipeline(number):
 """
 
 
+@pytest.mark.thorough_where("pure")
 def test_pipelines_run_in_the_workers_of_pytest_xdist(core: str, tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     (tmp_path / "test_in_xdist.py").write_text(IN_XDIST)

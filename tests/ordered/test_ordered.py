@@ -37,7 +37,7 @@ from pipeline_executor.options import Parallelism
 REPLICAS = 4
 
 #: More items show rarer orders of events.
-MANY = [3_000, pytest.param(10_000, marks=pytest.mark.thorough)]
+MANY = [1_000, pytest.param(10_000, marks=pytest.mark.thorough)]
 
 
 def ordered(
@@ -93,12 +93,12 @@ def test_ordered_step_yields_what_one_process_yields(
 
 def test_ordered_step_after_an_ordered_step_with_as_many_packets_as_it_needs(parallelism: Parallelism) -> None:
     tasks = [
-        task(steps.count, {"n": 3_000}, packets_in_flight=1),
+        task(steps.count, {"n": 1_000}, packets_in_flight=1),
         ordered(none_to_two, num_procs=3, packets_in_flight=4),
         ordered(halves, num_procs=2, packets_in_flight=3),
         task(steps.pass_on),
     ]
-    expected = [half for pair in none_to_two(range(3_000)) for half in pair]
+    expected = [half for pair in none_to_two(range(1_000)) for half in pair]
     assert list(results_of(tasks, parallelism)) == expected
 
 
@@ -257,6 +257,7 @@ def take_slowly(items: Iterable[bytes]) -> None:
     not HAS_USAGE_OF_ENDED_PROCESSES,
     reason="the system does not count the switches of processes that have ended",
 )
+@pytest.mark.thorough_where("pure")
 @pytest.mark.parametrize("bound", ["packets_in_flight", "max_buffer_bytes"])
 def test_ordered_replicas_that_wait_are_not_all_woken_for_each_item(core: str, bound: str) -> None:
     import resource
@@ -451,8 +452,8 @@ def read_ahead(items: Iterable[int]) -> Iterable[int]:
 def test_ordered_step_that_reads_ahead_in_a_thread_loses_and_repeats_nothing(
     parallelism: Parallelism, packets_in_flight: int
 ) -> None:
-    tasks = [task(steps.count, {"n": 3_000}), ordered(read_ahead, packets_in_flight=packets_in_flight)]
-    assert sorted(results_of(tasks, parallelism)) == list(range(3_000))
+    tasks = [task(steps.count, {"n": 1_000}), ordered(read_ahead, packets_in_flight=packets_in_flight)]
+    assert sorted(results_of(tasks, parallelism)) == list(range(1_000))
 
 
 def test_ordered_step_has_its_items_counted(parallelism: Parallelism) -> None:

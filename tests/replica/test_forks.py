@@ -317,6 +317,7 @@ def use_a_pipeline_in_a_fork() -> Iterable[int | None]:
 
 @pytest.mark.rule("R6")
 @pytest.mark.thorough_where("process-forkserver")
+@pytest.mark.thorough_where("process-spawn")
 @pytest.mark.parametrize("way", PARALLEL)
 @pytest.mark.parametrize(
     ("source", "expected"),

@@ -73,7 +73,7 @@ def test_a_pipeline_starts_where_more_files_are_open_than_select_takes(core: str
 @needs_fork
 @pytest.mark.thorough_where("pure")
 @pytest.mark.parametrize(
-    "replicas", [300, pytest.param(1000, marks=pytest.mark.slow)]
+    "replicas", [100, pytest.param(300, marks=pytest.mark.thorough), pytest.param(1000, marks=pytest.mark.slow)]
 )  # each inherits what its elder siblings have opened
 def test_many_replicas_run_in_one_pipeline(core: str, replicas: int) -> None:
     needs_descriptors(3000)
@@ -83,6 +83,7 @@ def test_many_replicas_run_in_one_pipeline(core: str, replicas: int) -> None:
 
 @counts_descriptors
 @pytest.mark.skipif(not HAS_PIDFDS, reason="a process cannot be held by a descriptor here")
+@pytest.mark.thorough_where("spawn")  # as many as under fork
 def test_a_replica_takes_one_descriptor_of_the_caller_or_two_from_the_fork_server(core: str, start_method: str) -> None:
     taken = []
     for replicas in (2, 6):
@@ -110,6 +111,7 @@ def test_too_few_descriptors_are_an_error_before_the_start(core: str, start_meth
 
 
 @counts_descriptors
+@pytest.mark.thorough_where("spawn")  # as many as under fork
 def test_as_many_descriptors_as_the_error_asks_for_are_enough(core: str, start_method: str) -> None:
     with may_have(descriptors() + 20), pytest.raises(PipelineError, match="ulimit -n") as caught:
         results_of(chain(20), by_method(start_method))

@@ -41,6 +41,7 @@ def pass_tuples(items: Iterable[tuple[int, float, float]]) -> Iterable[tuple[int
     yield from items
 
 
+@pytest.mark.thorough_where("spawn")  # the next test draws there by default
 def test_replicas_draw_different_random_numbers(core: str, start_method: str) -> None:
     first = drawn(start_method)
     numbers = [number for _, *numbers in first for number in numbers]

@@ -459,7 +459,8 @@ def test_r4_any_process_killed_at_any_moment(
 ) -> None:
     """Random victims at random moments, from before their first line to the middle of their work."""
     monkeypatch.setenv("PIPELINE_EXECUTOR_CORE", core_name)
-    trials = 40 if method == "fork" else 5
+    # The further series are thorough.
+    trials = (40 if series else 15) if method == "fork" else 5
     choose = random.Random(f"{core_name} {method} {series}")
     longest_start_s = 0.03 if method == "fork" else 0.3
     tasks = [

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -30,11 +31,23 @@ def _is_the_interpreters_own(process: psutil.Process) -> bool:
 _SYSTEM_LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
 
 
+def _pids_of_the_interpreters_own() -> set[int | None]:
+    """As this process knows them, which saves a look at their command lines for each test."""
+    known = set()
+    for module, what, pid in (
+        ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+        ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+    ):
+        if module in sys.modules:
+            known.add(getattr(getattr(sys.modules[module], what), pid))
+    return known
+
+
 def _descendants() -> list[psutil.Process]:
     """Those of this process, but for the interpreter's own."""
     if _SYSTEM_LISTS_CHILDREN:
         processes = []
-        for pid in _pids_below(os.getpid()):
+        for pid in set(_pids_below(os.getpid())) - _pids_of_the_interpreters_own():
             with contextlib.suppress(psutil.NoSuchProcess):
                 processes.append(psutil.Process(pid))
     else:
