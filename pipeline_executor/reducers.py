@@ -126,7 +126,7 @@ def _reduce_tensor(tensor: Any) -> Any:
     if tensor.layout is torch.sparse_coo:
         # torch's own unpickling would keep every such tensor in a list, which only torch.load empties.
         parts = tensor.detach()
-        return _rebuild_sparse, (parts._indices(), parts._values(), parts.shape, parts.is_coalesced(), *_rest(tensor))
+        return _rebuild_sparse, (parts._indices(), parts._values(), parts.shape, parts.is_coalesced(), _rest(tensor))
     if tensor.layout is not torch.strided:
         return tensor.__reduce_ex__(5)
     plain = tensor.detach().resolve_conj().resolve_neg()
@@ -156,13 +156,11 @@ def _rebuild_tensor(array: Any, dtype: Any, order: list[int], requires_grad: boo
     return _finish(tensor.permute(back), requires_grad, is_parameter)
 
 
-def _rebuild_sparse(
-    indices: Any, values: Any, shape: Any, is_coalesced: bool, requires_grad: bool, is_parameter: bool
-) -> Any:
+def _rebuild_sparse(indices: Any, values: Any, shape: Any, is_coalesced: bool, rest: tuple[bool, bool]) -> Any:
     import torch
 
     tensor = torch.sparse_coo_tensor(indices, values, shape, check_invariants=False, is_coalesced=is_coalesced)
-    return _finish(tensor, requires_grad, is_parameter)
+    return _finish(tensor, *rest)
 
 
 def _finish(tensor: Any, requires_grad: bool, is_parameter: bool) -> Any:

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-from capabilities import CAN_CHOOSE_PROCESSORS, CAN_FORK, HAS_COMPILED_CORE, HAS_SIGHUP
+from capabilities import CAN_CHOOSE_PROCESSORS, CAN_FORK, CAN_PEEK_AT_CHILDREN, HAS_COMPILED_CORE, HAS_SIGHUP
 from left_behind import Belongings
 from pairwise import pairwise
 from ways import CORES, START_METHODS, WAYS
@@ -196,7 +196,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 def _runs(pid: int | None) -> bool:
     """Whether this child has been started and has not ended. `ensure_running` would wake the tracker to learn that."""
-    if pid is None or not hasattr(os, "waitid"):
+    if pid is None or not CAN_PEEK_AT_CHILDREN:
         return False
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None

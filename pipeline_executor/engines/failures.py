@@ -103,9 +103,9 @@ def _failure_of(assignment: Assignment, ledger: Ledger, status: ExitStatus | Non
             assignment,
             ledger,
             counters,
-            report.firsts if report else (),
-            report.lasts if report else (),
-            bounded_repr,
+            firsts=report.firsts if report else (),
+            lasts=report.lasts if report else (),
+            show=bounded_repr,
             has_reported=report is not None,
         ),
     )
@@ -116,10 +116,10 @@ def error_of_run(
     ledger: Ledger,
     cause: Cause,
     culprit: int,
+    *,
     died: Mapping[int, ExitStatus],
     stacks: Mapping[int, str],
     raised_in_threads: Mapping[int, BaseException],
-    *,
     out_of_memory: bool,
 ) -> BaseException:
     """Return the exception for a run that was aborted because of the replica `culprit`.
@@ -268,6 +268,7 @@ def inactivity_error(
     plan: Plan,
     ledger: Ledger,
     stuck: Mapping[int, ReplicaCounters],
+    *,
     stopped: Container[int],
     stacks: Mapping[int, str],
     timeout_s: float,

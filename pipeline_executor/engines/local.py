@@ -338,9 +338,10 @@ class _LocalRun:
         self._run.abort(Cause.CLOSED, 0)
         self._replicas.shut_down()
         stacks.update(self._replicas.written_stacks())
+        timeout_s = self._inactivity.timeout_s
         ledger = self._run.ledger
         return self._with_item(
-            inactivity_error(self._plan, ledger, counters, stopped, stacks, self._inactivity.timeout_s)
+            inactivity_error(self._plan, ledger, counters, stopped=stopped, stacks=stacks, timeout_s=timeout_s)
         )
 
     def _patience_s(self) -> float | None:
@@ -408,9 +409,9 @@ class _LocalRun:
             self._run.ledger,
             cause,
             culprit,
-            self._replicas.died,
-            self._replicas.written_stacks(),
-            self._replicas.raised,
+            died=self._replicas.died,
+            stacks=self._replicas.written_stacks(),
+            raised_in_threads=self._replicas.raised,
             out_of_memory=self._memory_kills.happened(),
         )
         return self._with_item(error)

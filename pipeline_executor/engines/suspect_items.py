@@ -29,10 +29,10 @@ def suspect_items(
     assignment: Assignment,
     ledger: Ledger,
     counters: ReplicaCounters,
+    *,
     firsts: Sequence[bytes],
     lasts: Sequence[bytes],
     show: Callable[[object], str],
-    *,
     has_reported: bool,
 ) -> SuspectItems:
     """Return the items of a replica that may have caused its failure.

@@ -132,7 +132,7 @@ def run_replica(
     """
     try:
         with contextlib.ExitStack() as at_end:
-            return _run_replica(assignment, load, run, check, in_thread, at_end)
+            return _run_replica(assignment, load, run, check, at_end, in_thread=in_thread)
     except Aborted:  # the engine has interrupted the step (it does so only once) when the step had just ended
         run.ledger.set_state(assignment.entry, State.STOPPED)
         return None
@@ -143,8 +143,9 @@ def _run_replica(
     load: Load,
     run: Run,
     check: Callable[[Any], object] | None,
-    in_thread: bool,
     at_end: contextlib.ExitStack,
+    *,
+    in_thread: bool,
 ) -> BaseException | None:
     entry = assignment.entry
     receiver: Receiver | None = None
@@ -167,7 +168,7 @@ def _run_replica(
         if receiver is not None and (sender is not None or assignment.keeps_items):
             receiver.remember(KEPT_ITEMS if assignment.keeps_items else 0, KEPT_BYTES)
         if assignment.is_async:
-            _run_async_step(assignment, load, receiver, sender, run, at_end)
+            _run_async_step(assignment, load, receiver, sender, run=run, at_end=at_end)
         else:
             _run_step(load, receiver, sender)
         if is_let_go(run):
@@ -235,6 +236,7 @@ def _run_async_step(
     load: Load,
     receiver: Receiver | None,
     sender: Sender | None,
+    *,
     run: Run,
     at_end: contextlib.ExitStack,
 ) -> None:

@@ -180,7 +180,7 @@ def yield_what_lacks_memory() -> Iterable[Any]:
 def test_r4_message_for_whose_pickling_memory_lacks_is_told_as_that(core: str) -> None:
     results = execute([PipelineTask(yield_what_lacks_memory)])
     assert results is not None
-    with pytest.raises(MessageError, match="LacksMemory' for whose pickling the memory did not suffice"):
+    with pytest.raises(MessageError, match="LacksMemory', and there was not enough memory to pickle it"):
         list(results)
 
 

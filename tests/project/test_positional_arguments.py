@@ -13,16 +13,6 @@ import pipeline_executor
 PACKAGE = Path(pipeline_executor.__file__).parent
 MAX_POSITIONAL = 5
 
-#: Functions that still take more. Remove each when it is mended; add none.
-STILL_TOO_MANY = {
-    ("engines/failures.py", "error_of"),
-    ("engines/failures.py", "inactive"),
-    ("engines/items_told.py", "items_told"),
-    ("reducers.py", "_rebuild_sparse"),
-    ("replica/worker.py", "_run_async_step"),
-    ("replica/worker.py", "_run_replica"),
-}
-
 
 def functions_with_too_many(source: str) -> Iterator[tuple[int, str, int]]:
     """(line, name, number of arguments) of each function that takes too many by position, `self` not counted."""
@@ -53,9 +43,8 @@ def test_functions_with_too_many_positional_arguments_are_found(
 
 def test_no_function_takes_more_than_five_positional_arguments() -> None:
     found = [
-        f"{module}:{line}: {name}() takes {count}"
+        f"{path.relative_to(PACKAGE)}:{line}: {name}() takes {count}"
         for path in sorted(PACKAGE.rglob("*.py"))
         for line, name, count in functions_with_too_many(path.read_text(encoding="utf-8"))
-        if ((module := path.relative_to(PACKAGE).as_posix()), name) not in STILL_TOO_MANY
     ]
     assert not found, "make further arguments keyword-only, or pass one record of them:\n" + "\n".join(found)

@@ -21,6 +21,9 @@ CAN_FORK = "fork" in multiprocessing.get_all_start_methods()
 #: A process can be held by a descriptor, which stays valid when its process id is used again.
 HAS_PIDFDS = hasattr(os, "pidfd_open")
 
+#: A child's end can be seen without reaping it.
+CAN_PEEK_AT_CHILDREN = hasattr(os, "waitid")
+
 HAS_PROCESS_GROUPS = hasattr(os, "setpgid")
 
 HAS_SESSIONS = hasattr(os, "getsid")
