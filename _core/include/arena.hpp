@@ -29,7 +29,8 @@ struct alignas(cache_line) Block {
   Atomic<std::uint32_t> next;        // block number of the next free block; meaningful on a free list only
   Atomic<std::uint32_t> references;  // how many still need the payload: the message, and readers that view it
   std::uint64_t size;                // bytes that were asked for
-  Atomic<std::uint32_t> inherited_after, inherited_before;  // block numbers, if the block is on a replica's chain (inherited.hpp)
+  // Block numbers, if the block is on a replica's chain (inherited.hpp).
+  Atomic<std::uint32_t> inherited_after, inherited_before;
 
   unsigned char* payload() noexcept { return reinterpret_cast<unsigned char*>(this) + payload_offset; }
   // Adds a reference. The caller holds one already.
@@ -56,10 +57,10 @@ struct Arena {
   std::uint64_t large_units;                      // a block of at least so many units is large
   // The next four are relaxed and not read together: they only decide how much memory is kept, and correctness does not
   // depend on them.
-  alignas(cache_line) Atomic<std::uint64_t> large_in_use;  // bytes of large blocks that are allocated
-  Atomic<std::uint64_t> large_warm;                        // bytes of large blocks on the warm free lists
-  Atomic<std::uint64_t> recent_peak;                       // the highest large_in_use since `peak_since`
-  Atomic<std::uint64_t> peak_since;                        // ns
+  alignas(cache_line) Atomic<std::uint64_t> large_in_use;         // bytes of large blocks that are allocated
+  Atomic<std::uint64_t> large_warm;                               // bytes of large blocks on the warm free lists
+  Atomic<std::uint64_t> recent_peak;                              // the highest large_in_use since `peak_since`
+  Atomic<std::uint64_t> peak_since;                               // ns
   alignas(cache_line) Atomic<std::uint64_t> free_lists[classes];  // tag << 32 | block number; 0: empty
   Atomic<std::uint64_t> cold_lists[classes];                      // likewise, of large blocks without pages
 

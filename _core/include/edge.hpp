@@ -139,10 +139,10 @@ struct Edge {
   alignas(cache_line) Event items;          // a message or the end: consumers
   alignas(cache_line) Event credits;        // a credit: producers
   alignas(cache_line) Event free_bytes;     // free bytes: producers of an ordered edge that have no item
-  alignas(cache_line) Event next_position;  // Order::next_position has moved: producers whose next item is too far ahead
+  alignas(cache_line) Event next_position;  // a move of Order::next_position: producers whose item is too far ahead
   alignas(cache_line) Atomic<std::uint32_t> producers_left;
   Atomic<std::uint32_t> consumers_left;
-  Atomic<std::uint32_t> first_quitter;  // the replica that first returned before the end of its input; `nobody`: none did
+  Atomic<std::uint32_t> first_quitter;  // the replica that first returned before its input ended; `nobody`: none did
   Atomic<std::uint32_t> stopped;        // 1: the consumers want no more items (may_stop_early)
   Atomic<std::uint64_t> quit_position;  // the `tail` when first_quitter returned; `never`: none did
 
@@ -456,14 +456,16 @@ struct Edge {
     if (consumers == 1 && producers == 1) {
       given_back = released.load(std::memory_order_relaxed) + 1;
       released.store(given_back, std::memory_order_release);  // pairs with the load in try_take_credit
-    } else {  // a producer gives unused credits back, too (unreserve)
+    } else {
+      // With several producers, one may give an unused credit back at the same time (unreserve).
       given_back = released.fetch_add(1, std::memory_order_release) + 1;
     }
     fence_seq_cst();  // pairs with Event::wait's
     if (order_offset != 0) wake_first_by_position(region, *this);
     if (credits.waiters.load(std::memory_order_relaxed) != 0 &&
         // Also once in `limit` credits: a producer that never sleeps may take each credit as it becomes free.
-        (limit - (acquired.load(std::memory_order_relaxed) - given_back) >= credit_hysteresis || given_back % limit == 0))
+        (limit - (acquired.load(std::memory_order_relaxed) - given_back) >= credit_hysteresis ||
+         given_back % limit == 0))
       // On an ordered edge, only producers without an item wait here, and they are few (order.hpp).
       credits.wake(credit_hysteresis > 1 || order_offset != 0 ? unpark_everyone : 1);
   }

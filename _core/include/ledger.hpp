@@ -27,9 +27,9 @@ enum class Waiting : std::uint32_t { nothing = 0, input = 1, room = 2 };
 struct ReplicaEntry {
   alignas(cache_line) Atomic<std::uint32_t> state;  // interfaces.State
   Atomic<std::uint32_t> pid;
-  Atomic<std::uint32_t> waiting;  // the Waiting values of its threads, added up
+  Atomic<std::uint32_t> waiting;          // the Waiting values of its threads, added up
   Atomic<std::uint32_t> first_inherited;  // the first block of its chain (inherited.hpp), by block number; 0: none
-  Atomic<std::uint64_t> report_block;  // arena block with the replica's report of its own failure; 0: none
+  Atomic<std::uint64_t> report_block;     // arena block with the replica's report of its own failure; 0: none
 
   alignas(cache_line) Atomic<std::uint64_t> items_in;
   Atomic<std::uint64_t> wait_input_ns;
@@ -39,7 +39,7 @@ struct ReplicaEntry {
   Atomic<std::uint64_t> batch_first;
   Atomic<std::uint64_t> batch_out;
   alignas(cache_line) Atomic<std::uint32_t> hand_phase;  // HandPhase
-  Message hand;                                         // the message of the item in hand; valid unless hand_phase is `empty`
+  Message hand;  // the message of the item in hand; valid unless hand_phase is `empty`
   // The replica's place in the order of its step (order.hpp): the item whose outputs it makes. Only the replica's own
   // threads use these four fields: one thread reads its input, another may yield.
   //
@@ -49,8 +49,8 @@ struct ReplicaEntry {
   //   after_end | n   the end of the input, after the whole step has taken n items
   Atomic<std::uint64_t> place;
   Atomic<std::uint64_t> sending_place;  // the place of the output that is being sent now; 0: none
-  Atomic<std::uint32_t> close_is_due;  // 1: the item of `sending_place` must be closed when that output has been sent
-  Atomic<std::uint32_t> place_lock;    // 1: a thread is changing place, sending_place and close_is_due
+  Atomic<std::uint32_t> close_is_due;   // 1: the item of `sending_place` must be closed when that output has been sent
+  Atomic<std::uint32_t> place_lock;     // 1: a thread is changing place, sending_place and close_is_due
 
   alignas(cache_line) Atomic<std::uint64_t> items_out;
   Atomic<std::uint64_t> wait_room_ns;

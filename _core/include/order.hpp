@@ -150,8 +150,7 @@ struct Order {
     if ((place & after_end) != 0 && next_position.load(std::memory_order_acquire) < (place & ~after_end))
       return Status::empty;
     // acquire: pairs with the exchange in advance that writes `direct`; all outputs of earlier items are in the ring
-    const bool is_pending =
-        is_item(place) && slot(region.base, place - 1).load(std::memory_order_acquire) != direct;
+    const bool is_pending = is_item(place) && slot(region.base, place - 1).load(std::memory_order_acquire) != direct;
     const std::uint64_t max_credits = is_pending ? edge.limit - 1 : edge.limit;
     if (!has_credit(edge, max_credits)) return Status::empty;
     const std::uint64_t size = edge.is_counted(message) ? message.size : 0;
@@ -171,8 +170,7 @@ struct Order {
     return is_pending ? add_pending(region, edge, me, message, place - 1, size) : edge.publish(region, me, message);
   }
 
-  Status try_send(const Region& region, Edge& edge, ReplicaEntry* me, const Message& message,
-                  std::uint64_t place) {
+  Status try_send(const Region& region, Edge& edge, ReplicaEntry* me, const Message& message, std::uint64_t place) {
     Event* wait_on;
     return try_send(region, edge, me, message, place, wait_on);
   }
@@ -290,7 +288,7 @@ struct Order {
   // Waits until is_done(), for a credit and `size` free bytes for the item at `position`.
   template <class IsDone>
   bool wait_by_position(const Region& region, Edge& edge, ReplicaEntry* me, std::uint64_t position, std::uint64_t size,
-                    const IsDone& is_done, Spin& spin) noexcept {
+                        const IsDone& is_done, Spin& spin) noexcept {
     Slot& mine = slot_of(region.base, position);
     mine.size.store(size, std::memory_order_relaxed);
     mine.replica.store(static_cast<std::uint32_t>(region.index_of(me)), std::memory_order_relaxed);
@@ -332,7 +330,8 @@ struct Order {
 
   // As Edge::try_reserve_bytes, for a pending message.
   bool try_reserve_pending_bytes(const Edge& edge, std::uint64_t size) noexcept {
-    std::uint64_t pending = pending_bytes.load(std::memory_order_acquire);  // pairs with the subtraction in move_bytes_to_ring
+    // acquire: pairs with the subtraction in move_bytes_to_ring
+    std::uint64_t pending = pending_bytes.load(std::memory_order_acquire);
     do {
       const std::uint64_t now = pending + edge.buffered_bytes.load(std::memory_order_relaxed);
       if (!edge.fits(size, now)) return false;
@@ -351,7 +350,7 @@ struct Order {
 
   // Adds the message to the list of its slot, where the advancer finds it. Its credit and bytes are reserved.
   Status add_pending(const Region& region, Edge& edge, ReplicaEntry* me, const Message& message, std::uint64_t position,
-                  std::uint64_t size) {
+                     std::uint64_t size) {
     const std::uint64_t block = region.control()->arena.allocate(region.base, sizeof(Node));
     if (block == 0) return Status::no_memory;
     Node* const made = node(region, block);
@@ -422,8 +421,7 @@ struct Order {
 
   // Publishes a slot's list, which begins with the newest message. After an abort, a message that cannot be published
   // is put back into its slot, where the end of the run finds it.
-  Status publish_list(const Region& region, Edge& edge, Atomic<std::uint64_t>& slot_word,
-                      std::uint64_t newest) {
+  Status publish_list(const Region& region, Edge& edge, Atomic<std::uint64_t>& slot_word, std::uint64_t newest) {
     std::uint64_t oldest = 0;
     while (newest != 0) {
       Node* const at = node(region, newest);

@@ -81,13 +81,15 @@ inline bool memory_move(void* made, void* at, std::size_t size) noexcept {
 // False: the system refuses, and nothing has changed.
 inline bool memory_map_privately(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
   return memory_move(
-      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at, size);
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at,
+      size);
 }
 
 // Replaces a private mapping by a shared one again. What was written to the private mapping is lost.
 inline bool memory_map_shared(int fd, std::uint64_t offset, void* at, std::size_t size) noexcept {
   return memory_move(
-      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at, size);
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, static_cast<off_t>(offset)), at,
+      size);
 }
 
 // Makes every page of a private mapping this process's own copy, even while other threads write there.
@@ -163,9 +165,10 @@ enum class ParkResult { woken, interrupted };
 // to run, or may have to because the time is over. The futex is not a private one (no FUTEX_PRIVATE_FLAG), because
 // several processes map the word at different addresses.
 inline ParkResult park(Atomic<std::uint32_t>* word, std::uint32_t expected, std::uint64_t timeout_ns) noexcept {
-  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000u), static_cast<long>(timeout_ns % 1'000'000'000u)};
-  const long rc = syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT, expected, &timeout,
-                          nullptr, 0);
+  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000u),
+                         static_cast<long>(timeout_ns % 1'000'000'000u)};
+  const long rc =
+      syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT, expected, &timeout, nullptr, 0);
   return rc == -1 && (errno == EINTR || errno == ETIMEDOUT) ? ParkResult::interrupted : ParkResult::woken;
 }
 

@@ -44,7 +44,8 @@ class Quotas {
     int lowest = unlimited;
     while (std::fgets(line, sizeof line, groups) != nullptr) {
       line[std::strcspn(line, "\n")] = 0;
-      char* const controllers = std::strchr(line, ':');  // the line is number:controllers:path, and version 2 has no controllers
+      // The line is number:controllers:path. Version 2 has no controllers.
+      char* const controllers = std::strchr(line, ':');
       char* const path = controllers == nullptr ? nullptr : std::strchr(controllers + 1, ':');
       if (path == nullptr) continue;
       *path = 0;
@@ -63,7 +64,8 @@ class Quotas {
   static std::FILE* open(const char* name) noexcept { return name == nullptr ? nullptr : std::fopen(name, "re"); }
 
   // Joins the parts of a path. Null: the path is too long.
-  static const char* join(char (&to)[path_bytes], const char* first, const char* second, const char* third = "") noexcept {
+  static const char* join(char (&to)[path_bytes], const char* first, const char* second,
+                          const char* third = "") noexcept {
     const int length = std::snprintf(to, path_bytes, "%s%s%s", first, second, third);
     return length >= 0 && static_cast<std::size_t>(length) < path_bytes ? to : nullptr;
   }
@@ -104,12 +106,12 @@ class Quotas {
       if (behind == nullptr || std::sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) != 2 ||
           std::sscanf(behind, " - %63s %*s %4095s", type, options) != 2)
         continue;
-      if (unified ? std::strcmp(type, "cgroup2") != 0
-                  : std::strcmp(type, "cgroup") != 0 || !has_word(options, "cpu"))
+      if (unified ? std::strcmp(type, "cgroup2") != 0 : std::strcmp(type, "cgroup") != 0 || !has_word(options, "cpu"))
         continue;
       const std::size_t shown = std::strcmp(root, "/") == 0 ? 0 : std::strlen(root);
       const bool inside = std::strncmp(path, root, shown) == 0 && (path[shown] == '/' || path[shown] == 0);
-      const char* rest = inside ? path + shown : "";  // a group outside of the visible tree: use the outermost visible group
+      // For a group outside of the visible tree, use the outermost visible group.
+      const char* rest = inside ? path + shown : "";
       if (std::strcmp(rest, "/") == 0) rest = "";
       found = join(folder, system_, at, rest) != nullptr;
       top = std::strlen(system_) + std::strlen(at);

@@ -22,7 +22,7 @@ struct WaitQueue {
   std::uint64_t places_offset;
   std::uint64_t mask;  // number of places - 1
 
-  Atomic<std::uint64_t> next_ticket;       // the ticket that the next producer draws
+  Atomic<std::uint64_t> next_ticket;   // the ticket that the next producer draws
   Atomic<std::uint64_t> serving;       // equal to `next_ticket`: the queue is empty
   Atomic<std::uint64_t> wanted_bytes;  // sum over all producers in the queue
 

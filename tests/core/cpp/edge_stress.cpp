@@ -70,10 +70,10 @@ unsigned char filler(const Content& content, std::uint64_t at) {
 
 std::uint64_t size_of(const Content& content) {
   switch (content.number % 4) {
-    case 0: return sizeof(Content);                      // in the cell
-    case 1: return Message::inline_capacity;             // fills the cell
-    case 2: return Message::inline_capacity + 1;         // the smallest block
-    default: return 300 + content.number % 7 * 200;      // blocks of several size classes
+    case 0: return sizeof(Content);                  // in the cell
+    case 1: return Message::inline_capacity;         // fills the cell
+    case 2: return Message::inline_capacity + 1;     // the smallest block
+    default: return 300 + content.number % 7 * 200;  // blocks of several size classes
   }
 }
 
@@ -248,8 +248,7 @@ int main(int argc, char** argv) {
   CHECK(stress.region.base != nullptr);
   stress.region.bell = bell_create();
   CHECK(stress.region.bell >= 0);
-  const EdgePlan plan{stress.limit,     stress.max_bytes, stress.producers,
-                      stress.consumers, stress.mode == "stop", 0};
+  const EdgePlan plan{stress.limit, stress.max_bytes, stress.producers, stress.consumers, stress.mode == "stop", 0};
   setup_region(stress.region.base, size, &plan, 1, stress.producers + stress.consumers);
   stress.edge = stress.region.edge(0);
 

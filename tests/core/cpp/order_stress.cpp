@@ -45,7 +45,7 @@ constexpr auto relaxed = std::memory_order_relaxed;
 constexpr std::uint64_t no_items = UINT64_MAX;
 constexpr std::uint32_t tail = 2;
 
-struct Content {  // what each message starts with
+struct Content {      // what each message starts with
   std::uint64_t key;  // number of its item; the number of items: it belongs to the end
   std::uint32_t replica, number;
 };

@@ -48,28 +48,28 @@ constexpr unsigned unlimited = 255;
 
 // How many of each an execution may contain.
 struct Bounds {
-  unsigned preemptions = 2;     // switches to another thread while the running one could go on
-  unsigned stale_loads = 2;     // loads that do not return the newest store
-  unsigned weak_failures = 0;   // compare_exchange_weak that fails although the value is the expected one
-  unsigned interruptions = 0;   // a signal ends a sleep
-  unsigned deaths = 0;          // a thread stops for ever
-  unsigned steps = 3000;        // of all threads together; more than any execution that ends needs
+  unsigned preemptions = 2;    // switches to another thread while the running one could go on
+  unsigned stale_loads = 2;    // loads that do not return the newest store
+  unsigned weak_failures = 0;  // compare_exchange_weak that fails although the value is the expected one
+  unsigned interruptions = 0;  // a signal ends a sleep
+  unsigned deaths = 0;         // a thread stops for ever
+  unsigned steps = 3000;       // of all threads together; more than any execution that ends needs
 };
 
 struct Program {
   const char* const* thread_names;
   unsigned threads;
-  unsigned mortal;               // bit set: this thread may die
-  void (*set_up)();              // fills the memory; once
-  void (*start)();               // before each execution: resets what the program keeps outside the memory
+  unsigned mortal;   // bit set: this thread may die
+  void (*set_up)();  // fills the memory; once
+  void (*start)();   // before each execution: resets what the program keeps outside the memory
   void (*thread)(unsigned index);
-  void (*check)();               // after all threads have ended
+  void (*check)();  // after all threads have ended
 };
 
 struct Outcome {
   bool failed;
   std::uint64_t executions, cut, states;  // cut: stopped at a state that had been seen before
-  unsigned words, max_steps;             // words: shared atomic words
+  unsigned words, max_steps;              // words: shared atomic words
 };
 
 // The memory that the threads share: aligned to 64 bytes, and zero before set_up(). All atomics must lie in it.
@@ -88,8 +88,8 @@ void note(const char* format, ...) noexcept __attribute__((format(printf, 1, 2))
 // execution.
 unsigned mark() noexcept;
 void wait_until(bool (*holds)()) noexcept;  // a condition on what the program keeps outside the memory
-void wait_for_a_death() noexcept;        // or for the end of all other threads
-void wait_for_the_others() noexcept;     // until they end or die; what they did happened before
+void wait_for_a_death() noexcept;           // or for the end of all other threads
+void wait_for_the_others() noexcept;        // until they end or die; what they did happened before
 bool anybody_died() noexcept;
 bool died(unsigned thread) noexcept;
 unsigned self() noexcept;

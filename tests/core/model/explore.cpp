@@ -30,9 +30,9 @@ struct Choice {
 
 const Program* program;
 std::vector<Choice> path;
-std::size_t depth;                // how much of `path` this execution has used
+std::size_t depth;  // how much of `path` this execution has used
 End how_it_ended;
-std::jmp_buf explorer;            // an execution returns here when it is over
+std::jmp_buf explorer;  // an execution returns here when it is over
 std::jmp_buf resumed[max_threads];
 bool started[max_threads];
 ucontext_t first_context[max_threads];
@@ -140,8 +140,7 @@ enum class What : std::uint8_t { run, interrupt, die };
 
 // Decides which thread runs next. `stays`: the current thread could go on, so running another one is a preemption.
 void schedule(bool stays, bool from_outside = false) {
-  if (++machine.steps > machine.left.steps)
-    fail("no end after %u steps: a thread loops for ever", machine.steps - 1);
+  if (++machine.steps > machine.left.steps) fail("no end after %u steps: a thread loops for ever", machine.steps - 1);
   struct Option {
     What what;
     unsigned thread;

@@ -173,8 +173,7 @@ void start() {
 void check() {
   std::string outcome;
   for (unsigned index = 0; index < results; ++index) outcome += static_cast<char>('0' + result[index]);
-  if (results == 0)
-    outcome = {static_cast<char>('0' + x().load(relaxed)), static_cast<char>('0' + y().load(relaxed))};
+  if (results == 0) outcome = {static_cast<char>('0' + x().load(relaxed)), static_cast<char>('0' + y().load(relaxed))};
   outcomes.insert(outcome);
 }
 

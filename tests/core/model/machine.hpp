@@ -59,15 +59,15 @@ enum class Activity : std::uint8_t {
 
 struct Thread {
   Activity activity;
-  bool woken, interrupted;      // while parked
-  bool acted;                   // its last operation was not a load
+  bool woken, interrupted;  // while parked
+  bool acted;               // its last operation was not a load
   const void* parked_on;
   bool (*waits_for)();
-  std::uint64_t history;        // a hash of all that it did and read, which determines its state
-  std::uint64_t loaded;         // words read since its last operation that was not a load, one bit each
-  Knowledge now;                // what its next operation knows
-  Knowledge unfenced;           // what its relaxed loads have read, which its next fence makes known
-  Knowledge fenced;             // what it knew at its last fence, which its relaxed stores after that release
+  std::uint64_t history;  // a hash of all that it did and read, which determines its state
+  std::uint64_t loaded;   // words read since its last operation that was not a load, one bit each
+  Knowledge now;          // what its next operation knows
+  Knowledge unfenced;     // what its relaxed loads have read, which its next fence makes known
+  Knowledge fenced;       // what it knew at its last fence, which its relaxed stores after that release
 };
 
 struct Machine {
@@ -75,17 +75,17 @@ struct Machine {
   unsigned count;
   unsigned current;
   Bounds left;
-  bool active;                  // an execution is under way
+  bool active;  // an execution is under way
   bool tracing;
   unsigned steps;
-  std::uint64_t execution;      // number of the execution
+  std::uint64_t execution;  // number of the execution
   unsigned bell;
-  Knowledge rung;               // what the threads that rang the bell knew: the kernel's lock passes it on
+  Knowledge rung;  // what the threads that rang the bell knew: the kernel's lock passes it on
   std::uint64_t bell_hash;
-  std::uint64_t words_hash;     // of all words' orders of stores
-  std::uint64_t fences_hash;    // of the order of fences
+  std::uint64_t words_hash;   // of all words' orders of stores
+  std::uint64_t fences_hash;  // of the order of fences
   unsigned marks;
-  std::uint64_t marks_hash;     // of the order of marks
+  std::uint64_t marks_hash;  // of the order of marks
 };
 
 extern Machine machine;
@@ -93,19 +93,19 @@ extern Machine machine;
 inline Thread& me() noexcept { return machine.threads[machine.current]; }
 
 // explore.cpp
-void point() noexcept;                           // call before each visible operation: other threads may run here
-void block(Activity how) noexcept;                  // until the scheduler finds that the thread can go on
-unsigned choose(unsigned options) noexcept;      // 0 is tried first
-[[noreturn]] void restart_search() noexcept;         // a word has become shared, so the search so far had too few points
+void point() noexcept;                        // call before each visible operation: other threads may run here
+void block(Activity how) noexcept;            // until the scheduler finds that the thread can go on
+unsigned choose(unsigned options) noexcept;   // 0 is tried first
+[[noreturn]] void restart_search() noexcept;  // a word has become shared, so the search so far had too few points
 const char* thread_name(unsigned index) noexcept;
 void trace(const char* format, ...) noexcept __attribute__((format(printf, 1, 2)));
 
 // weak_memory.cpp
-void forget_words() noexcept;                    // which words are shared
-void reset_memory() noexcept;                    // call before an execution
-void save_memory() noexcept;                     // saves the memory as set_up left it
-bool has_newer_store(const Thread& thread) noexcept;    // in a word that the thread loaded last
-void see_newest_stores(Thread& thread) noexcept;          // from now on the thread reads the newest store of these words
+void forget_words() noexcept;                         // which words are shared
+void reset_memory() noexcept;                         // call before an execution
+void save_memory() noexcept;                          // saves the memory as set_up left it
+bool has_newer_store(const Thread& thread) noexcept;  // in a word that the thread loaded last
+void see_newest_stores(Thread& thread) noexcept;      // from now on the thread reads the newest store of these words
 unsigned shared_words() noexcept;
 const char* name_of(const void* where) noexcept;
 

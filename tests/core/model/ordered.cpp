@@ -291,18 +291,22 @@ void set_up() {
   output = region.edge(1);
   order = &Order::of(region, *output);
   if (setting.slots != 0) Order::setup(region.base, *output, setting.slots);
-  static const char* const of_input[] = {"in.tail",  "in.acquired", "in.head",  "in.released",      "in.buffered_bytes",
-                                         "in.items", "in.credits", "in.free_bytes", "in.producers_left", "in.next_position"};
-  static const char* const of_output[] = {"out.tail",  "out.acquired", "out.head",  "out.released",      "out.buffered_bytes",
-                                          "out.items", "out.credits", "out.free_bytes", "out.producers_left", "out.next_position"};
+  static const char* const of_input[] = {"in.tail",           "in.acquired",     "in.head",    "in.released",
+                                         "in.buffered_bytes", "in.items",        "in.credits", "in.free_bytes",
+                                         "in.producers_left", "in.next_position"};
+  static const char* const of_output[] = {"out.tail",           "out.acquired",     "out.head",    "out.released",
+                                          "out.buffered_bytes", "out.items",        "out.credits", "out.free_bytes",
+                                          "out.producers_left", "out.next_position"};
   name_edge(*input, of_input);
   name_edge(*output, of_output);
   name(order->next_position, "next_position");
   name(order->pending_bytes, "pending_bytes");
   name(order->waiters(region.base).count, "waiters");
-  for (unsigned replica = 0; replica < setting.replicas; ++replica) name(entry(replica)->own_event, "own_event %u", replica);
+  for (unsigned replica = 0; replica < setting.replicas; ++replica)
+    name(entry(replica)->own_event, "own_event %u", replica);
   for (unsigned slot = 0; slot <= order->mask; ++slot) name(order->slot(region.base, slot), "slot %u", slot);
-  for (unsigned cell = 0; cell <= output->mask; ++cell) name(output->cell(region, cell)->sequence, "out's cell %u", cell);
+  for (unsigned cell = 0; cell <= output->mask; ++cell)
+    name(output->cell(region, cell)->sequence, "out's cell %u", cell);
   for (unsigned cell = 0; cell <= input->mask; ++cell) name(input->cell(region, cell)->sequence, "in's cell %u", cell);
   name(region.control()->abort_word, "abort_word");
   if (setting.source) return;
@@ -321,7 +325,8 @@ void check_that_all_arrived(bool all_items) {
   if (abort_word() != 0) model::fail("the run was aborted");
   for (unsigned index = 0; index <= setting.replicas; ++index)
     if (record.ended[index] != Status::end) model::fail("thread %u did not see the end", index);
-  if (record.sent != record.received) model::fail("%u messages were sent, but %u arrived", record.sent, record.received);
+  if (record.sent != record.received)
+    model::fail("%u messages were sent, but %u arrived", record.sent, record.received);
   if (all_items && record.sent != outputs_before(setting.items) + setting.replicas * setting.tail)
     model::fail("%u messages were sent, which is the wrong number", record.sent);
   if (output->buffered_bytes.load(std::memory_order_relaxed) != 0) model::fail("buffered_bytes is not 0 at the end");
@@ -329,7 +334,8 @@ void check_that_all_arrived(bool all_items) {
   if (output->acquired.load(std::memory_order_relaxed) != output->released.load(std::memory_order_relaxed))
     model::fail("a credit is still taken at the end");
   const std::uint64_t taken = input->head.load(std::memory_order_relaxed);
-  if (order->next_position.load(std::memory_order_relaxed) != taken) model::fail("next_position is not the item after the last");
+  if (order->next_position.load(std::memory_order_relaxed) != taken)
+    model::fail("next_position is not the item after the last");
   for (std::uint64_t slot = 0; slot <= order->mask; ++slot)
     if (order->slot(region.base, taken + slot).load(std::memory_order_relaxed) != (slot == 0 ? Order::direct : 0))
       model::fail("a slot is not as it should be at the end");
@@ -342,7 +348,8 @@ unsigned found_at_the_end() {
   for (std::uint64_t position = output->head.load(std::memory_order_relaxed); position < tail; ++position)
     found += output->is_published(region, position);
   for (std::uint64_t slot = 0; slot < order->slots(); ++slot)
-    for (std::uint64_t block = order->newest_pending(region, slot); block != 0; block = Order::older_pending(region, block))
+    for (std::uint64_t block = order->newest_pending(region, slot); block != 0;
+         block = Order::older_pending(region, block))
       ++found;
   return found;
 }
@@ -366,13 +373,15 @@ void check() {
   if (kind == Kind::quit) {
     const bool lost = record.received != outputs_before(setting.items) + setting.replicas * setting.tail;
     if (record.consumer_left && (word != 0) != lost)
-      model::fail(lost ? "a message was lost, and the run was not aborted" : "the run is aborted, but no message was lost");
+      model::fail(lost ? "a message was lost, and the run was not aborted"
+                       : "the run is aborted, but no message was lost");
     if (word != 0 && word != (std::uint64_t{static_cast<std::uint32_t>(Cause::stopped_early)} << 32 | consumer()))
       model::fail("the run is aborted, but not in the name of the one that left");
     return;
   }
   if (kind == Kind::reader) {
-    if (record.sent != record.received) model::fail("%u messages were sent, but %u arrived", record.sent, record.received);
+    if (record.sent != record.received)
+      model::fail("%u messages were sent, but %u arrived", record.sent, record.received);
     return check_that_all_arrived(false);
   }
   check_that_all_arrived(kind != Kind::leave);
@@ -394,10 +403,10 @@ const char* const* thread_names() {
   static char texts[model::max_threads][16];
   static const char* names[model::max_threads];
   for (unsigned index = 0; index < model::max_threads; ++index) {
-    const char* what = index < setting.replicas        ? "replica %u"
-                       : index == consumer()           ? "consumer"
-                       : index == second_consumer()    ? "consumer %u"
-                       : setting.source && index == source() ? "source"
+    const char* what = index < setting.replicas                     ? "replica %u"
+                       : index == consumer()                        ? "consumer"
+                       : index == second_consumer()                 ? "consumer %u"
+                       : setting.source && index == source()        ? "source"
                        : kind == Kind::reader && index == yielder() ? "yielder"
                                                                     : "supervisor";
     std::snprintf(texts[index], sizeof texts[index], what, index);
@@ -409,7 +418,8 @@ const char* const* thread_names() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  static const char* const kinds[] = {"complete", "seen", "others", "kept", "reader", "stop", "quit", "leave", "abort", "death"};
+  static const char* const kinds[] = {"complete", "seen", "others", "kept",  "reader",
+                                      "stop",     "quit", "leave",  "abort", "death"};
   if (argc < 2) refuse("no scenario given");
   unsigned found = 0;
   while (found < 10 && std::strcmp(kinds[found], argv[1]) != 0) ++found;
@@ -423,12 +433,11 @@ int main(int argc, char** argv) {
           assign(argument, "outputs", setting.outputs) || assign(argument, "tail", setting.tail) ||
           assign(argument, "limit", setting.limit) || assign(argument, "input_limit", setting.input_limit) ||
           assign(argument, "max_bytes", setting.max_bytes) || assign(argument, "source", setting.source) ||
-          assign(argument, "slots", setting.slots) ||
-          assign(argument, "patient", setting.patient) ||
-          assign(argument, "consumers", setting.consumers) ||
-          assign(argument, "blocker", setting.blocker) || assign(argument, "leave_after", setting.leave_after) ||
-          assign(argument, "yields", setting.yields) || assign(argument, "executions", executions) ||
-          assign(argument, "preemptions", bounds.preemptions) || assign(argument, "stale_loads", bounds.stale_loads) ||
+          assign(argument, "slots", setting.slots) || assign(argument, "patient", setting.patient) ||
+          assign(argument, "consumers", setting.consumers) || assign(argument, "blocker", setting.blocker) ||
+          assign(argument, "leave_after", setting.leave_after) || assign(argument, "yields", setting.yields) ||
+          assign(argument, "executions", executions) || assign(argument, "preemptions", bounds.preemptions) ||
+          assign(argument, "stale_loads", bounds.stale_loads) ||
           assign(argument, "weak_failures", bounds.weak_failures) ||
           assign(argument, "interruptions", bounds.interruptions) || assign(argument, "deaths", bounds.deaths) ||
           assign(argument, "steps", bounds.steps)))

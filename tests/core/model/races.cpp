@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::size_t granule = 4;  // bytes
 
-struct Granule {             // plain accesses
-  std::uint64_t execution;   // the execution that the other fields belong to
+struct Granule {            // plain accesses
+  std::uint64_t execution;  // the execution that the other fields belong to
   std::uint16_t written_at;
   std::uint8_t writer;
   std::uint16_t read_at[max_threads];
@@ -32,8 +32,7 @@ Granule& granule_at(std::size_t index) {
 }
 
 void plain_access(const volatile void* where, std::size_t bytes, bool writes) noexcept {
-  const std::size_t first =
-      static_cast<std::size_t>(static_cast<const volatile unsigned char*>(where) - memory());
+  const std::size_t first = static_cast<std::size_t>(static_cast<const volatile unsigned char*>(where) - memory());
   if (!machine.active || first >= memory_bytes) return;
   const Thread& thread = me();
   const unsigned self = machine.current;
@@ -68,10 +67,10 @@ void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 
-#define ACCESSES(bytes)                                                                             \
-  void __tsan_read##bytes(void* where) { model::plain_access(where, bytes, false); }                \
-  void __tsan_write##bytes(void* where) { model::plain_access(where, bytes, true); }                \
-  void __tsan_unaligned_read##bytes(void* where) { model::plain_access(where, bytes, false); }      \
+#define ACCESSES(bytes)                                                                        \
+  void __tsan_read##bytes(void* where) { model::plain_access(where, bytes, false); }           \
+  void __tsan_write##bytes(void* where) { model::plain_access(where, bytes, true); }           \
+  void __tsan_unaligned_read##bytes(void* where) { model::plain_access(where, bytes, false); } \
   void __tsan_unaligned_write##bytes(void* where) { model::plain_access(where, bytes, true); }
 ACCESSES(1)
 ACCESSES(2)

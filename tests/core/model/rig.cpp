@@ -75,7 +75,8 @@ void name_everything(const EdgePlan& plan) {
 void check_aborter_word() {
   const std::uint64_t word = region.control()->abort_word.load(std::memory_order_relaxed);
   if (setting.aborter_word_of != Cause::none && word >> 32 == static_cast<std::uint32_t>(setting.aborter_word_of) &&
-      *aborter_word() != 1) model::fail("a thread sees the abort, but not what the aborter wrote before it");
+      *aborter_word() != 1)
+    model::fail("a thread sees the abort, but not what the aborter wrote before it");
 }
 
 }  // namespace
@@ -131,9 +132,9 @@ bool make(Message& message, unsigned producer, unsigned number) noexcept {
 }
 
 void look_at(const Message& message, unsigned consumer) noexcept {
-  const std::uint64_t* from = setting.blocks
-      ? reinterpret_cast<const std::uint64_t*>(Arena::at(region.base, message.block)->payload())
-      : reinterpret_cast<const std::uint64_t*>(message.bytes);
+  const std::uint64_t* from =
+      setting.blocks ? reinterpret_cast<const std::uint64_t*>(Arena::at(region.base, message.block)->payload())
+                     : reinterpret_cast<const std::uint64_t*>(message.bytes);
   const std::uint64_t producer = from[0], number = from[1];
   model::note("has message %u of producer %u", static_cast<unsigned>(number), static_cast<unsigned>(producer));
   if (producer >= setting.producers || number >= setting.messages || message.kind != producer ||

@@ -39,7 +39,7 @@ struct Scenario {
   bool mortal;
   void (*thread)(unsigned index);
   void (*check)();
-  void (*prepare)();                  // changes of `setting`
+  void (*prepare)();  // changes of `setting`
   void (*set_up)();
 };
 
@@ -47,9 +47,7 @@ bool is_supervisor(unsigned index) { return index == setting.producers + setting
 bool is_producer(unsigned index) { return index < setting.producers; }
 
 std::uint64_t abort_word() { return region.control()->abort_word.load(std::memory_order_relaxed); }
-std::uint64_t word_of(Cause cause, std::uint32_t replica) {
-  return static_cast<std::uint64_t>(cause) << 32 | replica;
-}
+std::uint64_t word_of(Cause cause, std::uint32_t replica) { return static_cast<std::uint64_t>(cause) << 32 | replica; }
 
 // ---- both_work ----------------------------------------------------------------------------------
 
@@ -80,7 +78,8 @@ void check_gives_up() {
   if (given_up == 0) return check_that_all_arrived();
   if (record.published != record.taken_in_all) model::fail("an item is lost");
   if (!edge->wait_queue.is_empty()) model::fail("a producer that has ended is still in the wait queue");
-  if (edge->wait_queue.wanted_bytes.load(std::memory_order_relaxed) != 0) model::fail("wanted_bytes is not 0 at the end");
+  if (edge->wait_queue.wanted_bytes.load(std::memory_order_relaxed) != 0)
+    model::fail("wanted_bytes is not 0 at the end");
 }
 
 // ---- quit ---------------------------------------------------------------------------------------
@@ -210,7 +209,7 @@ void observe(unsigned index) {
 // ---- blocks, references -------------------------------------------------------------------------
 
 constexpr unsigned max_blocks = 128;
-bool owned[max_blocks];        // by the block's number
+bool owned[max_blocks];  // by the block's number
 std::uint64_t shared_block;
 
 Arena& arena() { return region.control()->arena; }
@@ -228,7 +227,8 @@ std::uint64_t* payload_of(std::uint64_t block) {
 std::uint64_t get_block(unsigned index) {
   const std::uint64_t block = arena().allocate(region.base, 100);
   if (block == 0) model::fail("the arena is full");
-  if (block % Arena::unit != 0 || block / Arena::unit >= max_blocks) model::fail("allocate returned an offset that is no block");
+  if (block % Arena::unit != 0 || block / Arena::unit >= max_blocks)
+    model::fail("allocate returned an offset that is no block");
   model::note("owns block %u", static_cast<unsigned>(block / Arena::unit));
   bool& is_owned = owned[block / Arena::unit];
   if (is_owned) model::fail("a block has two owners");
@@ -340,8 +340,8 @@ int main(int argc, char** argv) {
           assign(argument, "messages", setting.messages) || assign(argument, "limit", setting.limit) ||
           assign(argument, "max_bytes", setting.max_bytes) || assign(argument, "blocks", blocks) ||
           assign(argument, "leave_after", setting.leave_after) || assign(argument, "leavers", setting.leavers) ||
-          assign(argument, "executions", executions) ||
-          assign(argument, "preemptions", bounds.preemptions) || assign(argument, "stale_loads", bounds.stale_loads) ||
+          assign(argument, "executions", executions) || assign(argument, "preemptions", bounds.preemptions) ||
+          assign(argument, "stale_loads", bounds.stale_loads) ||
           assign(argument, "weak_failures", bounds.weak_failures) ||
           assign(argument, "interruptions", bounds.interruptions) || assign(argument, "deaths", bounds.deaths) ||
           assign(argument, "steps", bounds.steps)))

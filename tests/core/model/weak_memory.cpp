@@ -31,12 +31,12 @@ struct Store {
 struct Word {
   unsigned char* where;
   unsigned bytes;
-  unsigned count;            // number of stores, with the initial one
-  std::uint64_t history;     // a hash of the modification order
+  unsigned count;         // number of stores, with the initial one
+  std::uint64_t history;  // a hash of the modification order
   Store stores[max_stores];
 };
 
-struct Touch {               // accesses to an atomic word that is not yet known as shared; one bit per thread
+struct Touch {  // accesses to an atomic word that is not yet known as shared; one bit per thread
   std::uint64_t execution;
   std::uint8_t loaded_by, stored_by;
 };
@@ -52,7 +52,7 @@ Word words[max_words];
 unsigned word_count;
 std::uint8_t word_of[granules];
 Touch touched[granules];
-View fences;                   // the view that all sequentially consistent fences share
+View fences;  // the view that all sequentially consistent fences share
 Name names[400];
 unsigned name_count;
 

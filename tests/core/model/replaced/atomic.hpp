@@ -52,8 +52,7 @@ class Atomic {
   bool compare_exchange(T& expected, T desired, std::memory_order success, std::memory_order failure,
                         bool weak) noexcept {
     std::uint64_t found = expected;
-    const bool done =
-        model::compare_exchange(&raw, sizeof raw, found, desired, as_int(success), as_int(failure), weak);
+    const bool done = model::compare_exchange(&raw, sizeof raw, found, desired, as_int(success), as_int(failure), weak);
     expected = static_cast<T>(found);
     return done;
   }
