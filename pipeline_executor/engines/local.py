@@ -338,11 +338,9 @@ class _LocalRun:
         self._run.abort(Cause.CLOSED, 0)
         self._replicas.shut_down()
         stacks.update(self._replicas.written_stacks())
-        timeout_s = self._inactivity.timeout_s
-        ledger = self._run.ledger
-        return self._with_item(
-            inactivity_error(self._plan, ledger, counters, stopped=stopped, stacks=stacks, timeout_s=timeout_s)
-        )
+        ledger, limit_s = self._run.ledger, self._inactivity.timeout_s
+        error = inactivity_error(self._plan, ledger, counters, stopped=stopped, stacks=stacks, timeout_s=limit_s)
+        return self._with_item(error)
 
     def _patience_s(self) -> float | None:
         """Return how long to wait for the next event. None: without limit.

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from pipeline_executor.plain_signals import get_handler
+
 __all__ = ["Belongings", "still_alive"]
 
 
@@ -125,17 +127,17 @@ def _named_shared_memory() -> set[str]:
     return {entry.name for entry in folder.iterdir() if entry.name.startswith(_PREFIXES)} if folder.exists() else set()
 
 
-_SIGNALS = sorted(signal.valid_signals())
+_SIGNALS = sorted(map(int, signal.valid_signals()))
 
 
 def _signal_handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in _SIGNALS}
+    return {number: get_handler(number) for number in _SIGNALS}
 
 
 def _mappings() -> int:
     """How many mappings of this library's shared memory this process has."""
     path = Path("/proc/self/maps")
-    return path.read_text().count("/memfd:pipeline_executor") if path.exists() else 0
+    return path.read_bytes().count(b"/memfd:pipeline_executor") if path.exists() else 0
 
 
 class Belongings:
@@ -153,9 +155,11 @@ class Belongings:
         """What is there now and was not then, in words."""
         # What hangs in a reference cycle, such as a caught error's traceback, is collected first: where there is
         # something, for a collection takes long in a process that has large packages loaded.
-        if self._more_than_then():
+        left = self._more_than_then()
+        if left:
             gc.collect()
-        return self._more_than_then()
+            left = self._more_than_then()
+        return left
 
     def _more_than_then(self) -> list[str]:
         found = [f"process {process}" for process in _descendants_alive(self._children)]
