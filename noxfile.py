@@ -93,10 +93,11 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, and whether `nox -s format` would change Python files."""
-    install_once(session, tool("ruff"))
+    """ruff, and whether `nox -s format` would change a file."""
+    install_once(session, tool("ruff"), tool("clang-format"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check", *session.posargs)
+    session.run("clang-format", "--dry-run", "-Werror", *cpp_sources())
 
 
 @nox.session

@@ -399,9 +399,9 @@ cdef class Receiver:
 
     # ---- what the step has taken since its last output
 
-    def remember(self, most_items, most_bytes):
+    def remember(self, max_items, max_bytes):
         self.remembers = True
-        self.max_lasts, self.max_lasts_bytes = most_items, most_bytes
+        self.max_lasts, self.max_lasts_bytes = max_items, max_bytes
 
     def remembered(self):
         if self.me.batch_out.load(acquire) != self.me.items_out.load(acquire):

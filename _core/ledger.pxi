@@ -57,7 +57,7 @@ cdef class Ledger:
         cdef uint64_t size = PyBytes_GET_SIZE(report)
         cdef uint64_t block = region.control().arena.allocate(base, size)
         if block == 0:
-            raise MemoryError(f"no shared memory is left for the report of replica {entry} ({size} bytes)")
+            raise MemoryError(f"no shared memory is left for the report of ledger entry {entry} ({size} bytes)")
         memcpy(block_at(base, block).payload(), PyBytes_AS_STRING(report), size)
         at.report_block.store(block, release)   # pairs with the load in read_report
 
@@ -81,7 +81,7 @@ cdef class Ledger:
         cdef Access held = self.run._hold()   # the item's code may close the run
         cdef ReplicaEntry* at = self._entry(entry)
         if at.hand_phase.load(acquire) == <uint32_t> HandPhase.empty:
-            raise LookupError(f"replica {entry} holds no item")
+            raise LookupError(f"the replica with ledger entry {entry} holds no item")
         return decode(held, &at.hand, False)
 
     def remembered_item(self, uint32_t entry, bytes kept not None):

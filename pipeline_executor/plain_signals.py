@@ -28,10 +28,10 @@ SIG_IGN: int = _signal.SIG_IGN
 #: Whether a thread can block signals here: not on Windows.
 CAN_BLOCK = hasattr(_signal, "pthread_sigmask")
 
-#: The handler that a signal has: a function, SIG_DFL, SIG_IGN, or None if it was not set by Python.
+#: Returns the handler that a signal has: a function, SIG_DFL, SIG_IGN, or None if it was not set by Python.
 get_handler: Callable[[int], Any] = _signal.getsignal
 
-#: Set it.
+#: Sets the handler of a signal.
 set_handler: Callable[[int, Any], object] = _signal.signal
 
 

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline_executor.errors import PipelineError
-from pipeline_executor.forks import RESULTS_NOT_IN_A_FORK
 from pipeline_executor.streams import ResultStream
 
 # asyncio takes longer to import than all of this package, so it is imported only by asynchronous iteration.
@@ -151,6 +150,9 @@ class PipelineResults(Iterator[T], AsyncIterator[T], Generic[T]):
     def _refuse_in_a_fork(self) -> None:
         """Raise PipelineError in a fork, where the thread that waits for the next result does not exist."""
         if self._awaited is not None and os.getpid() != self._owner_pid:
+            # Imported here: `import pipeline_executor` imports this module, and should register no fork hooks.
+            from pipeline_executor.forks import RESULTS_NOT_IN_A_FORK
+
             raise PipelineError(RESULTS_NOT_IN_A_FORK)
 
     def close(self) -> None:

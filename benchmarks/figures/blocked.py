@@ -35,4 +35,4 @@ def measure(task: Task) -> Figure:
     )
     WORKLOADS["small-ints"].check(task.items, outcome)
     starved, full = (outcome[index] / task.observe_s * 100 for index in (steps.STARVED_S, steps.FULL_S))
-    return Figure(max(starved, full), {"waiting_for_items": starved, "waiting_for_full_edges": full})
+    return Figure(max(starved, full), {"waiting_for_items": starved, "waiting_for_room": full})

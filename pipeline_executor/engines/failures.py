@@ -51,13 +51,14 @@ execute() whenever it is imported. Put the call behind a main guard:
 """
 
 _DIED_ADVICE = {
-    "SIGKILL": "By the kernel's counters, its OOM killer has killed no process since the run began. Find out what else "
-    "sent the signal: a container runtime, a job scheduler or an administrator, for example.",
-    "SIGSEGV": "Compiled code that the step uses accessed invalid memory. Set keep_failed_item to run the step on its "
-    "item alone, under a debugger.",
+    "SIGKILL": "Find out what sent the signal: a container runtime, a job scheduler or an administrator, for example.",
+    "SIGSEGV": "Compiled code that the step uses accessed invalid memory. With keep_failed_item, you can run the step "
+    "on its item alone, under a debugger.",
     "SIGBUS": "Shared or mapped memory could not be provided. Look whether the system has run out of memory or disk.",
     "SIGABRT": "Compiled code that the step uses called abort(). Its output on standard error may say why.",
 }
+
+_NOT_OUT_OF_MEMORY = "By the kernel's counters, its OOM killer has killed no process since the run began. "
 
 _OUT_OF_MEMORY = (
     "The kernel's OOM killer has killed a process since the run began, probably this one. Lower num_procs, "
@@ -120,7 +121,7 @@ def error_of_run(
     died: Mapping[int, ExitStatus],
     stacks: Mapping[int, str],
     raised_in_threads: Mapping[int, BaseException],
-    out_of_memory: bool,
+    out_of_memory: bool | None,
 ) -> BaseException:
     """Return the exception for a run that was aborted because of the replica `culprit`.
 
@@ -224,7 +225,7 @@ def stopped_early_error(failures: Sequence[TaskFailure]) -> StoppedEarlyError:
     )
 
 
-def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_of_memory: bool) -> str:
+def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_of_memory: bool | None) -> str:
     if state is State.CREATED and status is not None and status.exit_code == GUARD_EXIT_CODE:
         return f"{first.where} could not be started. {GUARD_HINT}"
     how = str(status) if status is not None else "ended"
@@ -242,8 +243,8 @@ def _died_text(first: TaskFailure, status: ExitStatus | None, state: State, out_
             "os._exit(). Let the step return instead."
         )
     advice = _DIED_ADVICE.get(first.signal_name or "")
-    if first.signal_name == "SIGKILL" and out_of_memory:
-        advice = _OUT_OF_MEMORY
+    if first.signal_name == "SIGKILL" and out_of_memory is not None:
+        advice = _OUT_OF_MEMORY if out_of_memory else f"{_NOT_OUT_OF_MEMORY}{advice}"
     if advice:
         text += f"\n{advice}"
     if first.stack:

@@ -22,12 +22,14 @@ class OutOfMemoryKills:
         self._root = root
         self._before = self._count()
 
-    def happened(self) -> bool:
-        """Whether any process was killed."""
-        return any(count > self._before.get(path, count) for path, count in self._count().items())
+    def happened(self) -> bool | None:
+        """Whether any process was killed; None if this system, or this container, shows no counter."""
+        now = self._count()
+        return any(count > self._before.get(path, count) for path, count in now.items()) if now else None
 
     def _count(self) -> dict[str, int]:
-        return {path: self._counter(path) for path in ("/proc/vmstat", *self._of_this_group())}
+        counters = {path: self._counter(path) for path in ("/proc/vmstat", *self._of_this_group())}
+        return {path: count for path, count in counters.items() if count is not None}
 
     def _of_this_group(self) -> list[str]:
         paths = []
@@ -42,13 +44,13 @@ class OutOfMemoryKills:
                     paths.append(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
         return paths
 
-    def _counter(self, path: str) -> int:
+    def _counter(self, path: str) -> int | None:
         found = re.search(r"^oom_kill (\d+)$", self._read(path), re.MULTILINE)
-        return int(found[1]) if found else 0
+        return int(found[1]) if found else None
 
     def _read(self, path: str) -> str:
         try:
             with open(self._root + path, encoding="ascii", errors="replace") as file:
                 return file.read()
-        except OSError:  # this system, or this container, has no such file
+        except OSError:  # there is no such file
             return ""

@@ -363,8 +363,8 @@ class Supervision:
             else:
                 left = (
                     f"process {replica.pid} of step {step.index} {step.name!r} has not ended {_KILL_PATIENCE_S:g} s "
-                    "after SIGKILL: it is inside a system call that cannot be interrupted. Check the file systems and "
-                    "devices that the step uses."
+                    "after SIGKILL: it is probably inside a system call that cannot be interrupted. Check the file "
+                    "systems and devices that the step uses."
                 )
             self.left_behind.append(left)
 

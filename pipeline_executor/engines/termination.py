@@ -11,9 +11,9 @@ main thread is open, a handler of this module replaces the default action:
 
 A handler that the program has set, SIG_IGN included, is never replaced, neither at the start nor at the end.
 
-| thread | what it does |
+| who | does what |
 |---|---|
-| main thread | installs, runs and removes the handler: the interpreter allows no other thread to |
+| the main thread | installs, runs and removes the handler: the interpreter allows no other thread to |
 | the thread that ends the last run | asks the main thread to remove the handler; sends a received signal again |
 | a process that is forked while a run is open | gets the default action back, by a hook |
 """
@@ -113,7 +113,7 @@ def _on_pending_call(_: object) -> int:
 
 def _install() -> None:
     for number in _ENDING:
-        if get_handler(number) == SIG_DFL:
+        if get_handler(number) is SIG_DFL:
             set_handler(number, _on_signal)
             hold_handler(number)
 

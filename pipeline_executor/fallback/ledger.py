@@ -197,7 +197,7 @@ class Ledger:
     def item_in_hand(self, entry: int) -> Any:
         words, at = self.memory.words, self._at(entry)
         if words[at + _PHASE] == EMPTY or self.read_message is None:
-            raise LookupError(f"replica {entry} holds no item")
+            raise LookupError(f"the replica with ledger entry {entry} holds no item")
         return self.read_message(words[at + _HAND_EDGE], words[at + _HAND], words[at + _HAND_SIZE])
 
     def remembered_item(self, entry: int, kept: bytes) -> Any:

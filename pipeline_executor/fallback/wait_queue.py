@@ -61,7 +61,7 @@ class WaitQueue:
                 words[at] = entry + 1
             if words[at] == entry + 1:
                 return producer
-        raise ValueError(f"the edge has {len(self._semaphores)} producers; replica {entry} is one too many")
+        raise ValueError(f"the edge has {len(self._semaphores)} producers; ledger entry {entry} is one too many")
 
     def is_empty(self) -> bool:
         return self._ring.memory.words[self._first + _LENGTH] == 0

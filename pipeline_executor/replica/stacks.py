@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline_executor.descriptors import DescriptorForChild, redirect_to_devnull
 from pipeline_executor.frames import OUR_FOLDER
+from pipeline_executor.plain_signals import SIG_DFL, get_handler
 from pipeline_executor.words import qualified_name, text_of
 
 __all__ = ["HAS_SLOTS", "STACK_SIGNAL", "StackFile", "StackFiles"]
@@ -82,9 +83,8 @@ class StackFile:
         as it is, and this file's descriptor is redirected to where faulthandler wrote before `hold`: to standard error,
         or nowhere.
         """
-        if (
-            STACK_SIGNAL is not None and signal.getsignal(STACK_SIGNAL) is signal.SIG_DFL
-        ):  # else the step handles it itself
+        # Unless the step handles the signal itself.
+        if STACK_SIGNAL is not None and get_handler(STACK_SIGNAL) is SIG_DFL:
             faulthandler.unregister(STACK_SIGNAL)
         if self._was_enabled:
             os.dup2(2, self._descriptor, inheritable=False)

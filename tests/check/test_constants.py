@@ -269,7 +269,7 @@ PLAIN = """
 import sys
 from collections.abc import Iterable
 from pipeline_executor import PipelineTask, check_pipeline
-assert not {"typeguard", "numpy"} & set(sys.modules), "imported with the package"
+assert not {"typeguard", "numpy", "pipeline_executor.forks"} & set(sys.modules), "imported with the package"
 def load(a: int, b: float, c: list, d: str | None = None, e: list[int] | None = None) -> Iterable[int]: ...
 check_pipeline([PipelineTask(load, constants={"a": 1, "b": 1, "c": [], "d": "d"})])
 assert not {"typeguard", "numpy"} & set(sys.modules), "imported for plain classes"

@@ -355,7 +355,7 @@ def test_the_end_wakes_all_consumers_who_wait(core: str, how: str) -> None:
         started.join()
 
 
-def test_time_waited_is_in_the_books(core: str) -> None:
+def test_time_waited_is_in_the_counters(core: str) -> None:
     with open_run(EdgeLayout(1, 1, limit_items=1), EdgeLayout(1, 1)) as run, children() as started:
         room = started.start(wait_for_room, run, 0, 0)
         items = started.start(wait_for_items, run, 1, 3)

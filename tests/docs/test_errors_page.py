@@ -1,6 +1,6 @@
 """docs/errors.md shows what really is printed: its programs are run, and their output is compared with the page.
 
-`python tests/docs/test_errors_page.py` writes the page's outputs anew.
+`PYTHONPATH=tests/support python tests/docs/test_errors_page.py` writes the page's outputs anew.
 """
 
 from __future__ import annotations

@@ -219,23 +219,23 @@ def test_r6_one_hundred_and_twenty_eight_replicas(core: str) -> None:
     assert sorted(results) == [2 * number for number in range(n)]
 
 
-def fail_in_replica_100(items: Iterable[int]) -> Iterable[int]:
-    if worker_info().replica == 100:
+def fail_in_replica_30(items: Iterable[int]) -> Iterable[int]:
+    if worker_info().replica == 30:
         raise ValueError("bad item")
     yield from items
 
 
-@pytest.mark.thorough
 @pytest.mark.rule("R4")
-def test_r4_one_of_one_hundred_and_twenty_eight_replicas_fails(core: str) -> None:
+@pytest.mark.parametrize("replicas", [40, pytest.param(128, marks=pytest.mark.thorough)])
+def test_r4_one_of_many_replicas_fails(core: str, replicas: int) -> None:
     tasks = [
         PipelineTask(steps.count_for_ever),
-        PipelineTask(fail_in_replica_100, num_procs=128),
+        PipelineTask(fail_in_replica_30, num_procs=replicas),
         PipelineTask(steps.swallow),
     ]
     with pytest.raises(ValueError, match="bad item") as caught:
         execute(tasks, "process-fork")
-    assert any("(replica 100 of 128, pid " in note for note in caught.value.__notes__)
+    assert any(f"(replica 30 of {replicas}, pid " in note for note in caught.value.__notes__)
 
 
 @pytest.mark.thorough_where("pure")

@@ -238,11 +238,11 @@ def test_the_kernels_counters_are_read_wherever_they_are(tmp_path: Path) -> None
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
-    assert not OutOfMemoryKills(str(tmp_path)).happened()  # nothing there at all
+    assert OutOfMemoryKills(str(tmp_path)).happened() is None  # nothing there at all
     write("proc/vmstat", "pgfault 5\noom_kill 7\n")
     write("proc/self/cgroup", "4:memory:/some/group\n2:cpu,cpuacct:/\n0::/unified.slice\n")
     before = OutOfMemoryKills(str(tmp_path))
-    assert not before.happened()
+    assert before.happened() is False
     write("proc/vmstat", "pgfault 6\noom_kill 8\n")
     assert before.happened()
 

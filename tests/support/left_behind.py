@@ -82,7 +82,7 @@ def _descendants_alive(before: set[int]) -> list[str]:
 
 
 def still_alive(processes: Iterable[psutil.Process], timeout_s: float = 60) -> list[psutil.Process]:
-    """Those that have not ended when the time is over.
+    """Those that have not ended when the time is over. One that only waits to be reaped by its parent has ended.
 
     ``psutil.wait_procs`` cannot be used: newer kernels answer ENOENT to ``pidfd_open`` of a process that was just
     reaped, and psutil takes that for an error.
