@@ -16,6 +16,7 @@ import functools
 import sys
 import threading
 import weakref
+from multiprocessing import util
 from typing import Any
 
 __all__ = ["forget_hooks_of_the_parent", "is_of_the_fork_server", "run_exit_hooks"]
@@ -30,6 +31,9 @@ def is_of_the_fork_server() -> bool:
 def forget_hooks_of_the_parent() -> None:
     """Drop the exit hooks that a forked process has inherited. To be called before it registers any of its own."""
     atexit._clear()
+    # Registered first, so it runs last: it joins multiprocessing's children and flushes its queues. From Python 3.13,
+    # multiprocessing calls it only by this hook; before, also by itself, where the second call does nothing.
+    atexit.register(util._exit_function)  # type: ignore[attr-defined]
     # weakref.finalize registers one exit hook for all finalizers, when the first finalizer is made.
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         finalizer.atexit = False
