@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -1121,10 +1122,37 @@ def fail_after(items: Iterable[int], started: Any) -> None:
         raise ValueError("bad item")
 
 
+def finally_runs_when_a_signal_ends_a_loop() -> bool:
+    """Not in CPython 3.13.0: what the handler raises leaves an empty loop without any of its `finally` blocks."""
+    ran = False
+
+    def end_the_loop(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    def loop(how: str) -> None:
+        nonlocal ran
+        try:
+            while how == "loop":
+                pass
+        finally:
+            ran = True
+
+    before = signal.signal(signal.SIGALRM, end_the_loop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(TimeoutError):
+            loop("loop")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return ran
+
+
 @needs_signals
 @pytest.mark.rule("R8")
 @pytest.mark.parametrize("how", ["loop", "sleep"])
 def test_r8_busy_step_is_gone_after_a_failure_and_its_finally_ran(start_method: str, how: str, tmp_path: Path) -> None:
+    if how == "loop" and not finally_runs_when_a_signal_ends_a_loop():
+        pytest.skip("this interpreter leaves a loop without its finally blocks when a signal handler raises")
     started = multiprocessing.get_context(start_method).Event()
     path = tmp_path / "finally"
     tasks = [

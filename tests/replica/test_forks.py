@@ -487,9 +487,12 @@ def alarm_the_caller(pid: int) -> Iterable[int]:
 
 
 FORKS_OF_THE_CALLER = """
-import os, sys, threading
+import os, sys, threading, warnings
 import steps
 from pipeline_executor import PipelineTask, execute
+
+# From 3.13, the interpreter counts the thread of the run, which only goes on when the fork is over.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 def fork_and_leave(code):
     if (pid := os.fork()) == 0:
