@@ -15,7 +15,7 @@ cdef Forks forks
 
 
 @cython.final
-@cython.no_gc   # it is in no reference cycle, and __dealloc__ needs its mapping
+@cython.no_gc   # in no reference cycle; and the garbage collector must not clear `mapping` before __dealloc__ uses it
 cdef class Lease:
     """The only lease of a block in this process."""
 
@@ -275,7 +275,7 @@ cdef bint map_shared(Lease held) noexcept:
         mapping.memory, held.private - mapping.base, held.private, held.payload + held.mapped_size - held.private
     ):
         return False
-    if mapping.is_open and held.private != held.payload:   # references dropped meanwhile were counted in the private head
+    if mapping.is_open and held.private != held.payload:   # references dropped since then were counted in the private copy
         at.references.store(references, relaxed)
     return True
 

@@ -57,7 +57,7 @@ def open_run(layout, context):
         while not access.create(size):
             if size <= needed:
                 raise OSError(errno, f"cannot get {needed} bytes of shared memory: {os.strerror(errno)}")
-            size = max(size // 2, needed)   # a limit on address space (ulimit -v) or of a container
+            size = max(size // 2, needed)   # refused: `ulimit -v` or the container limits addresses
         setup_region(access.region.base, size, plans, edges, layout.entries)
         access.region.bell = bell_create()
         if access.region.bell < 0:
@@ -188,7 +188,7 @@ cdef class Run:
     """The shared state of one run (see `interfaces.Run`)."""
 
     cdef Access access            # None after the run is closed or disowned
-    cdef frozenset by_reference   # indices of edges; empty in a process that the run was sent to
+    cdef frozenset by_reference   # indices of edges; empty in a process that got the run by pickle
     cdef dict last_senders        # edge by reference -> the sender of its source, which knows what was sent last
     cdef list remembered          # objects that remembered messages of failed steps refer to
     cdef readonly object ledger

@@ -118,7 +118,7 @@ def _fields(error: BaseException) -> Iterator[tuple[str, Any]]:
                 yield name, value
 
 
-# ---- rebuilding: the pickles name these functions, and reading a pickle calls them
+# ---- rebuilding: functions that unpickling calls by the names in the pickle
 
 
 def _make(kind: type[BaseException], *group: Any) -> BaseException:

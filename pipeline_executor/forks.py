@@ -118,7 +118,8 @@ def _signals_of_ours() -> list[int]:
 
 def _before_fork() -> None:
     if _handlers:
-        # All of them: `signals.hold_signals` may have replaced a handler for a while, so comparing would not find it.
+        # All, and not only `_signals_of_ours`: while `hold_signals` replaces a handler for a moment, its signal is not
+        # among those.
         _of_thread.mask = block_signals(_handlers)
 
 
@@ -167,4 +168,4 @@ def _call_all(functions: Iterator[Callable[[], object]]) -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_parent=_take_pending_handlers)
     os.register_at_fork(before=_before_fork, after_in_parent=_unblock, after_in_child=_after_fork_in_child)
-    os.register_at_fork(after_in_parent=_unblock)  # again, because a signal may have ended the first call
+    os.register_at_fork(after_in_parent=_unblock)  # again, because a handler may have raised in the first call

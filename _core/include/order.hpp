@@ -339,9 +339,9 @@ struct Order {
     return true;
   }
 
-  // Moves the bytes of a pending message to the ring, whatever is buffered there; so at most twice max_buffer_bytes are
-  // buffered. For a moment these bytes are counted twice. A replica that is not woken for that reason is woken when the
-  // message is taken.
+  // Moves the bytes of a pending message to the ring, even if the ring is full. So up to twice max_buffer_bytes are
+  // buffered. Between the two lines below the bytes are counted twice, and a producer may seem to lack free bytes. It is
+  // woken when the message is taken.
   void move_bytes_to_ring(Edge& edge, std::uint64_t size) noexcept {
     edge.buffered_bytes.fetch_add(size, std::memory_order_relaxed);
     // release: pairs with the load in try_reserve_pending_bytes, which then counts these bytes in the ring

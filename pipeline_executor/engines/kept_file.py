@@ -140,6 +140,6 @@ def _can_be_written(value: Any, names: frozenset[str]) -> bool:
 
     try:
         dumps(value, names)
-    except Exception:  # whatever its own code raises: the file names this constant as missing
+    except Exception:  # of the value's own pickling code. The file lists this constant as missing
         return False
     return True

@@ -187,7 +187,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if (reduced := reduce_in_message(obj)) is not NotImplemented:
             return reduced
         if isinstance(obj, (FunctionType, type)) and is_found_by_name(obj, self._main_names):
-            return NotImplemented  # by name, as plain pickle does
+            return NotImplemented  # so that pickle writes only its name
         return super().reducer_override(obj)
 
 

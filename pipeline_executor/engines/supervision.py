@@ -184,7 +184,7 @@ class Supervision:
             # The fork server imports the main script when it starts, and has ended during that import.
             raise PipelineError(
                 f"step {launch.assignment.step} {launch.assignment.task!r} could not be started: the fork server ended "
-                f"while it imported the main script. Its output on standard error may say why. {GUARD_HINT}"
+                f"while it imported the main script. If its output on standard error shows no other error: {GUARD_HINT}"
             ) from error
         except OSError as error:
             refused = processes_refused(error, launch.assignment)
@@ -328,7 +328,7 @@ class Supervision:
         for entry, replica in list(self.alive.items()):
             if self._run.ledger.counters(entry).state is State.CREATED:
                 replica.kill()  # the step has not begun, so there is nothing to close
-        if not self._stop_by:  # a thread that takes over the shutdown keeps the deadline
+        if not self._stop_by:  # else another thread has begun the shutdown, and its deadline stays
             self._stop_by = time.monotonic() + self._shutdown_timeout_s
             self._notice_by = min(time.monotonic() + _NOTICE_S, self._stop_by)
         self._attend_until(self._notice_by)

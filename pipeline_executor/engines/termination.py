@@ -162,7 +162,7 @@ def _forget_in_child() -> None:
     _received = None
     restore_in_child()  # first, because `hold_signals` may have replaced our handler
     _set_default()
-    hold(_forget_in_child, _forget_in_child)  # for forks of this process
+    hold(_forget_in_child, _forget_in_child)  # again, because the fork has let go of it: for forks of this child
 
 
 # By `forks` and not by a hook of this module: it must happen before `forks` unblocks the signals in the child.

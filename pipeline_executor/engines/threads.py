@@ -71,7 +71,7 @@ class ReplicaThread:
             ledger.set_pid(entry, self.pid)
             ledger.set_state(entry, State.RUNNING)
             self.error = run_replica(self._assignment, lambda: self._content, self._run, self._check, in_thread=True)
-        except Aborted:  # `interrupt` has raised it when the step had just ended
+        except Aborted:  # raised in this thread by `interrupt`, just after the step had ended
             ledger.set_state(entry, State.STOPPED)
         finally:
             self._leave()

@@ -259,7 +259,10 @@ class Receiver:
     def _begin(self) -> None:
         self._run.check_open()
         if not self._reading.acquire(blocking=False):  # like "generator already executing"
-            raise ValueError("the input is already being read, by another thread or by a message's own code")
+            raise ValueError(
+                "the step's input is already being read, by another thread or by the code of a message that is being "
+                "decoded; only one of them may read at a time"
+            )
 
     def poll(self) -> tuple[bool, Any]:
         self._begin()
@@ -305,7 +308,7 @@ class Receiver:
                 self.saw_end = True
                 edge.items.release()  # so that this replica does not sleep if it asks again
                 raise StopIteration
-            return False  # a consumer that held a token of the end has taken the message of this token
+            return False  # another consumer, which a token of the end has woken, took the message of this token
         self._hand = edge.pop()
         self._me.count_in()  # before the next line, so that an item in hand is always counted
         self._me.take_in_hand(self._index, *self._hand)

@@ -196,8 +196,10 @@ class Ledger:
 
     def item_in_hand(self, entry: int) -> Any:
         words, at = self.memory.words, self._at(entry)
-        if words[at + _PHASE] == EMPTY or self.read_message is None:
+        if words[at + _PHASE] == EMPTY:
             raise LookupError(f"the replica with ledger entry {entry} holds no item")
+        if self.read_message is None:
+            raise LookupError("this ledger belongs to no run, so it cannot read messages of its edges")
         return self.read_message(words[at + _HAND_EDGE], words[at + _HAND], words[at + _HAND_SIZE])
 
     def remembered_item(self, entry: int, kept: bytes) -> Any:

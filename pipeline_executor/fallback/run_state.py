@@ -95,7 +95,7 @@ class RunState:
         finally:
             if locked and not self.is_disowned:  # if a signal handler has forked, the parent holds the lock
                 self._abort_lock.release()
-        # Also if another process was first: it may have died before it woke the others.
+        # Wake everybody even if another process has aborted the run first: it may have died before it woke them.
         for edge in self.edges:
             edge.wake_everybody()
         self._ring()

@@ -24,7 +24,8 @@ from pipeline_executor.replica.process_group import die_with_own_group, has_own_
 
 __all__ = ["Lifeline"]
 
-#: The write ends, which keep children alive. So they must be closed in every child, also in those of other runs.
+#: The write ends of all lifelines. A child lives as long as a copy of its write end is open, so every child has to
+#: close all of them, also those of other runs.
 _write_ends: set[Connection] = set()
 
 
@@ -109,7 +110,7 @@ def _kill_on_hangup(descriptor: int) -> OwnDescriptor | None:
     import fcntl
 
     try:
-        # Opened anew, because a duplicate would share its flags and its owner with the other replicas.
+        # Opened anew: the flags and the owner that are set below would apply to all duplicates, in every replica.
         own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # there is no /proc
         return None

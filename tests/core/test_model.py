@@ -442,7 +442,7 @@ FAULTS = [
 # The same for outputs in order.
 ORDERED_FAULTS = [
     # who publishes
-    Change(  # it takes what it finds for all that there will be
+    Change(  # takes the outputs found so far for all outputs of the item
         "order.hpp",
         f"waiting = word.exchange(0, {ACQUIRE});",
         f"waiting = word.exchange(0, {ACQUIRE}) | closed;",
@@ -456,7 +456,7 @@ ORDERED_FAULTS = [
         "of an item",
     ),
     without("order.hpp", "return advance(region, edge, position);", "complete", keep="return Status::ok;"),
-    Change(  # what waits is published by the replica that made it, when it comes to that
+    Change(  # only the replica that made the outputs publishes them
         "order.hpp",
         f"waiting = word.exchange(0, {ACQUIRE});",
         f"{{ if ((waiting & closed) == 0) {{ back_off(0); continue; }} waiting = word.exchange(0, {ACQUIRE}); }}",

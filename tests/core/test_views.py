@@ -196,7 +196,7 @@ def test_memory_goes_back_when_arrays_die_after_the_run(compiled: None) -> None:
             if number % 2:
                 kept.append(received)
         del received
-    # What nobody views went at the end of the run.
+    # At the end of the run, memory that no array views was freed. The ten kept arrays remain.
     assert 10 * LARGE <= shared_bytes() < 11 * LARGE
     del kept[1:]
     assert LARGE <= shared_bytes() < 2 * LARGE

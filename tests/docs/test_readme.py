@@ -214,9 +214,9 @@ def test_readme_figures_are_those_of_the_results() -> None:
     arrays = ours["arrays-1mb"] / measured["arrays-1mb"]["copy-limit"]
     figures = [
         f"{ours['ints'] / 1e6:.1f} million ints a second",
-        f"{ours['ints'] / ints['pipeline-lib']:.0f} times pipeline-lib",
-        f"{ours['ints'] / ints['one-process']:.2f} times one process",
-        f"{ours['arrays-1mb']:.1f} GB/s with arrays of 1 MB, {arrays:.2f} times a bare copy",
+        f"{ours['ints'] / ints['pipeline-lib']:.0f} times as many as pipeline-lib",
+        f"{ours['ints'] / ints['one-process']:.2f} times as many as one process",
+        f"{ours['arrays-1mb']:.1f} GB/s with arrays of 1 MB, {arrays:.2f} times as fast as copying",
         f"a hop takes {ours['latency']:.2f} µs",
         f"uses {ours['blocked']:.3f} % of one core",
         f"in {ours['start-fork']:.1f} ms under fork, in {measured['start-spawn']['compiled-spawn']:.0f} ms under spawn",

@@ -125,7 +125,8 @@ def test_a_child_that_somebody_else_has_reaped_is_not_looked_for_by_its_number(s
         process.reap()
         with stranger_with_the_number(process.pid) as stranger:
             if system == "numbers":
-                # Both are this process's children here, so nothing could tell them apart but that it was reaped by us.
+                # The ended process and the stranger are both children of this process, with one number. Only having
+                # reaped the first tells them apart, so the handle has to be told.
                 handle.close()
             assert not handle.send(signal.SIGKILL)
             handle.kill_group()

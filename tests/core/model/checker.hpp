@@ -87,7 +87,7 @@ void note(const char* format, ...) noexcept __attribute__((format(printf, 1, 2))
 // the search treats two states as the same if these are the same. mark() returns the number of the mark within the
 // execution.
 unsigned mark() noexcept;
-void wait_until(bool (*holds)()) noexcept;  // a condition on what the program keeps outside the memory
+void wait_until(bool (*holds)()) noexcept;  // `holds` may read only what is outside the memory
 void wait_for_a_death() noexcept;           // or for the end of all other threads
 void wait_for_the_others() noexcept;        // until they end or die; what they did happened before
 bool anybody_died() noexcept;
