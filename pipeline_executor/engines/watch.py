@@ -29,6 +29,7 @@ from pipeline_executor.descriptors import close_connection
 from pipeline_executor.engines.signals import hold_signals
 from pipeline_executor.errors import PipelineError
 from pipeline_executor.interfaces import Cause, Run
+from pipeline_executor.plain_signals import block_signals
 from pipeline_executor.replica.waiting_threads import waiting_threads
 
 __all__ = ["Watch", "watches_paused"]
@@ -176,8 +177,7 @@ class Watch:
 
     def _work(self, takes_no_signals: threading.Event) -> None:
         try:
-            if hasattr(signal, "pthread_sigmask"):
-                signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+            block_signals(_BLOCKED)
         finally:
             takes_no_signals.set()
         try:

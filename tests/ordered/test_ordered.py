@@ -11,7 +11,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import pytest
 import steps
 from capabilities import HAS_USAGE_OF_ENDED_PROCESSES
 from marks import needs_signals
+from ordered_tasks import MANY, REPLICAS, ordered
 from tasks import results_of, task
 from ways import context_of
 
 from pipeline_executor import (
     InactivityError,
-    PipelineTask,
     RunReport,
     StoppedEarlyError,
     TaskDied,
@@ -33,20 +33,6 @@ from pipeline_executor import (
     worker_info,
 )
 from pipeline_executor.options import Parallelism
-
-REPLICAS = 4
-
-#: More items show rarer orders of events.
-MANY = [1_000, pytest.param(10_000, marks=pytest.mark.thorough)]
-
-
-def ordered(
-    generator: Callable[..., Any],
-    constants: Mapping[str, Any] | None = None,
-    num_procs: int = REPLICAS,
-    **settings: Any,
-) -> PipelineTask[Any, Any]:
-    return PipelineTask(generator, constants, num_procs, ordered=True, **settings)
 
 
 def is_sequential(parallelism: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import async_steps
 import pytest
 import steps
+from ordered_tasks import MANY, REPLICAS, ordered
 from tasks import results_of, task
 from ways import context_of
 
@@ -27,20 +28,6 @@ from pipeline_executor import (
     worker_info,
 )
 from pipeline_executor.options import Parallelism
-
-REPLICAS = 4
-
-#: More items show rarer orders of events.
-MANY = [1_000, pytest.param(10_000, marks=pytest.mark.thorough)]
-
-
-def ordered(
-    generator: Callable[..., Any],
-    constants: Mapping[str, Any] | None = None,
-    num_procs: int = REPLICAS,
-    **settings: Any,
-) -> PipelineTask[Any, Any]:
-    return PipelineTask(generator, constants, num_procs, ordered=True, **settings)
 
 
 def in_threads(
